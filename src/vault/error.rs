@@ -1,0 +1,43 @@
+//! Why a vault cannot be opened, made or written: each has its exit code (servers' ABI) and says what to do next.
+
+use thiserror::Error;
+
+use crate::format::FormatError;
+use crate::journal::JournalError;
+use crate::store::StoreError;
+
+#[derive(Debug, Error)]
+pub enum VaultError {
+    /// Exit 10.
+    #[error("no vault at {url}: make one with `dripfs init {url}`, or look at the spelling")]
+    NotFound { url: String },
+    /// Exit 1.
+    #[error("there is already a vault at {url}: mount it with `dripfs mount {url} DIR`")]
+    Exists { url: String },
+    /// Exit 1.
+    #[error("{url} holds files that are not a vault's (such as {example:?}): choose an empty place")]
+    ForeignFiles { url: String, example: String },
+    /// Exit 11.
+    #[error(
+        "the vault is open elsewhere: on {host}, last commit {time}; unmount it there, or if that machine is gone: --takeover"
+    )]
+    InUse { host: String, time: String },
+    /// Exit 11.
+    #[error("the state directory {path} is in use by another process; is the vault already mounted here?")]
+    StateInUse { path: String },
+    /// Exit 12.
+    #[error("wrong passphrase for {url}")]
+    WrongPassphrase { url: String },
+    /// Exit 13.
+    #[error("{0}")]
+    Tampered(String),
+    /// Exit 1: the state directory cannot be used.
+    #[error("state directory {path}: {why}")]
+    State { path: String, why: String },
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}

@@ -1,0 +1,6 @@
+//! The vault: init, open, epoch, round, commit, pin.
+
+pub mod error;
+pub mod init;
+
+pub use error::VaultError;
