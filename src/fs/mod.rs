@@ -8,6 +8,9 @@ pub mod attributes;
 pub mod error;
 pub mod file;
 pub mod namespace;
+mod readdir;
+mod records;
+mod rename;
 pub mod xattr;
 
 use std::sync::Arc;
