@@ -63,6 +63,7 @@ impl Fs {
         self.change(|tx| {
             let mut inode = records::inode(tx, ino)?;
             let now = tx.now();
+            let linked = inode.nlink > 0;
             if names {
                 self.change_owner_and_mode(tx, ino, &mut inode, &set);
             }
@@ -75,7 +76,8 @@ impl Fs {
                 inode.ctime = now;
                 tx.put(Key::inode(ino), Record::Inode(inode));
             }
-            if barrier {
+            // An unlinked file is in no commit that could wait for it (L4).
+            if barrier && linked {
                 tx.barrier(ino);
             }
             Ok(())
@@ -128,6 +130,7 @@ fn change_head_times(tx: &mut Transaction<'_>, ino: Ino, set: &SetAttributes, no
     })?;
     set_times(set, now, &mut head.atime, &mut head.mtime);
     head.ctime = now;
+    head.position = tx.position();
     tx.put(Key::head(ino), Record::Head(head));
     Ok(())
 }

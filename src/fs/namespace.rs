@@ -10,7 +10,7 @@
 
 use super::attributes::{fresh, stat_in};
 use super::records::{self, Named, Slot, Source, check_name, damaged, directory, find, find_named, kind};
-use super::{Attributes, Caller, Fs, FsError, xattr};
+use super::{Attributes, Caller, Fs, FsError};
 use crate::base::sizes::TARGET_MAX;
 use crate::base::{Ino, Position, Timestamp};
 use crate::format::key::Key;
@@ -201,7 +201,7 @@ impl Fs {
     }
 
     pub(super) fn check_writable(&self) -> Result<(), FsError> {
-        if self.read_only { Err(FsError::ReadOnly) } else { Ok(()) }
+        if self.read_only || self.history.is_read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Runs one operation that changes something.
@@ -244,7 +244,7 @@ impl Fs {
             put_name(tx, &slot, name, Named { ino, kind: kind(new.mode) });
             tx.put(Key::inode(ino), Record::Inode(inode));
             if kind(new.mode) == libc::S_IFREG {
-                tx.put(Key::head(ino), Record::Head(empty_head(now)));
+                tx.put(Key::head(ino), Record::Head(empty_head(now, tx.position())));
             }
             touch_directory(tx, parent, &mut above, now);
             Ok(attributes)
@@ -275,13 +275,13 @@ fn new_inode(new: &New<'_>, caller: Caller, above: &Inode, now: Timestamp) -> In
     }
 }
 
-fn empty_head(now: Timestamp) -> Head {
+fn empty_head(now: Timestamp, position: Position) -> Head {
     Head {
         size: 0,
         atime: now,
         mtime: now,
         ctime: now,
-        position: Position::default(),
+        position,
         pieces: Vec::new(),
         spilled: false,
         extra: None,
@@ -314,18 +314,18 @@ pub(super) fn put_name(tx: &mut Transaction<'_>, slot: &Slot, name: &[u8], named
     tx.put(slot.link(ino), Record::Link(Link::default()));
 }
 
-/// An inode loses a name, whose entry and link are gone already; without the last one it becomes an orphan.
+/// An inode loses a name, whose entry and link are gone already; without the last one it becomes an orphan. (Its
+/// ctime moves only if names are left: POSIX asks for no more, and an orphan's records are in no commit.)
 pub(super) fn lose_name(tx: &mut Transaction<'_>, named: Named, now: Timestamp) -> Result<(), FsError> {
     let Named { ino, .. } = named;
     let mut inode = records::inode(tx, ino).map_err(|error| unnamed(ino, error))?;
-    inode.nlink = if named.is_directory() { 0 } else { inode.nlink.saturating_sub(1) };
-    inode.ctime = now;
-    let last = inode.nlink == 0;
-    tx.put(Key::inode(ino), Record::Inode(inode));
-    if last {
-        xattr::drop_all(tx, ino);
+    if named.is_directory() || inode.nlink <= 1 {
         tx.orphan(ino);
+        return Ok(());
     }
+    inode.nlink -= 1;
+    inode.ctime = now;
+    tx.put(Key::inode(ino), Record::Inode(inode));
     Ok(())
 }
 

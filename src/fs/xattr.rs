@@ -146,14 +146,9 @@ fn touch(tx: &mut Transaction<'_>, ino: Ino) -> Result<(), FsError> {
     Ok(())
 }
 
-fn range(ino: Ino) -> (Key, Key) {
-    (Key::xattr(ino, 0, 0), Key::xattr(ino, u64::MAX, u16::MAX))
-}
-
 fn list(source: &impl Source, ino: Ino) -> Vec<u8> {
     let mut names = Vec::new();
-    let (from, to) = range(ino);
-    source.each(from, to, |_, record| {
+    source.each(Key::xattr(ino, 0, 0), Key::xattr(ino, u64::MAX, u16::MAX), |_, record| {
         if let Record::Xattr(xattr) = record {
             names.extend_from_slice(&xattr.name);
             names.push(0);
@@ -161,15 +156,4 @@ fn list(source: &impl Source, ino: Ino) -> Vec<u8> {
         true
     });
     names
-}
-
-/// Deletes all xattrs of an inode whose last name goes.
-pub(super) fn drop_all(tx: &mut Transaction<'_>, ino: Ino) {
-    let mut keys = Vec::new();
-    let (from, to) = range(ino);
-    tx.each(from, to, |key, _| {
-        keys.push(*key);
-        true
-    });
-    keys.into_iter().for_each(|key| tx.delete(key));
 }
