@@ -11,6 +11,8 @@ pub mod namespace;
 mod readdir;
 mod records;
 mod rename;
+#[cfg(test)]
+mod tests;
 pub mod xattr;
 
 use std::sync::Arc;

@@ -276,16 +276,7 @@ fn new_inode(new: &New<'_>, caller: Caller, above: &Inode, now: Timestamp) -> In
 }
 
 fn empty_head(now: Timestamp, position: Position) -> Head {
-    Head {
-        size: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        position,
-        pieces: Vec::new(),
-        spilled: false,
-        extra: None,
-    }
+    Head { size: 0, atime: now, mtime: now, ctime: now, position, pieces: Vec::new(), spilled: false, extra: None }
 }
 
 fn check_linkable(inode: &Inode) -> Result<(), FsError> {
