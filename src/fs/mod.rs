@@ -8,6 +8,11 @@ pub mod attributes;
 pub mod error;
 pub mod file;
 pub mod namespace;
+mod readdir;
+mod records;
+mod rename;
+#[cfg(test)]
+mod tests;
 pub mod xattr;
 
 use std::collections::BTreeSet;

@@ -281,18 +281,14 @@ impl State {
     fn perform(&mut self, position: Position, change: Arc<Change>, orphans: &[(Ino, Vec<Key>)]) {
         let mut effects = Effects::default();
         let mut existed = vec![false; change.records.len()].into_boxed_slice();
-        for (ino, keys) in orphans {
-            for (k, (key, _)) in change.records.iter().enumerate() {
-                existed[k] |= key.ino == *ino && keys.binary_search(key).is_ok();
-            }
-            self.overlay.orphan(*ino, keys);
-        }
         for (k, (key, record)) in change.records.iter().enumerate() {
-            // What just moved to the orphans is deleted from the state, not from there.
-            if record.is_none() && orphans.iter().any(|(ino, keys)| *ino == key.ino && keys.binary_search(key).is_ok()) {
-                continue;
-            }
-            existed[k] |= self.overlay.apply(*key, record.clone(), &mut effects);
+            // What moves to the orphans is deleted from the state, not from memory.
+            let moves = orphans.iter().any(|(ino, keys)| *ino == key.ino && keys.binary_search(key).is_ok());
+            existed[k] = (moves && record.is_none()) || self.overlay.apply(*key, record.clone(), &mut effects);
+        }
+        // Last: once an inode is an orphan, its links could not be deleted from the state any more.
+        for (ino, keys) in orphans {
+            self.overlay.orphan(*ino, keys);
         }
         self.dying.extend(effects.dead);
         self.fold.push(position, change, existed);
