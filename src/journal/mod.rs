@@ -291,7 +291,8 @@ impl Journal {
         }
     }
 
-    fn has_room(&self, bytes: u64) -> bool {
+    /// Is there room for this many bytes of extents, in memory and on disk, now?
+    pub fn has_room(&self, bytes: u64) -> bool {
         let on_disk = self.disk_bytes();
         let mut queue = self.queue.lock();
         let memory = queue.held == 0 || queue.held + bytes <= self.settings.memory_bytes;
@@ -421,24 +422,20 @@ impl Journal {
         self.wake.notify_one();
     }
 
-    /// Is there room for this many bytes now?
-    pub fn has_room(&self, _bytes: u64) -> bool {
-        todo!()
-    }
-
     /// Asks for a group commit without waiting for it.
     pub fn hurry(&self) {
-        todo!()
+        let mut queue = self.queue.lock();
+        queue.wanted = queue.end;
+        drop(queue);
+        self.wake.notify_one();
     }
 
-    /// Above half of what it may hold on disk.
-    pub fn pressed(&self) -> bool {
-        todo!()
-    }
-
-    /// Returns when the durable end is beyond `position`.
-    pub async fn durable_end_after(&self, _position: Position) {
-        todo!()
+    /// Returns when the durable end is beyond `position`; never, once the journal is closed.
+    pub async fn durable_end_after(&self, position: Position) {
+        let mut progress = self.progress.subscribe();
+        if progress.wait_for(|progress| progress.position > position).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Bytes on disk.
