@@ -9,6 +9,7 @@
 //! | [`format`] | records, header, commits, extents, segments, padding: bytes, no I/O |
 //! | [`store`] | the remote (the only user of object_store) |
 //! | [`journal`] | sealed local history: blocks, writer, replay |
+//! | [`pipeline`] | what stages are made of: the processor threads |
 //! | [`history`] | positions, transactions, the overlay that answers every metadata read |
 //! | [`vault`] | init, open, epoch, round, commit, pin |
 //! | [`download`] | Starter, RemoteStorage, Encryption, Notifier: bytes come in |
@@ -27,6 +28,7 @@ pub mod download;
 pub mod format;
 pub mod fs;
 pub mod fuse;
+pub mod pipeline;
 pub mod history;
 pub mod journal;
 pub mod mount;

@@ -1,1 +1,49 @@
-//! download
+//! The download pipeline: bytes come in.
+//!
+//! ```text
+//!  cache (miss) -> Starter -> RemoteStorage -> Encryption -> Notifier -> cache
+//!                                 |  local sealed bytes first: journal
+//! ```
+//!
+//! [`starter`] joins fetches of the same frames, [`remote_storage`] brings sealed bytes (from the journal, else by
+//! ranged GETs on a 64 KiB grid), [`encryption`] opens them, [`notifier`] answers all who asked.
+//! Mirrors [`crate::upload`] file by file. Knows extents, not files.
+//!
+//! Invariants
+//! - Bytes that do not authenticate, or are missing, are an error, never zeros and never other bytes.
+//! - A fetch that began runs to its end, whoever asked for it has gone or not.
+
+pub mod encryption;
+pub mod notifier;
+pub mod remote_storage;
+pub mod starter;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::format::FormatError;
+use crate::format::extent::Frame;
+use crate::journal::JournalError;
+use crate::store::StoreError;
+
+/// Opened frames of an extent, in order.
+pub type Frames = Arc<Vec<Arc<Frame>>>;
+
+/// Why bytes could not be had. Names the object, not the file: whoever knows the file adds it.
+#[derive(Debug, Error, Clone)]
+pub enum DownloadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("object {0} is missing, or shorter than it must be")]
+    Missing(String),
+    #[error("object {name}: {why}")]
+    Format { name: String, why: FormatError },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The extent is neither here nor placed: it died while it was asked for. Look again.
+    #[error("the extent is gone")]
+    Gone,
+    #[error("opening failed")]
+    Opening,
+}

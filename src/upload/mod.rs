@@ -1,1 +1,72 @@
-//! upload
+//! The upload pipeline: bytes go out.
+//!
+//! ```text
+//!  cache (dirty) -> Starter -> Encryption -> Journal ............ the file is safe on this machine
+//!                                               |
+//!  vault round: plan ----------------> RemoteStorage -> Notifier . the file is in the vault
+//! ```
+//!
+//! [`starter`] freezes what is dirty at one instant (L1), [`encryption`] seals it, [`journal`] appends extents and
+//! change, [`remote_storage`] packs extents of a round into segments and puts them, [`notifier`] settles who waits.
+//! Mirrors [`crate::download`] file by file. Blind to files: it knows a [`Source`], not an inode's meaning.
+//!
+//! Invariants
+//! - A capture that began runs to its end, whoever asked for it has gone or not: frozen bytes are never stuck.
+//! - What is in flight is bounded: one capture a file, and the bytes of all of them by the cache's dirty budget.
+
+pub mod encryption;
+pub mod journal;
+pub mod notifier;
+pub mod remote_storage;
+pub mod starter;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::base::{Ino, Position};
+use crate::format::record::Extent;
+use crate::journal::JournalError;
+
+/// Why captured bytes could not be kept. They stay dirty.
+#[derive(Debug, Error, Clone)]
+pub enum UploadError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("sealing failed")]
+    Sealing,
+    #[error("the mount is read-only now")]
+    ReadOnly,
+}
+
+/// Where dirty bytes come from: the cache's entry of a file.
+pub trait Source: Send + Sync + 'static {
+    /// Freezes all dirty bytes at one instant. `None` if there are none, or a capture is in flight.
+    fn capture(&self) -> Option<Capture>;
+    /// The captured bytes are sealed: append extents and change to the journal, in the order of the capture's parts.
+    fn append(&self, sealed: Vec<Sealed>) -> Result<Position, UploadError>;
+    /// They could not be kept: they are dirty again.
+    fn give_back(&self, error: &UploadError);
+}
+
+/// Frozen bytes of one file, cut to extents. What they are in the file, the source knows.
+pub struct Capture {
+    pub owner: Ino,
+    pub parts: Vec<Part>,
+}
+
+/// The plaintext of one extent: runs of bytes that are sealed one after the other.
+pub type Part = Vec<Arc<Zeroizing<Vec<u8>>>>;
+
+/// One sealed extent.
+pub struct Sealed {
+    pub record: Extent,
+    pub bytes: Vec<u8>,
+}
+
+impl Capture {
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().flatten().map(|run| run.len()).sum()
+    }
+}

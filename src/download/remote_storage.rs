@@ -1,0 +1,135 @@
+//! RemoteStorage: brings sealed bytes, from the journal while it holds them, else from the store.
+//!
+//! Ranges are widened to a 64 KiB grid (A24). A small memory of sealed grid blocks serves what lies side by side, such
+//! as small files packed together; it holds ciphertext only.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::DownloadError;
+use crate::base::sizes::READ_GRID;
+use crate::base::{ExtentId, ObjectId, Sequence};
+use crate::format::commit::{Body, LogObject, log_name, segment_name};
+use crate::format::keys::Keys;
+use crate::format::record::{Extent, Place};
+use crate::journal::Journal;
+use crate::store::Store;
+
+/// Sealed grid blocks kept: 16 MiB.
+const BLOCKS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Commits whose inline bytes are kept.
+const INLINE_COMMITS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
+pub struct RemoteStorage {
+    store: Store,
+    keys: Arc<Keys>,
+    /// `None` on a read-only mount.
+    journal: Option<Arc<Journal>>,
+    blocks: Mutex<LruCache<(ObjectId, u32), Bytes>>,
+    inline: Mutex<LruCache<Sequence, Bytes>>,
+}
+
+impl RemoteStorage {
+    pub fn new(store: Store, keys: Arc<Keys>, journal: Option<Arc<Journal>>) -> RemoteStorage {
+        RemoteStorage {
+            store,
+            keys,
+            journal,
+            blocks: Mutex::new(LruCache::new(BLOCKS)),
+            inline: Mutex::new(LruCache::new(INLINE_COMMITS)),
+        }
+    }
+
+    /// Sealed bytes that the journal holds; `None` if it does not hold the extent.
+    pub fn local(&self, id: ExtentId, stored: Range<u32>) -> Option<Result<Bytes, DownloadError>> {
+        Some(self.journal.as_ref()?.read(id, stored)?.map_err(DownloadError::from))
+    }
+
+    /// Sealed bytes of an extent, and the object's name for messages.
+    pub async fn sealed_bytes(
+        &self,
+        id: ExtentId,
+        extent: &Extent,
+        stored: Range<u32>,
+    ) -> Result<(Bytes, String), DownloadError> {
+        if let Some(local) = self.local(id, stored.clone()) {
+            return Ok((local?, "journal".to_owned()));
+        }
+        match extent.place {
+            // It died, or a round placed it, after the caller looked.
+            Place::Local => Err(DownloadError::Gone),
+            Place::Segment { id, offset } => {
+                let name = segment_name(id);
+                Ok((self.from_segment(id, &name, offset + stored.start..offset + stored.end).await?, name))
+            }
+            Place::Inline { sequence, offset } => {
+                let name = log_name(sequence);
+                let inline = self.inline(sequence, &name).await?;
+                let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
+                if range.end > inline.len() {
+                    return Err(DownloadError::Missing(name));
+                }
+                Ok((inline.slice(range), name))
+            }
+        }
+    }
+
+    /// Grid blocks that are kept, and one GET from the first that is not to the last that is not.
+    async fn from_segment(&self, id: ObjectId, name: &str, range: Range<u32>) -> Result<Bytes, DownloadError> {
+        let grid = READ_GRID as u32;
+        let (first, last) = (range.start / grid, range.end.div_ceil(grid));
+        let mut kept: Vec<Option<Bytes>> = {
+            let mut blocks = self.blocks.lock();
+            (first..last).map(|n| blocks.get(&(id, n)).cloned()).collect()
+        };
+        let missing = |kept: &[Option<Bytes>]| -> Option<(usize, usize)> {
+            Some((kept.iter().position(Option::is_none)?, kept.iter().rposition(Option::is_none)? + 1))
+        };
+        if let Some((from, to)) = missing(&kept) {
+            let wanted = u64::from(first + from as u32) * READ_GRID as u64..u64::from(first + to as u32) * READ_GRID as u64;
+            let got = self.get(name, wanted).await?;
+            let mut blocks = self.blocks.lock();
+            for (k, slot) in kept[from..to].iter_mut().enumerate() {
+                let begin = (k * READ_GRID).min(got.len());
+                let block = got.slice(begin..(begin + READ_GRID).min(got.len()));
+                // Bulk reads would only push out what is read again.
+                if to - from <= 2 {
+                    blocks.put((id, first + (from + k) as u32), Bytes::copy_from_slice(&block));
+                }
+                *slot = Some(block);
+            }
+        }
+        let start = (range.start - first * grid) as usize;
+        let want = range.len();
+        let out = if let [Some(one)] = &kept[..] {
+            one.get(start..start + want).map(|_| one.slice(start..start + want))
+        } else {
+            let mut joined = BytesMut::with_capacity(kept.len() * READ_GRID);
+            kept.iter().flatten().for_each(|block| joined.extend_from_slice(block));
+            (joined.len() >= start + want).then(|| joined.freeze().slice(start..start + want))
+        };
+        out.ok_or_else(|| DownloadError::Missing(name.to_owned()))
+    }
+
+    /// The bytes of a grid range; the object may end inside its last block.
+    async fn get(&self, name: &str, range: Range<u64>) -> Result<Bytes, DownloadError> {
+        self.store.get_range(name, range).await?.ok_or_else(|| DownloadError::Missing(name.to_owned()))
+    }
+
+    async fn inline(&self, sequence: Sequence, name: &str) -> Result<Bytes, DownloadError> {
+        if let Some(inline) = self.inline.lock().get(&sequence) {
+            return Ok(inline.clone());
+        }
+        let object = self.store.get(name).await?.ok_or_else(|| DownloadError::Missing(name.to_owned()))?;
+        let opened = LogObject::open(&self.keys, sequence, &object)
+            .map_err(|why| DownloadError::Format { name: name.to_owned(), why })?;
+        let Body::Commit(commit) = opened.body else { return Err(DownloadError::Missing(name.to_owned())) };
+        self.inline.lock().put(sequence, commit.inline.clone());
+        Ok(commit.inline)
+    }
+}

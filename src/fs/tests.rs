@@ -1,0 +1,109 @@
+//! Names, attributes, listings and xattrs over a history in memory, without kernel and network.
+//!
+//! Every call must be ready at its first poll: nothing here has bytes to wait for.
+
+mod attributes;
+mod listings;
+mod model;
+mod names;
+mod renames;
+mod xattrs;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::FutureExt;
+
+use super::*;
+use crate::base::{Clock, Epoch, Timestamp};
+use crate::crypto::secret::Key as SecretKey;
+use crate::format::key::Key;
+use crate::format::record::{Inode, Record};
+use crate::history::overlay::{Effects, Overlay};
+
+pub(super) const USER: Caller = Caller { uid: 1000, gid: 100, pid: 1 };
+pub(super) const SUPERUSER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+/// Runs what must not wait.
+pub(super) fn now<T>(operation: impl Future<Output = T>) -> T {
+    operation.now_or_never().expect("an operation on names waited although no file has unwritten bytes")
+}
+
+/// An empty filesystem.
+pub(super) fn empty() -> Fs {
+    with_clock(Clock::System)
+}
+
+pub(super) fn with_clock(clock: Clock) -> Fs {
+    let keys = Arc::new(Keys::from_master(&SecretKey::from_bytes([7; 32])));
+    let journal = Arc::new(crate::journal::Journal::default());
+    let mut overlay = Overlay::default();
+    overlay.apply(Key::inode(Ino::ROOT), Some(Arc::new(Record::Inode(root(clock.now())))), &mut Effects::default());
+    let history = Arc::new(History::new(overlay, Some(journal), clock, Epoch(1)));
+    Fs { history, keys, cache: Arc::new(Cache {}), read_only: false }
+}
+
+fn root(now: Timestamp) -> Inode {
+    Inode {
+        mode: libc::S_IFDIR | 0o755,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        nlink: 2,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        target: None,
+        extra: None,
+    }
+}
+
+/// Shorthands, each of which must succeed.
+impl Fs {
+    pub(super) fn mk(&self, parent: Ino, name: &str) -> Ino {
+        now(self.create(parent, name.as_bytes(), 0o644, USER)).expect("create").ino
+    }
+
+    pub(super) fn mkd(&self, parent: Ino, name: &str) -> Ino {
+        now(self.mkdir(parent, name.as_bytes(), 0o755, USER)).expect("mkdir").ino
+    }
+
+    pub(super) fn at(&self, ino: Ino) -> Attributes {
+        now(self.getattr(ino)).expect("getattr")
+    }
+
+    pub(super) fn find(&self, parent: Ino, name: &str) -> Result<Ino, FsError> {
+        now(self.lookup(parent, name.as_bytes())).map(|attributes| attributes.ino)
+    }
+
+    pub(super) fn mv(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode) -> Result<(), FsError> {
+        now(self.rename(from.0, from.1.as_bytes(), to.0, to.1.as_bytes(), mode))
+    }
+
+    pub(super) fn rm(&self, parent: Ino, name: &str) -> Result<(), FsError> {
+        now(self.unlink(parent, name.as_bytes()))
+    }
+
+    pub(super) fn rmd(&self, parent: Ino, name: &str) -> Result<(), FsError> {
+        now(self.rmdir(parent, name.as_bytes()))
+    }
+
+    pub(super) fn ln(&self, ino: Ino, parent: Ino, name: &str) -> Result<Attributes, FsError> {
+        now(self.link(ino, parent, name.as_bytes()))
+    }
+
+    /// The whole listing, a few entries at a time.
+    pub(super) fn ls(&self, directory: Ino, most: usize) -> Vec<Entry> {
+        let mut all: Vec<Entry> = Vec::new();
+        loop {
+            let cookie = all.last().map_or(0, |entry| entry.cookie);
+            let part = now(self.readdir(directory, cookie, false, most)).expect("readdir");
+            if part.is_empty() {
+                return all;
+            }
+            assert!(part.len() <= most);
+            all.extend(part);
+        }
+    }
+}

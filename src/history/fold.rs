@@ -1,0 +1,101 @@
+//! The fold: what durable changes since the last commit come to, one entry a key.
+//!
+//! Owns the changes that are appended but not known durable (in order), and the folded rest. A record that was made
+//! and deleted between two commits leaves no trace. Memory is bounded by the number of keys touched.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::base::Position;
+use crate::format::change::Change;
+use crate::format::key::Key;
+use crate::format::record::Record;
+
+/// What a key comes to.
+pub struct Entry {
+    pub record: Option<Arc<Record>>,
+    /// The state that the last commit stands for had no such key.
+    fresh: bool,
+}
+
+pub type Folded = BTreeMap<Key, Entry>;
+
+struct Waiting {
+    position: Position,
+    change: Arc<Change>,
+    /// For each record: was the key there before?
+    existed: Box<[bool]>,
+}
+
+#[derive(Default)]
+pub struct Fold {
+    waiting: VecDeque<Waiting>,
+    folded: Folded,
+    /// When the oldest change that no commit holds was made.
+    oldest: Option<tokio::time::Instant>,
+}
+
+impl Fold {
+    pub fn push(&mut self, position: Position, change: Arc<Change>, existed: Box<[bool]>) {
+        if change.orphan || change.records.is_empty() {
+            return;
+        }
+        self.oldest.get_or_insert_with(tokio::time::Instant::now);
+        self.waiting.push_back(Waiting { position, change, existed });
+    }
+
+    /// Folds at most `most` changes up to `durable`; returns whether there may be more.
+    pub fn advance(&mut self, durable: Position, most: usize) -> bool {
+        for _ in 0..most {
+            match self.waiting.front() {
+                Some(first) if first.position <= durable => {}
+                _ => return false,
+            }
+            let waiting = self.waiting.pop_front().expect("looked at above");
+            for ((key, record), existed) in waiting.change.records.iter().zip(waiting.existed) {
+                self.fold(*key, record.clone(), existed);
+            }
+        }
+        true
+    }
+
+    fn fold(&mut self, key: Key, record: Option<Arc<Record>>, existed: bool) {
+        match self.folded.entry(key) {
+            std::collections::btree_map::Entry::Occupied(mut entry) => {
+                if record.is_none() && entry.get().fresh {
+                    entry.remove();
+                } else {
+                    entry.get_mut().record = record;
+                }
+            }
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                if record.is_some() || existed {
+                    entry.insert(Entry { record, fresh: !existed });
+                }
+            }
+        }
+    }
+
+    /// Takes what is folded: a round begins. What still waits is newer.
+    pub fn take(&mut self) -> Folded {
+        self.oldest = self.waiting.front().map(|_| tokio::time::Instant::now());
+        std::mem::take(&mut self.folded)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.folded.is_empty()
+    }
+
+    pub fn oldest(&self) -> Option<tokio::time::Instant> {
+        self.oldest
+    }
+
+    pub fn folded(&self) -> &Folded {
+        &self.folded
+    }
+
+    /// Changes that are appended and not folded yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &Change> {
+        self.waiting.iter().map(|w| &*w.change)
+    }
+}

@@ -1,0 +1,137 @@
+//! The store against a directory, memory, and a store that misbehaves.
+
+use super::faulty::{Fault, Faulty};
+use super::*;
+
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+async fn keeps_the_contract(store: Store) {
+    assert_eq!(store.list("", 10).await.unwrap(), Vec::<String>::new());
+    assert!(store.get("log/1").await.unwrap().is_none());
+    assert_eq!(store.create("log/1", bytes("one")).await.unwrap(), Created::New);
+    assert_eq!(store.create("log/1", bytes("two")).await.unwrap(), Created::Exists);
+    assert_eq!(store.get("log/1").await.unwrap().unwrap(), bytes("one"));
+    assert_eq!(store.get_range("log/1", 1..3).await.unwrap().unwrap(), bytes("ne"));
+    assert_eq!(store.get_range("log/1", 0..0).await.unwrap().unwrap(), bytes(""));
+    for short in [0..4, 2..9, 3..4, 70..80] {
+        assert!(store.get_range("log/1", short.clone()).await.unwrap().is_none(), "{short:?}");
+    }
+    assert_eq!(store.counts().errors, 0, "a short object is no error of the store");
+    assert!(store.get_range("log/2", 0..1).await.unwrap().is_none());
+    store.put_hint(bytes("a")).await.unwrap();
+    store.put_hint(bytes("b")).await.unwrap();
+    assert_eq!(store.get("latest").await.unwrap().unwrap(), bytes("b"));
+    for k in [3, 2, 10] {
+        store.create(&format!("log/{k:02}"), bytes("x")).await.unwrap();
+    }
+    assert_eq!(store.list("log/", 3).await.unwrap(), ["log/02", "log/03", "log/1"]);
+    assert_eq!(store.list("", 9).await.unwrap(), ["latest", "log/02", "log/03", "log/1", "log/10"]);
+    store.probe().await.unwrap();
+    assert_eq!(store.list("", 9).await.unwrap().len(), 5, "the probe left something");
+    assert!(store.outage().is_none());
+}
+
+#[tokio::test]
+async fn a_directory_keeps_the_contract_and_is_made_by_the_first_create() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/vault");
+    let store = open(path.to_str().unwrap()).unwrap();
+    assert!(store.get("latest").await.unwrap().is_none());
+    assert!(!dir.path().join("deep").exists(), "open and get create nothing");
+    keeps_the_contract(store).await;
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    let store = open("memory:///").unwrap();
+    assert!(store.is_volatile());
+    keeps_the_contract(store).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_vanished_or_was_emptied_is_an_outage_not_an_empty_vault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vault");
+    let store = open(path.to_str().unwrap()).unwrap();
+    store.make_root().await.unwrap();
+    store.create("header/1", bytes("h")).await.unwrap();
+    let away = dir.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    assert!(matches!(store.get("header/1").await, Err(StoreError::Unavailable { .. })));
+    assert!(matches!(store.create("log/1", bytes("l")).await, Err(StoreError::Unavailable { .. })));
+    assert!(!path.exists(), "a lost vault is not begun anew");
+    std::fs::create_dir(&path).unwrap();
+    let error = store.get("header/1").await.unwrap_err();
+    assert!(error.to_string().contains("empty directory"), "{error}");
+    assert!(store.outage().is_some());
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(&away, &path).unwrap();
+    assert!(store.get("header/1").await.unwrap().is_some());
+    assert!(store.outage().is_some(), "a write failed, and only a write can tell that writing works again");
+    store.create("log/1", bytes("l")).await.unwrap();
+    assert!(store.outage().is_none());
+}
+
+#[tokio::test]
+async fn a_file_in_place_of_the_vault_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let store = open(file.path().to_str().unwrap()).unwrap();
+    let error = store.list("", 1).await.unwrap_err();
+    assert!(error.to_string().contains("is not a directory"), "{error}");
+}
+
+#[tokio::test]
+async fn permission_is_refused_and_network_is_unavailable() {
+    let store = Store::over(Faulty::new(Fault::Refuse, 1), "memory:///");
+    assert!(matches!(store.get("x").await, Err(StoreError::Refused { .. })));
+    let store = Store::over(Faulty::new(Fault::Down, 1), "memory:///");
+    let error = store.create("x", bytes("1")).await.unwrap_err();
+    assert_eq!(error.to_string(), "x: the store does not answer: connection refused");
+    assert_eq!(store.counts(), StoreCounts { requests: 1, errors: 1 });
+    assert!(store.outage().is_some());
+    store.create("x", bytes("1")).await.unwrap();
+    assert!(store.outage().is_none());
+    assert_eq!(store.counts(), StoreCounts { requests: 2, errors: 1 });
+}
+
+#[tokio::test]
+async fn io_errors_of_a_directory_are_told_apart() {
+    for (kind, refused) in [
+        (io::ErrorKind::PermissionDenied, true),
+        (io::ErrorKind::ReadOnlyFilesystem, true),
+        (io::ErrorKind::StorageFull, false),
+        (io::ErrorKind::NotFound, false),
+    ] {
+        let error = meaning("x", &local_error(io::Error::from(kind)));
+        assert_eq!(matches!(error, StoreError::Refused { .. }), refused, "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_given_up_at_the_deadline() {
+    let store = Store::over(Faulty::new(Fault::Hang, 2), "memory:///");
+    let began = tokio::time::Instant::now();
+    assert!(matches!(store.create("x", bytes("1")).await, Err(StoreError::Unavailable { .. })));
+    assert_eq!(began.elapsed().as_secs(), 10);
+    let (since, why) = store.outage().unwrap();
+    assert!(since < Duration::from_secs(1) && why.contains("no answer within 10 s"), "{since:?} {why}");
+}
+
+#[tokio::test]
+async fn a_create_whose_answer_was_lost_meets_its_own_object() {
+    let store = Store::over(Faulty::new(Fault::LoseAnswer, 1), "memory:///");
+    assert!(store.create("x", bytes("1")).await.is_err());
+    assert_eq!(store.create("x", bytes("1")).await.unwrap(), Created::Exists);
+    assert_eq!(store.get("x").await.unwrap().unwrap(), bytes("1"));
+}
+
+#[tokio::test]
+async fn the_probe_finds_a_store_that_overwrites() {
+    let store = Store::over(Faulty::new(Fault::Overwrite, 2), "memory:///");
+    assert!(matches!(store.probe().await, Err(StoreError::NoConditionalCreate(_))));
+    assert!(store.list("", 1).await.unwrap().is_empty());
+}

@@ -1,0 +1,133 @@
+//! RemoteStorage: packs a round's extents into segments, pads them, puts them.
+//!
+//! Extents of one file lie side by side, files in the order of their inode numbers, so that what was made together is
+//! read together. A segment aims at 8 MiB. Nothing in it says what lies where: records do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::sizes::{CLASS_MAX, SEGMENT_TARGET};
+use crate::base::{ExtentId, ObjectId, Random};
+use crate::format::commit::segment_name;
+use crate::format::padding;
+use crate::format::record::{Extent, Place};
+use crate::journal::{Journal, JournalError};
+use crate::store::retry::{self, Backoff, Stopped};
+use crate::store::{Created, Store, StoreError};
+
+/// Segments in flight at once: enough to hide a round trip, little enough memory (each is at most 8,320 KiB).
+const PUTS_IN_FLIGHT: usize = 4;
+
+/// An extent that a round sends.
+#[derive(Clone)]
+pub struct Outgoing {
+    pub id: ExtentId,
+    pub record: Extent,
+}
+
+/// A segment in the making: which extents lie where.
+pub struct Packed {
+    pub id: ObjectId,
+    pub extents: Vec<(Outgoing, u32)>,
+    pub len: u32,
+}
+
+/// Decides what travels together. `outgoing` is in key order.
+pub fn pack(outgoing: Vec<Outgoing>, random: &Random) -> Vec<Packed> {
+    let mut segments: Vec<Packed> = Vec::new();
+    for extent in outgoing {
+        let stored = extent.record.stored;
+        let fits = segments.last().is_some_and(|s| {
+            s.len as usize + stored as usize <= CLASS_MAX && (s.len as usize) < SEGMENT_TARGET
+        });
+        if !fits {
+            segments.push(Packed { id: ObjectId(random.bytes()), extents: Vec::new(), len: 0 });
+        }
+        if let Some(segment) = segments.last_mut() {
+            let offset = segment.len;
+            segment.len += stored;
+            segment.extents.push((extent, offset));
+        }
+    }
+    segments
+}
+
+/// Why a round's objects could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A random name was taken: not by us.
+    #[error("{0}: a name that was drawn at random is taken: the store or the random source is broken")]
+    Taken(String),
+}
+
+pub struct RemoteStorage {
+    store: Store,
+    journal: Arc<Journal>,
+    random: Random,
+    stop: CancellationToken,
+}
+
+impl RemoteStorage {
+    pub fn new(store: Store, journal: Arc<Journal>, random: Random, stop: CancellationToken) -> RemoteStorage {
+        RemoteStorage { store, journal, random, stop }
+    }
+
+    /// Puts all segments, several at a time; returns each segment's padded length, and where each extent lies.
+    pub async fn send(&self, segments: &[Packed]) -> Result<Vec<(ObjectId, u32)>, SendError> {
+        let puts = segments.iter().map(|segment| self.send_one(segment));
+        let mut results = futures::stream::iter(puts).buffer_unordered(PUTS_IN_FLIGHT);
+        let mut sent = Vec::with_capacity(segments.len());
+        while let Some(result) = results.next().await {
+            sent.push(result?);
+        }
+        Ok(sent)
+    }
+
+    async fn send_one(&self, segment: &Packed) -> Result<(ObjectId, u32), SendError> {
+        let mut object = Vec::with_capacity(padding::class(segment.len as usize).unwrap_or(CLASS_MAX));
+        for (extent, _) in &segment.extents {
+            object.extend_from_slice(&self.sealed_bytes(extent)?);
+        }
+        padding::pad(&mut object, &self.random).expect("pack keeps segments below the largest class");
+        let len = object.len() as u32;
+        self.create(&segment_name(segment.id), object.into()).await?;
+        Ok((segment.id, len))
+    }
+
+    /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end.
+    pub fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, JournalError> {
+        self.journal.read(extent.id, 0..extent.record.stored).unwrap_or_else(|| {
+            Err(JournalError::Damaged(format!("extent {:?} that a commit needs is not there", extent.id)))
+        })
+    }
+
+    /// Creates an object under a name drawn at random; a lost answer may make it look as if it had been there.
+    pub async fn create(&self, name: &str, object: Bytes) -> Result<(), SendError> {
+        let created = self.retrying(|_| self.store.create(name, object.clone())).await?;
+        if created == Created::New {
+            return Ok(());
+        }
+        let standing = self.retrying(|_| self.store.get(name)).await?;
+        if standing.as_ref() == Some(&object) { Ok(()) } else { Err(SendError::Taken(name.to_owned())) }
+    }
+
+    /// Tries until the store answers or the mount ends.
+    pub async fn retrying<T, F>(&self, attempt: impl FnMut(u32) -> F) -> Result<T, Stopped>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        retry::retrying(&self.stop, Backoff::default(), &self.random, attempt).await
+    }
+}
+
+/// Where each extent of a packed segment lies.
+pub fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
+    segment.extents.iter().map(|(extent, offset)| (extent.id, Place::Segment { id: segment.id, offset: *offset }))
+}
