@@ -1,11 +1,12 @@
-//! The kernel's side: mounts, takes requests, turns them into calls of `Fs`, and its values into replies.
+//! The kernel's side: mounts, takes requests, turns them into calls of [`Fs`], and its values into replies.
 //!
 //! The only user of fuser. Owns: the mount and its end, the negotiation with the kernel, replies and their deadlines,
 //! errno. Decides nothing about files.
 //!
 //! Threads: fuser's take requests and finish whatever is in memory; what has to wait moves, with its reply, to the
-//! tokio runtime.
+//! tokio runtime in which [`mount`] was called.
 
+mod adapter;
 mod errno;
 mod mountpoint;
 mod options;
@@ -15,14 +16,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fuser::{Filesystem, Session};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::fs::Fs;
+use adapter::Adapter;
 use mountpoint::Place;
 
 pub use mountpoint::{MountError, Unmounted, check as check_mountpoint};
 pub use options::{MountOptions, negotiate};
 
-/// Mounts any fuser filesystem the way the drive is: what the drive is measured against shares all but the files.
+/// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
+pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> {
+    let adapter = Adapter::new(fs, Handle::current(), &options);
+    mount_filesystem(adapter, &options)
+}
+
+/// Mounts any fuser filesystem the way [`mount`] does: what the drive is measured against shares all but the files.
 pub fn mount_filesystem(filesystem: impl Filesystem, options: &MountOptions) -> Result<Mounted, MountError> {
     let path = check_mountpoint(&options.mountpoint)?;
     let attached = mountpoint::attach(path, options)?;
