@@ -56,10 +56,6 @@ impl Table {
         self.files.iter().rev().find(|f| f.generation == generation)
     }
 
-    pub fn files(&self) -> &VecDeque<FileState> {
-        &self.files
-    }
-
     pub fn set_len(&mut self, generation: u64, bytes: u64) {
         if let Some(file) = self.file_mut(generation) {
             file.bytes = bytes;

@@ -392,7 +392,10 @@ impl Journal {
     /// These extents are dead or in the vault: the journal need not keep their bytes.
     pub fn release(&self, ids: &[ExtentId]) {
         let mut table = self.table.lock();
-        let emptied = ids.iter().fold(false, |emptied, id| table.remove(*id) || emptied);
+        let mut emptied = false;
+        for id in ids {
+            emptied |= table.remove(*id);
+        }
         drop(table);
         if emptied {
             self.look_at_files(None);

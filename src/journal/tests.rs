@@ -534,7 +534,7 @@ struct Model {
 
 impl Model {
     /// Is what was recovered a prefix of what was appended, and everything acknowledged in it?
-    fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
+    fn check(&self, recovered: &Recovered) -> Result<(), String> {
         if recovered.begins > self.cut {
             return Err(format!("dropped up to {}, committed only up to {}", recovered.begins, self.cut));
         }
@@ -552,8 +552,13 @@ impl Model {
         if end < self.acknowledged && self.appended.range(Position(end.0 + 1)..=self.acknowledged).next().is_some() {
             return Err(format!("acknowledged up to {}, found up to {end}", self.acknowledged));
         }
-        self.appended.retain(|position, _| *position <= end);
         Ok(())
+    }
+
+    /// The journal goes on from here: what was torn off never comes back. (Before a resume that succeeded it may: an
+    /// unfinished mount promises nobody anything.)
+    fn goes_on(&mut self, found: Position) {
+        self.appended.retain(|position, _| *position <= found);
     }
 
     fn check_extents(&self, journal: &Journal, begins: Position) -> Result<(), String> {
@@ -591,7 +596,7 @@ impl Model {
         self.sequence += 1;
         let position = journal.append(took(self.sequence, cut), vec![]);
         self.appended.insert(position, (NOTE, vec![]));
-        if self.wait(journal, position).await {
+        if self.wait(journal, position).await && journal.durable().0 >= position {
             let dead = self.appended.range(..=cut).flat_map(|(_, (_, extents))| extents).map(|n| extent_id(*n));
             journal.release(&dead.collect::<Vec<_>>());
             self.cut = cut;
@@ -601,7 +606,7 @@ impl Model {
 
     async fn live(&mut self, disk: &SimulatedDisk, journal: &Journal, dice: &mut Dice) {
         for _ in 0..dice.below(25) {
-            match dice.below(20) {
+            match dice.below(22) {
                 0..10 => {
                     let position = self.append(journal, dice);
                     if dice.chance(40) {
@@ -615,6 +620,13 @@ impl Model {
                 16 => disk.fail_writes(1 + dice.below(2) as u32),
                 17 => disk.fail_sync_dir(1),
                 18 => disk.set_capacity(Some(dice.below(60_000))),
+                19 | 20 => {
+                    // Blocks that nobody waits for.
+                    for _ in 0..dice.below(6) {
+                        self.append(journal, dice);
+                        tokio::time::sleep(Duration::from_millis(11)).await;
+                    }
+                }
                 _ => disk.set_capacity(None),
             }
         }
@@ -637,14 +649,15 @@ async fn history(seed: u64) -> Result<(), String> {
         let named = if dice.chance(50) { model.cut } else { Position(0) };
         let recovered = recover(&disk, named.0).map_err(|e| format!("life {life}: {e}"))?;
         model.check(&recovered).map_err(|e| format!("life {life}: {e}"))?;
-        let begins = recovered.begins;
+        let (begins, end) = (recovered.begins, recovered.end);
         let above = if dice.chance(10) { Position(recovered.end.0 + 50) } else { Position(0) };
         if dice.chance(20) {
             disk.stop_after(dice.below(20));
         }
         let bounds = Settings { file_bytes: 2000 + dice.below(100_000), ..settings() };
-        if let Ok(journal) = Journal::resume(recovered, random(dice.next()), bounds, above) {
+        if let Ok(journal) = Journal::resume(recovered, random(dice.throw()), bounds, above) {
             disk.stop_after(u64::MAX);
+            model.goes_on(end);
             model.check_extents(&journal, begins.max(model.cut)).map_err(|e| format!("life {life}: {e}"))?;
             let _running = run(&journal);
             model.live(&disk, &journal, &mut dice).await;
