@@ -297,7 +297,11 @@ fn names_with_equal_hashes_stay_apart() {
 fn an_entry_that_leads_nowhere_is_an_error_that_says_so() {
     let fs = empty();
     let file = fs.mk(Ino::ROOT, "f");
-    fs.history.transact(|tx| Ok::<_, ()>(tx.delete(Key::inode(file)))).unwrap();
+    let planted = fs.history.transact(|tx| {
+        tx.delete(Key::inode(file));
+        Ok::<_, ()>(())
+    });
+    planted.unwrap();
     assert!(matches!(now(fs.lookup(Ino::ROOT, b"f")), Err(FsError::Io(_))));
     assert!(matches!(fs.rm(Ino::ROOT, "f"), Err(FsError::Io(_))));
 }
