@@ -45,6 +45,11 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Is this a real machine, where blocking calls belong on threads of their own?
+    pub fn is_real(&self) -> bool {
+        matches!(self, Clock::System)
+    }
+
     pub fn now(&self) -> Timestamp {
         match self {
             Clock::System => Timestamp::from_system(SystemTime::now()),

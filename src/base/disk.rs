@@ -4,8 +4,13 @@
 //! `sync_data` of the file returned, names once `sync_dir` of their directory returned, and a file whose `sync_data`
 //! failed once is not to be trusted again.
 
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub mod simulated;
 
 /// An open local file. Reads and writes go to stated offsets; there is no cursor.
 pub trait File: Send + Sync {
@@ -25,15 +30,117 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
-    /// rename(2); replaces what stands under the new name.
+    /// rename(2), of a file or of a whole directory; replaces a file that stands under the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, path: &str) -> io::Result<()>;
-    /// Makes a directory and those above it. Mode 0700. Not an error where it exists.
+    /// Makes a directory and those above it, their names durable at once. Mode 0700. Not an error where it exists.
     fn create_dir(&self, path: &str) -> io::Result<()>;
     /// Names of the files (not directories) in a directory, sorted; empty where the directory is missing.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// fsync(2) of a directory.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+}
+
+/// The machine's own disk, below one directory.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// `root` need not exist: `create_dir("")` makes it.
+    pub fn new(root: PathBuf) -> RealDisk {
+        RealDisk { root }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+}
+
+/// An open file of a [`RealDisk`]. std opens with O_CLOEXEC.
+struct RealFile(fs::File);
+
+impl File for RealFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+/// Makes `path` and what is missing above it, and fsyncs the directory above each that it made.
+fn make_dirs(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make_dirs(path.parent().ok_or(e)?)?;
+            DirBuilder::new().mode(0o700).create(path)?;
+        }
+        Err(e) => return Err(e),
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => fs::File::open(parent)?.sync_all(),
+        _ => fs::File::open(".")?.sync_all(),
+    }
+}
+
+impl Disk for RealDisk {
+    fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.path(path))?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(self.path(path))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        make_dirs(&self.path(path))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path(dir)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            // Names that are not UTF-8 are none of ours.
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        fs::File::open(self.path(dir))?.sync_all()
+    }
 }
 
 /// Writes a small file so that after a crash its name stands for either the old bytes or the new ones.
@@ -64,4 +171,50 @@ pub fn read(disk: &dyn Disk, path: &str, most: u64) -> io::Result<Option<Vec<u8>
     let mut bytes = vec![0; len as usize];
     file.read_at(&mut bytes, 0)?;
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_real_disk_keeps_files_private_and_answers_as_the_trait_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path().join("state"));
+        assert!(disk.list("a/b").unwrap().is_empty(), "a missing directory is an empty one");
+        disk.create_dir("a/b").unwrap();
+        disk.create_dir("a/b").unwrap();
+        let file = disk.create("a/b/x").unwrap();
+        assert_eq!(disk.create("a/b/x").err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        file.write_at(b"world", 6).unwrap();
+        file.write_at(b"hello ", 0).unwrap();
+        file.sync_data().unwrap();
+        disk.rename("a/b/x", "a/b/y").unwrap();
+        disk.sync_dir("a/b").unwrap();
+        let mut out = [0; 11];
+        disk.open("a/b/y").unwrap().read_at(&mut out, 0).unwrap();
+        assert_eq!(&out, b"hello world");
+        assert_eq!(file.read_at(&mut out, 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(disk.list("a/b").unwrap(), ["y"]);
+        assert!(disk.list("a").unwrap().is_empty(), "directories are not listed");
+        let mode = |path: &str| fs::metadata(dir.path().join("state").join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("a/b/y"), mode("a/b"), mode("a")), (0o600, 0o700, 0o700));
+        disk.rename("a/b", "c").unwrap();
+        assert_eq!(disk.list("c").unwrap(), ["y"]);
+        disk.remove("c/y").unwrap();
+        assert_eq!(disk.open("c/y").err().unwrap().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_replaced_small_file_is_read_back_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path().to_path_buf());
+        assert_eq!(read(&disk, "pin", 100).unwrap(), None);
+        replace(&disk, "pin", b"one").unwrap();
+        replace(&disk, "pin", b"two").unwrap();
+        assert_eq!(read(&disk, "pin", 100).unwrap().unwrap(), b"two");
+        assert!(read(&disk, "pin", 2).is_err());
+    }
 }

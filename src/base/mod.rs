@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod disk;
 pub mod ids;
+pub mod plants;
 pub mod random;
 pub mod sizes;
 

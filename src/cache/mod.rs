@@ -1,18 +1,68 @@
 //! The cache: one entry a file, with its plaintext: dirty bytes, frozen bytes, clean frames.
+//!
+//! Owns all plaintext of files that this process holds, and its bounds: dirty bytes (writers wait above it) and clean
+//! frames (least recently used go). A read that memory answers short-cuts the download pipeline; dirty bytes leave by
+//! the upload pipeline when somebody asks, when a file has a whole extent of them, when they are a few seconds old,
+//! or when memory runs short.
+//! Does not own: sealed bytes, names, what the vault holds.
 
-use crate::base::{Ino, Timestamp};
+pub mod budget;
+pub mod dirty;
+pub mod edit;
+pub mod entry;
+pub mod frames;
+mod read;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::base::sizes::{EXTENT_MAX, FILE_MAX};
+use crate::base::{Clock, Ino, Timestamp};
+use crate::download;
+use crate::format::key::Key;
+use crate::format::record::Record;
+use crate::history::History;
+use crate::upload::UploadError;
+use crate::upload::starter::{Started, Starter};
+use budget::Budget;
+use entry::Entry;
+use frames::Frames;
+
+/// How old dirty bytes may be before they are sent on without anybody's asking (promise 4: "within seconds").
+pub const DIRTY_AGE: Duration = Duration::from_secs(3);
 
 /// Why bytes could not be kept or had.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum CacheError {
+    #[error("no such file")]
+    NotFound,
+    #[error("file too large")]
+    TooLarge,
     #[error("no space left for the journal")]
     NoSpace,
     #[error("the mount was fenced or its journal failed: it is read-only now")]
     ReadOnly,
-    /// Says which file, and what is wrong.
+    /// Says what is wrong.
     #[error("{0}")]
     Io(String),
+}
+
+impl From<&UploadError> for CacheError {
+    fn from(error: &UploadError) -> CacheError {
+        match error {
+            UploadError::ReadOnly => CacheError::ReadOnly,
+            UploadError::Journal(crate::journal::JournalError::Io { kind: std::io::ErrorKind::StorageFull, .. }) => {
+                CacheError::NoSpace
+            }
+            UploadError::Journal(_) | UploadError::Sealing => CacheError::Io(error.to_string()),
+        }
+    }
 }
 
 /// What an entry with dirty or frozen bytes knows better than the stored head.
@@ -23,32 +73,260 @@ pub struct Live {
     pub ctime: Timestamp,
 }
 
-pub struct Cache {}
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Clean plaintext, bytes.
+    pub clean_bytes: usize,
+    /// Dirty plaintext, bytes.
+    pub dirty_bytes: usize,
+}
+
+/// What status tells of the cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub clean_bytes: u64,
+    pub dirty_bytes: u64,
+    pub dirty_files: u64,
+    pub entries: u64,
+    pub hits: u64,
+    pub misses: u64,
+}
+
+pub struct Cache {
+    history: Arc<History>,
+    /// `None` on a read-only mount.
+    uploads: Option<Starter>,
+    downloads: Arc<download::starter::Starter>,
+    entries: Mutex<HashMap<Ino, Arc<Entry>>>,
+    budget: Arc<Budget>,
+    frames: Frames,
+    clock: Clock,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
 
 impl Cache {
-    /// What a file's attributes are while bytes of it are not in the journal; `None` if its stored head tells all.
-    pub fn live(&self, _ino: Ino) -> Option<Live> {
-        todo!()
+    pub fn new(
+        history: Arc<History>,
+        uploads: Option<Starter>,
+        downloads: Arc<download::starter::Starter>,
+        bounds: Bounds,
+        clock: Clock,
+    ) -> Arc<Cache> {
+        Arc::new(Cache {
+            history,
+            uploads,
+            downloads,
+            entries: Mutex::new(HashMap::new()),
+            budget: Arc::new(Budget::new(bounds.dirty_bytes)),
+            frames: Frames::new(bounds.clean_bytes),
+            clock,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        })
     }
 
-    /// Returns when all bytes of these files that were dirty at the call are in the journal (L2: by a capture begun
-    /// after the call). Ready at once for files without dirty bytes.
-    pub async fn barrier(&self, _inos: &[Ino]) -> Result<(), CacheError> {
-        todo!()
+    fn existing(&self, ino: Ino) -> Option<Arc<Entry>> {
+        self.entries.lock().get(&ino).cloned()
+    }
+
+    fn entry(&self, ino: Ino) -> Arc<Entry> {
+        self.entries
+            .lock()
+            .entry(ino)
+            .or_insert_with(|| Arc::new(Entry::new(ino, self.history.clone(), self.budget.clone())))
+            .clone()
+    }
+
+    /// What a file's attributes are while bytes of it are not in the journal; `None` if its stored head tells all.
+    pub fn live(&self, ino: Ino) -> Option<Live> {
+        self.existing(ino)?.lock().live
+    }
+
+    /// A file was created by this mount just now (it has only grown so far).
+    pub fn created(&self, ino: Ino) {
+        self.entry(ino).lock().only_grown = true;
+    }
+
+    /// Made by this mount, and nothing of it overwritten since (L2, change of mode)?
+    pub fn only_grown(&self, ino: Ino) -> bool {
+        self.existing(ino).is_some_and(|entry| entry.lock().only_grown)
     }
 
     /// Files with bytes that the journal does not hold yet.
     pub fn dirty_files(&self) -> Vec<Ino> {
-        todo!()
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        entries.iter().filter(|entry| !entry.lock().is_clean()).map(|entry| entry.ino).collect()
     }
 
-    /// Is this file fresh: made by this mount, and nothing of it overwritten since (L2, change of mode)?
-    pub fn only_grown(&self, _ino: Ino) -> bool {
-        todo!()
+    /// The kernel forgot the file. A dirty entry stays until its bytes are safe; the next sweep takes it.
+    pub fn forget(&self, ino: Ino) {
+        let mut entries = self.entries.lock();
+        let gone = entries.get(&ino).is_some_and(|entry| {
+            let clean = entry.lock().is_clean();
+            clean || !self.has_head(ino)
+        });
+        if gone
+            && let Some(entry) = entries.remove(&ino)
+        {
+            drop(entries);
+            self.discard(&entry);
+        }
     }
 
-    /// A file was created by this mount just now (it has only grown so far).
-    pub fn created(&self, _ino: Ino) {
-        todo!()
+    /// An unlinked file's dirty bytes die with it.
+    fn discard(&self, entry: &Entry) {
+        let mut inner = entry.lock();
+        let runs = inner.active.take();
+        if inner.frozen.is_none() {
+            inner.live = None;
+        }
+        drop(inner);
+        self.budget.give_back(runs.bytes());
+    }
+
+    fn has_head(&self, ino: Ino) -> bool {
+        self.history.view().get(&Key::head(ino)).is_some()
+    }
+
+    /// Writes `data` at `offset` into memory; returns once it is there. `None` if there is no room now: use
+    /// [`Cache::room`] and try again.
+    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8]) -> Option<Result<(), CacheError>> {
+        if self.history.is_read_only() {
+            return Some(Err(CacheError::ReadOnly));
+        }
+        let Some(end) = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_MAX) else {
+            return Some(Err(CacheError::TooLarge));
+        };
+        if !self.budget.has_room() {
+            return None;
+        }
+        let entry = self.entry(ino);
+        entry.hit();
+        let mut inner = entry.lock();
+        let now = self.clock.now();
+        let mut live = match inner.live {
+            Some(live) => live,
+            None => match self.stored_live(ino) {
+                Some(live) => live,
+                None => return Some(Err(CacheError::NotFound)),
+            },
+        };
+        inner.only_grown &= offset >= live.size;
+        live = Live { size: live.size.max(end), mtime: now, ctime: now };
+        inner.live = Some(live);
+        let grown = inner.active.write(offset, data);
+        self.budget.take(grown);
+        inner.dirty_since.get_or_insert_with(Instant::now);
+        let full = inner.active.bytes() >= EXTENT_MAX && inner.frozen.is_none();
+        drop(inner);
+        if full {
+            self.kick(&entry);
+        }
+        Some(Ok(()))
+    }
+
+    /// Waits until a write has room; sends on what is dirty meanwhile.
+    pub async fn room(&self) {
+        self.send_on(Duration::ZERO);
+        self.budget.room().await;
+    }
+
+    fn stored_live(&self, ino: Ino) -> Option<Live> {
+        match &**self.history.view().get(&Key::head(ino))? {
+            Record::Head(head) => Some(Live { size: head.size, mtime: head.mtime, ctime: head.ctime }),
+            _ => None,
+        }
+    }
+
+    /// Begins a capture, if one can begin.
+    fn kick(&self, entry: &Arc<Entry>) {
+        let Some(uploads) = &self.uploads else { return };
+        if let Err(error) = uploads.start(entry.clone()) {
+            log::debug!("{}: dirty bytes stay in memory: {error}", entry.ino);
+        }
+    }
+
+    /// Begins to bring a file's dirty bytes to the journal; does not wait.
+    pub fn flush(&self, ino: Ino) {
+        if let Some(entry) = self.existing(ino)
+            && entry.lock().dirty_since.is_some()
+        {
+            self.kick(&entry);
+        }
+    }
+
+    /// Begins captures of all files whose dirty bytes are at least this old; forgets entries that nobody uses.
+    pub fn send_on(&self, age: Duration) {
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        let pressed = self.budget.is_pressed();
+        for entry in entries {
+            let due = {
+                let inner = entry.lock();
+                inner.frozen.is_none() && inner.dirty_since.is_some_and(|since| pressed || since.elapsed() >= age)
+            };
+            if due {
+                self.kick(&entry);
+            }
+        }
+    }
+
+    /// Returns when all bytes of these files that were dirty at the call are in the journal (L2: by a capture begun
+    /// after the call). Ready at once for files without dirty bytes.
+    pub async fn barrier(&self, inos: &[Ino]) -> Result<(), CacheError> {
+        for ino in inos {
+            if let Some(entry) = self.existing(*ino) {
+                self.settle(&entry).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, entry: &Arc<Entry>) -> Result<(), CacheError> {
+        let Some(uploads) = &self.uploads else { return Ok(()) };
+        let (needed, failures) = {
+            let inner = entry.lock();
+            if inner.is_clean() {
+                return Ok(());
+            }
+            // Only what is frozen is dirty: that capture holds all of it. Else one that begins after this call.
+            let needed = if inner.active.is_empty() { inner.started } else { inner.started + 1 };
+            (needed, inner.failures)
+        };
+        loop {
+            let settled = entry.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let begin = {
+                let inner = entry.lock();
+                if inner.failures > failures {
+                    let why = inner.failure.as_ref().map(CacheError::from);
+                    return Err(why.unwrap_or_else(|| CacheError::Io("writing failed".to_owned())));
+                }
+                if inner.finished >= needed || inner.is_clean() {
+                    return Ok(());
+                }
+                inner.frozen.is_none()
+            };
+            if begin {
+                match uploads.start(entry.clone()) {
+                    Ok(Started::Done(_)) => continue,
+                    Ok(Started::Running(_) | Started::Nothing) => {}
+                    Err(error) => return Err(CacheError::from(&error)),
+                }
+            }
+            settled.await;
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            clean_bytes: self.frames.bytes() as u64,
+            dirty_bytes: self.budget.used() as u64,
+            dirty_files: self.dirty_files().len() as u64,
+            entries: self.entries.lock().len() as u64,
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
     }
 }

@@ -1,10 +1,53 @@
 //! Secrets: wiped when dropped, never printed, never compared in variable time.
+//!
+//! Owns: the types of keys and passphrases. Does not own: how one comes from the other ([`super::kdf`]).
+
+use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::base::Random;
+
 /// A 256-bit key.
 #[derive(Clone)]
-pub struct Key(pub(super) Zeroizing<[u8; 32]>);
+pub struct Key(Zeroizing<[u8; 32]>);
+
+impl Key {
+    pub fn from_bytes(bytes: [u8; 32]) -> Key {
+        Key(Zeroizing::new(bytes))
+    }
+
+    pub fn random(random: &Random) -> Key {
+        let mut key = Zeroizing::new([0; 32]);
+        random.fill(&mut key[..]);
+        Key(key)
+    }
+
+    /// The bytes themselves: for wrapping this key, and for nothing that is shown.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        equal(&self.0, &other.0)
+    }
+}
+
+impl Eq for Key {}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// Compares in constant time.
+pub fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    // The comparison of blake3::Hash is documented to be constant-time.
+    blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
+}
 
 /// What somebody typed, or a file held: bytes, wiped when dropped.
 #[derive(Clone)]
@@ -17,5 +60,38 @@ impl Passphrase {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_print_nothing_of_themselves() {
+        assert_eq!(format!("{:?}", Key::from_bytes([0x41; 32])), "Key(..)");
+        assert_eq!(format!("{:?}", Passphrase::new(b"AAAA".to_vec())), "Passphrase(..)");
+    }
+
+    #[test]
+    fn keys_are_equal_only_if_every_byte_is() {
+        let key = Key::from_bytes([7; 32]);
+        assert_eq!(key, key.clone());
+        for at in 0..32 {
+            let mut other = [7; 32];
+            other[at] ^= 0x80;
+            assert_ne!(key, Key::from_bytes(other));
+        }
+    }
+
+    #[test]
+    fn random_keys_differ() {
+        assert_ne!(Key::random(&Random::Kernel), Key::random(&Random::Kernel));
     }
 }

@@ -1,16 +1,27 @@
 //! A change: the record upserts and deletes of one operation; the journal's unit (J1).
+//!
+//! Owns: how a change lies in bytes, and how a run of records does, which commits and parts share. Does not own:
+//! blocks, positions, sealing (journal).
+//!
+//! A run is one CBOR array: key, value, key, value. A key is the byte string of [`Key::encode`], a value the record's
+//! map, or null for a delete.
 
 use std::sync::Arc;
 
+use super::FormatError;
+use super::cbor::{Count, Reader, Sink, Writer};
 use super::commit::ChainLink;
-use super::key::Key;
-use super::record::Record;
-use crate::base::{Ino, ObjectId, Position};
+use super::key::{KEY_MAX, Key};
+use super::record::{Record, read_ino};
+use crate::base::{Ino, ObjectId, Position, Sequence};
+
+/// Upserts, and deletes (`None`).
+pub type Run = Vec<(Key, Option<Arc<Record>>)>;
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Change {
     /// Upserts, and deletes (`None`). At most one entry a key.
-    pub records: Vec<(Key, Option<Arc<Record>>)>,
+    pub records: Run,
     /// Files for which this change is a barrier (J7), also when nothing of them was dirty.
     pub barrier: Vec<Ino>,
     /// The records belong to unlinked open files (L4): they are in no commit, and a replay skips them.
@@ -33,4 +44,142 @@ impl Change {
     pub fn put(&mut self, key: Key, record: Record) {
         self.records.push((key, Some(Arc::new(record))));
     }
+
+    /// Appends the encoded change.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::new(out);
+        let present = [!self.records.is_empty(), !self.barrier.is_empty(), self.orphan, self.note.is_some()];
+        w.map(present.iter().filter(|&&is| is).count());
+        if !self.records.is_empty() {
+            w.uint(RECORDS.into());
+            write_run(&mut w, &self.records);
+        }
+        if !self.barrier.is_empty() {
+            w.uint(BARRIER.into()).array(self.barrier.len());
+            self.barrier.iter().for_each(|ino| _ = w.uint(ino.0));
+        }
+        if self.orphan {
+            w.uint(ORPHAN.into()).yes();
+        }
+        if let Some(note) = &self.note {
+            w.uint(NOTE.into());
+            note.write(&mut w);
+        }
+    }
+
+    /// Reads a change that fills `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Change, FormatError> {
+        let mut r = Reader::new(WHAT, bytes);
+        let mut change = Change::default();
+        let mut fields = r.fields()?;
+        while let Some(number) = r.next_field(&mut fields)? {
+            match number {
+                RECORDS => change.records = read_run(&mut r, Order::Any)?,
+                BARRIER => change.barrier = read_list(&mut r, read_ino)?,
+                ORPHAN => change.orphan = r.yes()?,
+                NOTE => change.note = Some(Note::read(&mut r)?),
+                // A change is this machine's own, and replayed as a whole: nothing in it may be passed over.
+                _ => return Err(FormatError::Newer { what: WHAT, version: number.into() }),
+            }
+        }
+        r.end()?;
+        Ok(change)
+    }
+}
+
+const WHAT: &str = "change";
+const RECORDS: u32 = 1;
+const BARRIER: u32 = 2;
+const ORPHAN: u32 = 3;
+const NOTE: u32 = 4;
+
+impl Note {
+    fn write<W: Sink>(&self, w: &mut Writer<W>) {
+        match self {
+            Note::Mount => _ = w.array(1).uint(1),
+            Note::Sent(ids) => {
+                w.array(1 + ids.len()).uint(2);
+                ids.iter().for_each(|id| _ = w.bytes(&id.0));
+            }
+            Note::Took { link, cut } => {
+                w.array(3 + usize::from(cut.is_some())).uint(3).uint(link.sequence.0).bytes(&link.hash);
+                if let Some(cut) = cut {
+                    w.uint(cut.0);
+                }
+            }
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Note, FormatError> {
+        let len = r.array(usize::MAX)?;
+        if len == 0 {
+            return Err(r.malformed("a note says nothing"));
+        }
+        match (r.uint()?, len - 1) {
+            (1, 0) => Ok(Note::Mount),
+            (2, ids) => Ok(Note::Sent((0..ids).map(|_| r.fixed().map(ObjectId)).collect::<Result<_, _>>()?)),
+            (3, rest @ 2..=3) => {
+                let link = ChainLink { sequence: Sequence(r.uint()?), hash: r.fixed()? };
+                let cut = if rest == 3 { Some(Position(r.uint()?)) } else { None };
+                Ok(Note::Took { link, cut })
+            }
+            (kind, _) => Err(FormatError::Newer { what: "note", version: kind }),
+        }
+    }
+}
+
+/// Reads an array whose items `item` reads.
+pub(super) fn read_list<T>(
+    r: &mut Reader<'_>,
+    mut item: impl FnMut(&mut Reader<'_>) -> Result<T, FormatError>,
+) -> Result<Vec<T>, FormatError> {
+    match r.array(usize::MAX)? {
+        0 => Err(r.malformed("a field at its default is left out")),
+        len => (0..len).map(|_| item(r)).collect(),
+    }
+}
+
+/// Whether the keys of a run must rise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Any,
+    Rising,
+}
+
+pub(super) fn write_run<W: Sink>(w: &mut Writer<W>, run: &[(Key, Option<Arc<Record>>)]) {
+    w.array(2 * run.len());
+    for (key, record) in run {
+        w.bytes(&key.to_bytes());
+        match record {
+            Some(record) => record.write(w),
+            None => _ = w.null(),
+        }
+    }
+}
+
+/// The least that an entry of a run takes: a key of nine bytes with its head, and a null.
+const ENTRY_MIN: usize = 11;
+
+pub(super) fn read_run(r: &mut Reader<'_>, order: Order) -> Result<Run, FormatError> {
+    let len = r.array(usize::MAX)?;
+    if len == 0 || len % 2 != 0 {
+        return Err(r.malformed("a run of records is empty, or ends with a key"));
+    }
+    let mut run: Run = Vec::with_capacity((len / 2).min(r.rest() / ENTRY_MIN));
+    for _ in 0..len / 2 {
+        let key = Key::decode(r.bytes(KEY_MAX)?)?;
+        if order == Order::Rising && run.last().is_some_and(|(last, _)| *last >= key) {
+            return Err(r.malformed("the keys of a run are not in rising order"));
+        }
+        let record = if r.take_null() { None } else { Some(Arc::new(Record::read(&key, r)?)) };
+        run.push((key, record));
+    }
+    Ok(run)
+}
+
+/// The encoded length of a run.
+pub(super) fn run_len(run: &[(Key, Option<Arc<Record>>)]) -> usize {
+    let mut w = Writer::new(Count::default());
+    write_run(&mut w, run);
+    w.into_inner().0
 }

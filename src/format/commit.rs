@@ -1,14 +1,25 @@
 //! Log objects: commits and epoch records, one hash chain (C3, C4, E1).
+//!
+//! Owns: their fields, names of objects, commit parts. Does not own: the envelope ([`super::object`]), what is
+//! committed when (vault).
+//!
+//! Invariants: what seals here opens here. A log object is opened under the number that it was sealed for, or not at
+//! all. No record in it has a place that is only local.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::FormatError;
+use super::cbor::{Reader, Sink, Writer};
+use super::change::{Order, Run, read_list, read_run, run_len, write_run};
 use super::key::Key;
 use super::keys::Keys;
-use super::record::Record;
+use super::object::{self, Kind};
+use super::record::{Place, Record, read_time, write_time};
+use crate::base::sizes::CLASS_MAX;
 use crate::base::{Epoch, FileId, ObjectId, Position, Random, Sequence, Timestamp};
+use crate::crypto::kdf;
 
 /// BLAKE3 of a whole object as it lies in the store.
 pub type Hash = [u8; 32];
@@ -65,7 +76,7 @@ pub struct Commit {
     /// The writer unmounted: nobody writes.
     pub idle: bool,
     /// Changes since the commit before, in key order, one entry a key. What lies in `parts` comes after these.
-    pub records: Vec<(Key, Option<Arc<Record>>)>,
+    pub records: Run,
     /// Sealed parts that carry more records (C3), in key order.
     pub parts: Vec<CommitPart>,
     /// Sealed bytes of inline extents.
@@ -99,34 +110,228 @@ pub fn checkpoint_name(id: ObjectId) -> String {
     format!("checkpoint/{id}")
 }
 
+/// The hash of an object as it lies in the store.
+pub fn hash(object: &[u8]) -> Hash {
+    kdf::hash(object)
+}
+
+/// The longest host name that is kept; what is longer is cut.
+const HOST_MAX: usize = 255;
+const WHAT: &str = "log object";
+const PART: &str = "commit part";
+
+/// Numbers of a log object's fields.
+mod field {
+    pub const SEQUENCE: u32 = 1;
+    pub const PREVIOUS: u32 = 2;
+    pub const EPOCH: u32 = 3;
+    pub const HEADER: u32 = 4;
+    pub const CHECKPOINT: u32 = 5;
+    pub const BLOCK: u32 = 6;
+    pub const HOST: u32 = 7;
+    pub const TIME: u32 = 8;
+    /// Stands in epoch records only.
+    pub const WRITER: u32 = 9;
+    /// Stands in commits only, as do those after it.
+    pub const CUT: u32 = 10;
+    pub const IDLE: u32 = 11;
+    pub const RECORDS: u32 = 12;
+    pub const PARTS: u32 = 13;
+    pub const INLINE: u32 = 14;
+    pub const DEAD: u32 = 15;
+}
+
 impl LogObject {
     /// Encodes, seals and pads. `None` if it does not fit the largest class: move records to parts, or extents to
     /// segments.
-    pub fn seal(&self, _keys: &Keys, _random: &Random) -> Option<Vec<u8>> {
-        todo!()
+    pub fn seal(&self, keys: &Keys, random: &Random) -> Option<Vec<u8>> {
+        if let Body::Commit(commit) = &self.body {
+            assert_placed(&commit.records);
+        }
+        object::seal(keys, random, Kind::Log, &log_name(self.sequence), &[], |out| self.write(&mut Writer::new(out)))
     }
 
     /// Opens what lies under `log_name(sequence)`.
-    pub fn open(_keys: &Keys, _sequence: Sequence, _object: &[u8]) -> Result<LogObject, FormatError> {
-        todo!()
+    pub fn open(keys: &Keys, sequence: Sequence, object: &[u8]) -> Result<LogObject, FormatError> {
+        let opened = object::open(keys, Kind::Log, &log_name(sequence), WHAT, 0, object)?;
+        let mut r = Reader::new(WHAT, opened.content());
+        let log = LogObject::read(&mut r)?;
+        r.end()?;
+        if log.sequence != sequence {
+            return Err(r.malformed("its number is not that of its name"));
+        }
+        Ok(log)
+    }
+
+    fn write<W: Sink>(&self, w: &mut Writer<W>) {
+        let body = match &self.body {
+            Body::Epoch { .. } => 1,
+            Body::Commit(commit) => 1 + commit.optional().iter().filter(|&&is| is).count(),
+        };
+        w.map(7 + usize::from(self.block.is_some()) + body);
+        w.uint(field::SEQUENCE.into()).uint(self.sequence.0);
+        w.uint(field::PREVIOUS.into()).bytes(&self.previous);
+        w.uint(field::EPOCH.into()).uint(self.epoch.0.into());
+        w.uint(field::HEADER.into()).array(2).uint(self.header.0).bytes(&self.header.1);
+        w.uint(field::CHECKPOINT.into()).array(2).bytes(&self.checkpoint.0.0).bytes(&self.checkpoint.1);
+        if let Some(block) = &self.block {
+            w.uint(field::BLOCK.into()).array(3).bytes(&block.file.0).uint(block.position.0).bytes(&block.tag);
+        }
+        w.uint(field::HOST.into()).text(&self.host[..self.host.floor_char_boundary(HOST_MAX)]);
+        w.uint(field::TIME.into());
+        write_time(w, self.time);
+        match &self.body {
+            Body::Epoch { writer } => _ = w.uint(field::WRITER.into()).bytes(writer),
+            Body::Commit(commit) => commit.write(w),
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<LogObject, FormatError> {
+        let (mut sequence, mut previous, mut epoch, mut header, mut checkpoint) = (None, None, None, None, None);
+        let (mut block, mut host, mut time, mut writer, mut cut) = (None, None, None, None, None);
+        let (mut commit, mut of_commit) = (Commit::default(), false);
+        let mut fields = r.fields()?;
+        while let Some(number) = r.next_field(&mut fields)? {
+            of_commit |= (field::CUT..=field::DEAD).contains(&number);
+            match number {
+                field::SEQUENCE => sequence = Some(Sequence(r.uint()?)),
+                field::PREVIOUS => previous = Some(r.fixed()?),
+                field::EPOCH => epoch = Some(Epoch(r.u32()?)),
+                field::HEADER => header = Some(read_header(r)?),
+                field::CHECKPOINT => checkpoint = Some(read_checkpoint(r)?),
+                field::BLOCK => block = Some(read_block(r)?),
+                field::HOST => host = Some(r.text(HOST_MAX)?.to_owned()),
+                field::TIME => time = Some(read_time(r)?),
+                field::WRITER => writer = Some(r.fixed()?),
+                field::CUT => cut = Some(Position(r.uint()?)),
+                field::IDLE => commit.idle = r.yes()?,
+                field::RECORDS => commit.records = read_placed(r)?,
+                field::PARTS => commit.parts = read_list(r, read_part)?,
+                field::INLINE => commit.inline = read_inline(r)?,
+                field::DEAD => commit.dead = read_list(r, |r| r.fixed().map(ObjectId))?,
+                _ => r.skip_unknown(number)?,
+            }
+        }
+        let missing = r.malformed("a field is missing");
+        let body = match (writer, cut) {
+            (Some(writer), None) if !of_commit => Body::Epoch { writer },
+            (None, Some(cut)) => Body::Commit(Commit { cut, ..commit }),
+            (None, None) => return Err(missing),
+            _ => return Err(r.malformed("it is both an epoch record and a commit")),
+        };
+        let log = (|| {
+            Some(LogObject {
+                sequence: sequence?,
+                previous: previous?,
+                epoch: epoch?,
+                header: header?,
+                checkpoint: checkpoint?,
+                block,
+                host: host?,
+                time: time?,
+                body,
+            })
+        })();
+        log.ok_or(missing)
     }
 }
 
+impl Commit {
+    /// Which of the fields that are left out at their default stand.
+    fn optional(&self) -> [bool; 5] {
+        [self.idle, !self.records.is_empty(), !self.parts.is_empty(), !self.inline.is_empty(), !self.dead.is_empty()]
+    }
+
+    fn write<W: Sink>(&self, w: &mut Writer<W>) {
+        w.uint(field::CUT.into()).uint(self.cut.0);
+        if self.idle {
+            w.uint(field::IDLE.into()).yes();
+        }
+        if !self.records.is_empty() {
+            w.uint(field::RECORDS.into());
+            write_run(w, &self.records);
+        }
+        if !self.parts.is_empty() {
+            w.uint(field::PARTS.into()).array(self.parts.len());
+            for part in &self.parts {
+                w.array(3).bytes(&part.id.0).uint(part.len.into()).bytes(&part.hash);
+            }
+        }
+        if !self.inline.is_empty() {
+            w.uint(field::INLINE.into()).bytes(&self.inline);
+        }
+        if !self.dead.is_empty() {
+            w.uint(field::DEAD.into()).array(self.dead.len());
+            self.dead.iter().for_each(|id| _ = w.bytes(&id.0));
+        }
+    }
+}
+
+fn read_header(r: &mut Reader<'_>) -> Result<(u64, Hash), FormatError> {
+    r.array_of(2)?;
+    Ok((r.uint()?, r.fixed()?))
+}
+
+fn read_checkpoint(r: &mut Reader<'_>) -> Result<(ObjectId, Hash), FormatError> {
+    r.array_of(2)?;
+    Ok((ObjectId(r.fixed()?), r.fixed()?))
+}
+
+fn read_block(r: &mut Reader<'_>) -> Result<BlockRef, FormatError> {
+    r.array_of(3)?;
+    Ok(BlockRef { file: FileId(r.fixed()?), position: Position(r.uint()?), tag: r.fixed()? })
+}
+
+fn read_part(r: &mut Reader<'_>) -> Result<CommitPart, FormatError> {
+    r.array_of(3)?;
+    Ok(CommitPart { id: ObjectId(r.fixed()?), len: r.uint_to(CLASS_MAX as u64)? as u32, hash: r.fixed()? })
+}
+
+fn read_inline(r: &mut Reader<'_>) -> Result<Bytes, FormatError> {
+    match r.bytes(CLASS_MAX)? {
+        [] => Err(r.malformed("a field at its default is left out")),
+        bytes => Ok(Bytes::copy_from_slice(bytes)),
+    }
+}
+
+fn is_local(record: &Option<Arc<Record>>) -> bool {
+    matches!(record.as_deref(), Some(Record::Extent(extent)) if extent.place == Place::Local)
+}
+
+/// A commit that named bytes which only this machine has would be worse than none.
+fn assert_placed(records: &[(Key, Option<Arc<Record>>)]) {
+    assert!(!records.iter().any(|(_, record)| is_local(record)), "an extent in a commit has no place in the vault");
+}
+
+fn read_placed(r: &mut Reader<'_>) -> Result<Run, FormatError> {
+    let run = read_run(r, Order::Rising)?;
+    if run.iter().any(|(_, record)| is_local(record)) {
+        return Err(r.malformed("an extent has no place in the vault"));
+    }
+    Ok(run)
+}
+
 /// An upper bound of what these records take in a commit, in bytes.
-pub fn records_len(_records: &[(Key, Option<Arc<Record>>)]) -> usize {
-    todo!()
+pub fn records_len(records: &[(Key, Option<Arc<Record>>)]) -> usize {
+    // The head of an array is longer when more records join it later.
+    run_len(records) + 8
 }
 
 /// Seals a run of records (in key order) as an object of its own, padded: a commit part.
 pub fn seal_part(
-    _keys: &Keys,
-    _random: &Random,
-    _id: ObjectId,
-    _records: &[(Key, Option<Arc<Record>>)],
+    keys: &Keys,
+    random: &Random,
+    id: ObjectId,
+    records: &[(Key, Option<Arc<Record>>)],
 ) -> Option<Vec<u8>> {
-    todo!()
+    assert_placed(records);
+    object::seal(keys, random, Kind::Part, &segment_name(id), &[], |out| write_run(&mut Writer::new(out), records))
 }
 
-pub fn open_part(_keys: &Keys, _id: ObjectId, _object: &[u8]) -> Result<Vec<(Key, Option<Arc<Record>>)>, FormatError> {
-    todo!()
+pub fn open_part(keys: &Keys, id: ObjectId, object: &[u8]) -> Result<Run, FormatError> {
+    let opened = object::open(keys, Kind::Part, &segment_name(id), PART, 0, object)?;
+    let mut r = Reader::new(PART, opened.content());
+    let run = read_placed(&mut r)?;
+    r.end()?;
+    Ok(run)
 }

@@ -1,11 +1,15 @@
 //! The vault's format: bytes in, values out, no I/O. man/dripfs-format.5 is normative; this room follows it.
 
+pub mod cbor;
 pub mod change;
+pub mod checkpoint;
 pub mod commit;
 pub mod extent;
 pub mod header;
+pub mod hint;
 pub mod key;
 pub mod keys;
+pub mod object;
 pub mod padding;
 pub mod record;
 

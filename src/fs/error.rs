@@ -60,6 +60,8 @@ pub enum FsError {
 impl From<CacheError> for FsError {
     fn from(error: CacheError) -> FsError {
         match error {
+            CacheError::NotFound => FsError::NotFound,
+            CacheError::TooLarge => FsError::TooLarge,
             CacheError::NoSpace => FsError::NoSpace,
             CacheError::ReadOnly => FsError::ReadOnly,
             CacheError::Io(why) => FsError::Io(why),

@@ -1,1 +1,195 @@
-//! file
+//! Files: open, read, write, truncate, fallocate, seek, fsync.
+//!
+//! close never waits (promise 2); fsync waits as the mount's durability says.
+
+use bytes::Bytes;
+
+use super::{Caller, Fs, FsError, Seek};
+use crate::base::sizes::FILE_MAX;
+use crate::base::{Ino, Position};
+use crate::cache::edit::SeekFor;
+use crate::format::key::Key;
+use crate::format::record::Record;
+
+/// fallocate(2)'s modes (linux/falloc.h).
+mod mode {
+    pub const KEEP_SIZE: i32 = 0x01;
+    pub const PUNCH_HOLE: i32 = 0x02;
+    pub const ZERO_RANGE: i32 = 0x10;
+}
+
+impl Fs {
+    /// Opens a file; with `truncate` as O_TRUNC does.
+    pub async fn open(&self, ino: Ino, truncate: bool, write: bool, caller: Caller) -> Result<(), FsError> {
+        if (write || truncate) && self.is_read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        if self.history.view().get(&Key::inode(ino)).is_none() {
+            return Err(FsError::NotFound);
+        }
+        if truncate {
+            self.truncate(ino, 0, caller.uid != 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads up to `size` bytes; fewer only at the end of the file.
+    pub async fn read(&self, ino: Ino, offset: u64, size: u32) -> Result<Bytes, FsError> {
+        self.cache.read(ino, offset, size as usize).await.map_err(|e| self.blame(ino, e))
+    }
+
+    /// Writes into memory, if there is room now. `kill` clears set-user-ID, set-group-ID and capabilities.
+    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<u32, FsError>> {
+        if kill
+            && let Err(error) = self.kill_privileges(ino)
+        {
+            return Some(Err(error));
+        }
+        let result = self.cache.try_write(ino, offset, data)?;
+        Some(result.map(|()| data.len() as u32).map_err(|e| self.blame(ino, e)))
+    }
+
+    /// Writes into memory, waiting for room.
+    pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<u32, FsError> {
+        loop {
+            if let Some(result) = self.try_write(ino, offset, &data, kill) {
+                return result;
+            }
+            self.cache.room().await;
+        }
+    }
+
+    /// A descriptor is closed: what it wrote is hurried along.
+    pub async fn flush(&self, ino: Ino) -> Result<(), FsError> {
+        self.cache.flush(ino);
+        Ok(())
+    }
+
+    /// The last descriptor of an open is gone.
+    pub async fn release(&self, ino: Ino) -> Result<(), FsError> {
+        self.flush(ino).await
+    }
+
+    /// Sets a file's size. `kill` as for write.
+    pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<(), FsError> {
+        if self.is_read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        self.regular(ino)?;
+        self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
+        if kill { self.kill_privileges(ino) } else { Ok(()) }
+    }
+
+    /// fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Space is promised by nobody: extents are made when bytes
+    /// come.
+    pub async fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<(), FsError> {
+        if self.is_read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        self.regular(ino)?;
+        let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(FsError::TooLarge)?;
+        let (cut, grow) = match mode {
+            0 => (0..0, Some(end)),
+            mode::KEEP_SIZE => return Ok(()),
+            m if m == mode::PUNCH_HOLE | mode::KEEP_SIZE => (offset..end, None),
+            mode::ZERO_RANGE => (offset..end, Some(end)),
+            m if m == mode::ZERO_RANGE | mode::KEEP_SIZE => (offset..end, None),
+            _ => return Err(FsError::Unsupported),
+        };
+        self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
+        Ok(())
+    }
+
+    /// SEEK_DATA and SEEK_HOLE.
+    pub async fn lseek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64, FsError> {
+        let what = match what {
+            Seek::Data => SeekFor::Data,
+            Seek::Hole => SeekFor::Hole,
+        };
+        let found = self.cache.seek(ino, offset, what).await.map_err(|e| self.blame(ino, e))?;
+        found.ok_or(FsError::NoDataThere)
+    }
+
+    /// fsync(2) and fdatasync(2): a barrier (L2), safe as the mount's durability says when it returns.
+    pub async fn fsync(&self, ino: Ino, _data_only: bool) -> Result<(), FsError> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        self.cache.barrier(&[ino]).await.map_err(|e| self.blame(ino, e))?;
+        let ((), position) = self.history.transact(|tx| {
+            tx.barrier(ino);
+            Ok::<(), FsError>(())
+        })?;
+        self.safe(position).await
+    }
+
+    /// fsync of a directory: the names in it are safe.
+    pub async fn fsync_dir(&self, ino: Ino) -> Result<(), FsError> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        let ((), position) = self.history.transact(|tx| {
+            tx.barrier(ino);
+            Ok::<(), FsError>(())
+        })?;
+        self.safe(position).await
+    }
+
+    /// syncfs: everything written before the call.
+    pub async fn sync_all(&self) -> Result<Position, FsError> {
+        let dirty = self.cache.dirty_files();
+        self.cache.barrier(&dirty).await?;
+        let ((), position) = self.history.transact(|tx| {
+            dirty.iter().for_each(|ino| tx.barrier(*ino));
+            Ok::<(), FsError>(())
+        })?;
+        Ok(position)
+    }
+
+    async fn safe(&self, position: Position) -> Result<(), FsError> {
+        self.safety.wait(position).await.map_err(FsError::Io)
+    }
+
+    /// Clears set-user-ID, set-group-ID (where the group may execute) and file capabilities, as a write or truncate by
+    /// an unprivileged process must.
+    pub(super) fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
+        let privileged = match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+            Some(Record::Inode(inode)) => killed(inode.mode) != inode.mode,
+            _ => return Err(FsError::NotFound),
+        };
+        if !privileged && !self.has_capability(ino) {
+            return Ok(());
+        }
+        let ((), _) = self.history.transact(|tx| {
+            if let Some(record) = tx.get(&Key::inode(ino))
+                && let Record::Inode(inode) = &*record
+            {
+                let mut inode = inode.clone();
+                inode.mode = killed(inode.mode);
+                inode.ctime = tx.now();
+                tx.put(Key::inode(ino), Record::Inode(inode));
+            }
+            self.drop_capability(tx, ino);
+            Ok::<(), FsError>(())
+        })?;
+        Ok(())
+    }
+
+    fn regular(&self, ino: Ino) -> Result<(), FsError> {
+        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+            Some(Record::Inode(inode)) => match inode.mode & libc::S_IFMT {
+                libc::S_IFREG => Ok(()),
+                libc::S_IFDIR => Err(FsError::IsDirectory),
+                _ => Err(FsError::Invalid),
+            },
+            _ => Err(FsError::NotFound),
+        }
+    }
+}
+
+/// A mode without what an unprivileged write takes away. Set-group-ID without execution by the group means mandatory
+/// locking, and stays.
+fn killed(mode: u32) -> u32 {
+    let mode = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 { mode & !libc::S_ISGID } else { mode }
+}

@@ -15,22 +15,106 @@ mod rename;
 mod tests;
 pub mod xattr;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use error::FsError;
+use parking_lot::Mutex;
 
-use crate::base::{Ino, Timestamp};
-use crate::cache::Cache;
+use crate::base::{Ino, Position, Timestamp};
+use crate::cache::{Cache, CacheError};
+use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
+use crate::format::record::Record;
 use crate::history::History;
+use crate::journal::Journal;
+use crate::upload::notifier::Notifier;
 
 /// The filesystem of one mounted vault.
 pub struct Fs {
     pub(crate) history: Arc<History>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) cache: Arc<Cache>,
-    /// The mount writes nothing: every operation that would is `FsError::ReadOnly`.
-    pub(crate) read_only: bool,
+    pub(crate) safety: Safety,
+    /// Files of which bytes could not be had: what status names.
+    pub(crate) damaged: Mutex<BTreeSet<Ino>>,
+}
+
+/// What fsync waits for.
+pub(crate) enum Safety {
+    /// A read-only mount has nothing to wait for.
+    Nothing,
+    /// The journal on this disk.
+    Local(Arc<Journal>),
+    /// The vault, after the journal.
+    Remote(Arc<Journal>, Arc<Notifier>),
+    /// Nothing; the journal is hurried along.
+    Async(Arc<Journal>),
+}
+
+impl Safety {
+    /// Waits until what stands at `position` is safe. The error says what is wrong.
+    async fn wait(&self, position: Position) -> Result<(), String> {
+        match self {
+            Safety::Nothing => Ok(()),
+            Safety::Local(journal) => journal.wait_durable(position).await.map_err(|e| e.to_string()),
+            Safety::Remote(journal, vault) => {
+                journal.wait_durable(position).await.map_err(|e| e.to_string())?;
+                vault.wait(position).await
+            }
+            Safety::Async(journal) => {
+                journal.hurry();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Fs {
+    pub(crate) fn new(history: Arc<History>, keys: Arc<Keys>, cache: Arc<Cache>, safety: Safety) -> Fs {
+        Fs { history, keys, cache, safety, damaged: Mutex::new(BTreeSet::new()) }
+    }
+
+    /// Every operation that would change anything is `FsError::ReadOnly`.
+    pub fn is_read_only(&self) -> bool {
+        self.history.is_read_only()
+    }
+
+    /// A file's bytes could not be had or kept: remembers which, for status.
+    fn blame(&self, ino: Ino, error: CacheError) -> FsError {
+        if matches!(error, CacheError::Io(_)) {
+            self.damaged.lock().insert(ino);
+            log::debug!("{}: {error}", self.path_of(ino).unwrap_or_else(|| ino.to_string()));
+        }
+        error.into()
+    }
+
+    /// Paths (from the root of the drive) of files of which bytes could not be had since the mount began.
+    pub fn damaged_files(&self) -> Vec<String> {
+        let damaged: Vec<Ino> = self.damaged.lock().iter().copied().collect();
+        damaged.into_iter().map(|ino| self.path_of(ino).unwrap_or_else(|| format!("{ino} (unlinked)"))).collect()
+    }
+
+    /// One path of an inode; `None` if it has no name (any more).
+    pub fn path_of(&self, ino: Ino) -> Option<String> {
+        let view = self.history.view();
+        let mut names: Vec<String> = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            // A directory tree is no deeper than it has inodes; a loop would be damage.
+            if names.len() > 4096 {
+                return None;
+            }
+            let (from, to) = (Key::link(at, Ino(0), 0, 0), Key::link(at, Ino(u64::MAX), u64::MAX, u16::MAX));
+            let (key, _) = view.range(from, to).next()?;
+            let Part::Link { parent, hash, suffix } = key.part else { return None };
+            let Record::Dentry(dentry) = &**view.get(&Key::dentry(parent, hash, suffix))? else { return None };
+            names.push(String::from_utf8_lossy(&dentry.name).into_owned());
+            at = parent;
+        }
+        names.reverse();
+        Some(format!("/{}", names.join("/")))
+    }
 }
 
 /// Who asks. Permission bits are checked by the kernel (default_permissions); this is for ownership and for the rules

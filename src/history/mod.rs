@@ -12,6 +12,7 @@
 //!   still send it (C1: what the state at the cut names is pinned).
 
 pub mod fold;
+pub mod map;
 pub mod overlay;
 pub mod transaction;
 
@@ -20,11 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::Notify;
 
 use crate::base::{Clock, Epoch, ExtentId, Ino, Position};
 use crate::format::change::{Change, Note};
 use crate::format::commit::BlockRef;
-use crate::format::key::{Key, Lane};
+use crate::format::key::{Key, Lane, Part};
 use crate::format::record::{Place, Record};
 use crate::journal::Journal;
 use fold::{Fold, Folded};
@@ -50,6 +52,8 @@ pub struct History {
     journal: Option<Arc<Journal>>,
     clock: Clock,
     read_only: AtomicBool,
+    /// Something waits for the vault now.
+    changed: Notify,
 }
 
 /// Read access to records: the state as it is now, orphans included. Holds the lock in shared mode: look, do not wait.
@@ -78,6 +82,13 @@ pub struct Batch {
     pub records: Folded,
 }
 
+/// What waits for the vault: files whose contents changed, and sealed bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waiting {
+    pub files: u64,
+    pub bytes: u64,
+}
+
 impl History {
     /// `loaded` is the vault's state; changes that a journal kept are replayed by [`History::replay`] before anything
     /// else. `journal` is `None` on a read-only mount.
@@ -92,7 +103,7 @@ impl History {
             dying: Vec::new(),
             dying_before: Vec::new(),
         };
-        History { state: RwLock::new(state), journal, clock, read_only: AtomicBool::new(read_only) }
+        History { state: RwLock::new(state), journal, clock, read_only: AtomicBool::new(read_only), changed: Notify::new() }
     }
 
     pub fn view(&self) -> View<'_> {
@@ -140,8 +151,13 @@ impl History {
         let records = writes.into_iter().collect();
         let change = Arc::new(Change { records, barrier: barriers, orphan, note: None });
         let position = journal.append(change.clone(), extents);
+        let first = state.fold.is_empty();
         state.perform(position, change, &orphans);
         state.fold.advance(journal.durable().0, FOLD_STEP);
+        drop(state);
+        if first {
+            self.changed.notify_one();
+        }
         Ok((result, position))
     }
 
@@ -162,7 +178,7 @@ impl History {
         let mut brought = Vec::new();
         for (position, change) in changes {
             for (key, _) in &change.records {
-                if let crate::format::key::Part::Extent { number } = key.part {
+                if let Part::Extent { number } = key.part {
                     brought.push(ExtentId { owner: key.ino, number });
                 }
             }
@@ -236,9 +252,28 @@ impl History {
         self.state.read().fold.oldest()
     }
 
-    /// Is there anything that no round has taken?
-    pub fn is_committed(&self) -> bool {
-        self.state.read().fold.is_empty()
+    /// Returns when something waits for the vault that did not before.
+    pub async fn changed(&self) {
+        let changed = self.changed.notified();
+        if self.oldest_uncommitted().is_none() {
+            changed.await;
+        }
+    }
+
+    /// What no round has taken: for status. Walks through it.
+    pub fn waiting(&self) -> Waiting {
+        let state = self.state.read();
+        let mut waiting = Waiting::default();
+        let mut count = |key: &Key, record: Option<&Record>| match (key.part, record) {
+            (Part::Head, Some(_)) => waiting.files += 1,
+            (_, Some(Record::Extent(extent))) => waiting.bytes += u64::from(extent.stored),
+            _ => {}
+        };
+        state.fold.folded().iter().for_each(|(key, entry)| count(key, entry.record.as_deref()));
+        for change in state.fold.waiting() {
+            change.records.iter().for_each(|(key, record)| count(key, record.as_deref()));
+        }
+        waiting
     }
 }
 

@@ -1,14 +1,38 @@
 //! A drive: one vault opened for reading or writing, with all its rooms joined, before any kernel is told of it.
+//!
+//! Owns the order of opening (unlock, walk, journal, epoch, background work) and of closing (drain, idle commit, end).
+//! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
+//! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::base::disk::{Disk, RealDisk};
+use crate::base::{Clock, Epoch, Position, Random, Timestamp};
+use crate::cache::{Bounds, Cache, DIRTY_AGE};
 use crate::crypto::secret::Passphrase;
-use crate::fs::Fs;
+use crate::download;
+use crate::format::change::Note;
+use crate::format::keys::Keys;
+use crate::fs::{Fs, Safety};
+use crate::history::History;
+use crate::journal::{Journal, Recovered, Settings};
+use crate::pipeline::Cpu;
 use crate::store::Store;
+use crate::upload;
+use crate::upload::notifier::Notifier;
 use crate::vault::VaultError;
+use crate::vault::epoch::{self, Reign};
+use crate::vault::pin::{Pin, PinFile};
+use crate::vault::round::{Chain, Rounds};
+use crate::vault::unlock::{self, Unlocked};
+use crate::vault::walk::{self, Walked};
 
 /// When fsync returns (promise 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,6 +87,8 @@ pub struct Status {
     pub cache: CacheStatus,
     pub journal_bytes: u64,
     pub remote: RemoteStatus,
+    /// Files of which bytes could not be had since the mount began: paths from the root of the drive.
+    pub damaged_files: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -96,28 +122,431 @@ pub enum Closed {
     Pending(/* bytes */ u64),
 }
 
+
+/// Where the journal lies in the state directory.
+const JOURNAL_DIR: &str = "journal";
+/// How often files with old dirty bytes are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often a drain tells how far it is.
+const TELL: Duration = Duration::from_millis(250);
+
+/// What a drive stands on.
+pub struct World {
+    pub store: Store,
+    /// The state directory.
+    pub disk: Arc<dyn Disk>,
+    pub random: Random,
+    pub clock: Clock,
+    pub cpu: Cpu,
+    /// The journal's writer gets a thread of its own; else it is a task like all others.
+    pub journal_thread: bool,
+    pub host: String,
+}
+
 pub struct Drive {
     pub fs: Arc<Fs>,
+    store: Store,
+    cache: Arc<Cache>,
+    history: Arc<History>,
+    clock: Clock,
+    opened: Opened,
+    /// `None` on a read-only mount.
+    writer: Option<Writer>,
+    durability: Durability,
+}
+
+/// What a drive was when it was opened.
+struct Opened {
+    pin: Pin,
+    last_commit: Timestamp,
+}
+
+struct Writer {
+    journal: Arc<Journal>,
+    rounds: Arc<Rounds>,
+    notifier: Arc<Notifier>,
+    pins: Arc<PinFile>,
+    /// Ends the loop of rounds; then what a round waits for.
+    stop_rounds: CancellationToken,
+    stop: CancellationToken,
+    rounds_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    tasks: TaskTracker,
 }
 
 impl Drive {
     /// Unlocks and opens the vault, replays the journal, opens an epoch (unless read-only), starts the background
     /// work on the current tokio runtime and the journal's thread.
-    pub async fn open(_store: Store, _passphrase: Passphrase, _options: DriveOptions) -> Result<Drive, VaultError> {
-        todo!()
+    pub async fn open(store: Store, passphrase: Passphrase, options: DriveOptions) -> Result<Drive, VaultError> {
+        let cpu = Cpu::threads(std::thread::available_parallelism().map_or(2, usize::from))
+            .map_err(|e| VaultError::State { path: "threads".to_owned(), why: e.to_string() })?;
+        let world = World {
+            store,
+            disk: Arc::new(RealDisk::new(options.state.clone())),
+            random: Random::Kernel,
+            clock: Clock::System,
+            cpu,
+            journal_thread: true,
+            host: epoch::host_name(),
+        };
+        let pins = PinFile::open(world.disk.clone())?;
+        let unlocked = unlock::unlock(&world.store, &passphrase, pins.get().as_ref()).await?;
+        drop(passphrase);
+        Drive::open_in(world, unlocked, pins, options).await
+    }
+
+    /// As [`Drive::open`], in a world that the caller brings, with a vault that is unlocked.
+    pub async fn open_in(
+        world: World,
+        unlocked: Unlocked,
+        pins: PinFile,
+        options: DriveOptions,
+    ) -> Result<Drive, VaultError> {
+        let keys = Arc::new(unlocked.keys);
+        let walked = walk::walk(&world.store, &keys, pins.get().as_ref()).await?;
+        if walked.header != unlocked.header {
+            return Err(VaultError::Tampered(format!(
+                "the header that opened (number {}) is not the one that the vault names (number {})",
+                unlocked.header.0, walked.header.0
+            )));
+        }
+        let pin = Pin {
+            vault: keys.vault,
+            link: walked.newest.link,
+            header: walked.header.0,
+            epoch: walked.newest.epoch.max(pins.get().map_or(Epoch(0), |pin| pin.epoch)),
+        };
+        if options.read_only {
+            pins.set(pin)?;
+            return Ok(Drive::reader(world, keys, walked, pin, &options));
+        }
+        Drive::writer(world, keys, walked, pin, pins, &options).await
+    }
+
+    fn reader(world: World, keys: Arc<Keys>, walked: Walked, pin: Pin, options: &DriveOptions) -> Drive {
+        let last_commit = walked.commit.time;
+        let history = Arc::new(History::new(walked.state, None, world.clock.clone(), Epoch(0)));
+        let downloads = downloads(&world, &keys, None);
+        let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
+        let fs = Arc::new(Fs::new(history.clone(), keys, cache.clone(), Safety::Nothing));
+        let opened = Opened { pin, last_commit };
+        let (store, clock, durability) = (world.store, world.clock, options.durability);
+        Drive { fs, store, cache, history, clock, opened, writer: None, durability }
+    }
+
+    async fn writer(
+        world: World,
+        keys: Arc<Keys>,
+        walked: Walked,
+        pin: Pin,
+        pins: PinFile,
+        options: &DriveOptions,
+    ) -> Result<Drive, VaultError> {
+        let Walked { state, newest, commit, header, checkpoint, .. } = walked;
+        let recovered = settle_ownership(&world, &keys, &newest, &commit, options.takeover)?;
+        // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
+        let epoch = epoch::next(&pins, pin)?;
+        let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
+        let changes = recovered.changes.clone();
+        let journal = Journal::resume(recovered, world.random.clone(), settings(options), commit.cut)?;
+        start_writer(&journal, world.journal_thread)?;
+        let history = Arc::new(History::new(state, Some(journal.clone()), world.clock.clone(), epoch));
+        let vain = history.replay(&changes, commit.cut);
+        drop(changes);
+        let begun = history.note(Note::Mount);
+        journal.wait_durable(begun).await?;
+        let (Some(block), commit_cut) = (journal.durable().1, commit.cut) else {
+            return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: "the journal did not begin".into() });
+        };
+        let link = epoch::open(&world.store, &keys, &world.random, &world.clock, &reign, &newest, block).await?;
+        pins.set(Pin { link, epoch, ..pin })?;
+        journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
+        journal.release(&vain);
+        journal.committed(commit.cut);
+        let chain = Chain { newest: link, cut: commit_cut, idle: false, time: commit.time };
+        Ok(Drive::join(world, keys, history, journal, pins, reign, chain, options))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
+    fn join(
+        world: World,
+        keys: Arc<Keys>,
+        history: Arc<History>,
+        journal: Arc<Journal>,
+        pins: PinFile,
+        reign: Reign,
+        chain: Chain,
+        options: &DriveOptions,
+    ) -> Drive {
+        let pins = Arc::new(pins);
+        let stop = CancellationToken::new();
+        let notifier = Arc::new(Notifier::new(chain.cut));
+        let encryption = upload::encryption::Encryption::new(
+            keys.clone(),
+            world.random.clone(),
+            options.compress,
+            world.cpu.clone(),
+        );
+        let stage = upload::journal::JournalStage::new(journal.clone());
+        let uploads = upload::starter::Starter::new(encryption, stage);
+        let downloads = downloads(&world, &keys, Some(journal.clone()));
+        let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
+        let safety = match options.durability {
+            Durability::Local => Safety::Local(journal.clone()),
+            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone()),
+            Durability::Async => Safety::Async(journal.clone()),
+        };
+        let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
+        let remote = upload::remote_storage::RemoteStorage::new(
+            world.store.clone(),
+            journal.clone(),
+            world.random.clone(),
+            stop.clone(),
+        );
+        let opened = Opened {
+            pin: Pin { vault: keys.vault, link: chain.newest, header: reign.header.0, epoch: reign.epoch },
+            last_commit: chain.time,
+        };
+        let rounds = Arc::new(Rounds {
+            store: world.store.clone(),
+            keys,
+            history: history.clone(),
+            journal: journal.clone(),
+            remote,
+            notifier: notifier.clone(),
+            pins: pins.clone(),
+            reign,
+            random: world.random,
+            clock: world.clock.clone(),
+            chain: Mutex::new(chain),
+            sending: Mutex::new(0),
+        });
+        let stop_rounds = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let rounds_task = tokio::spawn(rounds.clone().run(stop_rounds.clone()));
+        tasks.spawn(sweep(cache.clone(), stop.clone()));
+        let rounds_task = Mutex::new(Some(rounds_task));
+        let writer = Writer { journal, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
+        let (store, clock, durability) = (world.store, world.clock, options.durability);
+        Drive { fs, store, cache, history, clock, opened, writer: Some(writer), durability }
     }
 
     /// Returns when everything written before the call is in the vault. `progress` is called now and then.
-    pub async fn sync(&self, _progress: impl FnMut(Progress) + Send) -> Result<(), VaultError> {
-        todo!()
+    pub async fn sync(&self, mut progress: impl FnMut(Progress) + Send) -> Result<(), VaultError> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let failed = |why: String| VaultError::Stopped(why);
+        let position = self.fs.sync_all().await.map_err(|e| failed(e.to_string()))?;
+        writer.journal.wait_durable(position).await?;
+        let done = writer.notifier.wait(position);
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut done => return result.map_err(failed),
+                () = tokio::time::sleep(TELL) => progress(self.pending()),
+            }
+        }
     }
 
-    /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then.
-    pub async fn close(&self, _progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
-        todo!()
+    /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If this is dropped
+    /// half way, what is not in the vault is in the journal.
+    pub async fn close(&self, progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
+        let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
+        let drained = self.sync(progress).await;
+        writer.stop_rounds.cancel();
+        let rounds_task = writer.rounds_task.lock().take();
+        if let Some(task) = rounds_task
+            && task.await.is_err()
+        {
+            log::error!("the task of rounds panicked");
+        }
+        let finished = match &drained {
+            Ok(()) => writer.rounds.finish().await,
+            Err(error) => Err(error.to_string()),
+        };
+        writer.stop.cancel();
+        writer.tasks.close();
+        writer.tasks.wait().await;
+        writer.journal.close().await?;
+        match finished {
+            Ok(()) => {
+                self.send_hint(writer).await;
+                Ok(Closed::Drained)
+            }
+            Err(why) => {
+                log::warn!("not everything is in the vault: {why}");
+                Ok(Closed::Pending(self.pending().pending_bytes))
+            }
+        }
+    }
+
+    /// The hint spares the next machine a listing; nothing depends on it.
+    async fn send_hint(&self, writer: &Writer) {
+        let chain = *writer.rounds.chain.lock();
+        let reign = &writer.rounds.reign;
+        let hint = crate::format::hint::Hint {
+            header: reign.header.0,
+            sequence: chain.newest.sequence,
+            checkpoint: reign.checkpoint.0,
+        };
+        let object = hint.seal(&writer.rounds.keys, &writer.rounds.random);
+        if let Err(error) = self.store.put_hint(object.into()).await {
+            log::debug!("the hint was not written: {error}");
+        }
+    }
+
+    /// What the vault lacks.
+    pub fn pending(&self) -> Progress {
+        let Some(writer) = &self.writer else { return Progress { pending_files: 0, pending_bytes: 0 } };
+        let dirty = self.cache.counts();
+        let waiting = self.history.waiting();
+        Progress {
+            pending_files: dirty.dirty_files + waiting.files,
+            pending_bytes: dirty.dirty_bytes + waiting.bytes + *writer.rounds.sending.lock(),
+        }
     }
 
     pub fn status(&self) -> Status {
-        todo!()
+        let (state, reason) = self.state();
+        let Progress { pending_files, pending_bytes } = self.pending();
+        let counts = self.cache.counts();
+        let requests = self.store.counts();
+        let (pin, commit) = match &self.writer {
+            Some(writer) => (writer.pins.get().unwrap_or(self.opened.pin), writer.rounds.chain.lock().time),
+            None => (self.opened.pin, self.opened.last_commit),
+        };
+        let now = self.clock.now();
+        Status {
+            state: state.to_owned(),
+            reason,
+            url: self.store.url().to_owned(),
+            durability: match self.durability {
+                Durability::Local => "local",
+                Durability::Remote => "remote",
+                Durability::Async => "async",
+            }
+            .to_owned(),
+            pending_files,
+            pending_bytes,
+            oldest_pending_seconds: self.history.oldest_uncommitted().map_or(0.0, |at| at.elapsed().as_secs_f64()),
+            blocked_by: None,
+            sequence: pin.link.sequence.0,
+            epoch: pin.epoch.0,
+            pin: pin.to_string(),
+            last_commit_age_seconds: (now.secs - commit.secs).max(0) as f64,
+            cache: CacheStatus {
+                bytes: counts.clean_bytes,
+                entries: counts.entries,
+                hits: counts.hits,
+                misses: counts.misses,
+                dirty_bytes: counts.dirty_bytes,
+            },
+            journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
+            remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
+            damaged_files: self.fs.damaged_files(),
+        }
+    }
+
+    fn state(&self) -> (&'static str, Option<String>) {
+        let Some(writer) = &self.writer else { return ("read-only", None) };
+        if let Some(why) = writer.notifier.ended() {
+            let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
+            return (state, Some(why));
+        }
+        match self.store.outage() {
+            Some((since, why)) => ("outage", Some(format!("for {} s: {why}", since.as_secs()))),
+            None => ("ready", None),
+        }
     }
 }
+
+fn bounds(options: &DriveOptions) -> Bounds {
+    Bounds { clean_bytes: options.cache_bytes as usize, dirty_bytes: options.dirty_bytes as usize }
+}
+
+fn settings(options: &DriveOptions) -> Settings {
+    Settings {
+        file_bytes: (options.journal_bytes / 16).clamp(4 << 20, 256 << 20),
+        sync_interval: Duration::from_secs(5),
+        sync_bytes: 64 << 20,
+        memory_bytes: 128 << 20,
+        disk_bytes: options.journal_bytes,
+    }
+}
+
+fn downloads(world: &World, keys: &Arc<Keys>, journal: Option<Arc<Journal>>) -> Arc<download::starter::Starter> {
+    let remote = download::remote_storage::RemoteStorage::new(world.store.clone(), keys.clone(), journal);
+    download::starter::Starter::new(remote, download::encryption::Encryption::new(keys.clone(), world.cpu.clone()))
+}
+
+fn start_writer(journal: &Arc<Journal>, own_thread: bool) -> Result<(), VaultError> {
+    if !own_thread {
+        tokio::spawn(journal.clone().run());
+        return Ok(());
+    }
+    let failed = |e: std::io::Error| VaultError::State { path: "threads".to_owned(), why: e.to_string() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+    let journal = journal.clone();
+    std::thread::Builder::new()
+        .name("dripfs-journal".to_owned())
+        .spawn(move || runtime.block_on(journal.run()))
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Sends on what is dirty for long.
+async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => cache.send_on(DIRTY_AGE),
+        }
+    }
+}
+
+/// Decides whose the newest log object is (C4), whether this machine may write (E2), and what becomes of a journal
+/// that does not go on from there (E3).
+fn settle_ownership(
+    world: &World,
+    keys: &Arc<Keys>,
+    newest: &walk::Newest,
+    commit: &walk::NewestCommit,
+    takeover: bool,
+) -> Result<Recovered, VaultError> {
+    let recovered = Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?;
+    let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
+    if own {
+        if recovered.end < commit.cut {
+            return Err(VaultError::State {
+                path: JOURNAL_DIR.to_owned(),
+                why: "the journal ends before what it has committed: files were removed or cut".to_owned(),
+            });
+        }
+        return Ok(recovered);
+    }
+    if !newest.idle && !takeover {
+        return Err(VaultError::InUse { host: newest.host.clone(), time: show(commit.time) });
+    }
+    if recovered.changes.is_empty() && recovered.last.is_none() {
+        return Ok(recovered);
+    }
+    let kept = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();
+    let uncommitted =
+        recovered.changes.iter().filter(|(at, c)| *at > kept && !c.orphan && !c.records.is_empty()).count();
+    drop(recovered);
+    let aside = format!("aside/{:020}-{}", newest.link.sequence.0, world.clock.now().secs);
+    Journal::set_aside(&*world.disk, JOURNAL_DIR, &aside)?;
+    if uncommitted > 0 {
+        log::warn!(
+            "another machine has written to the vault since: {uncommitted} changes of this machine that the vault \
+             lacks are set aside in {aside} of the state directory"
+        );
+    }
+    Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?)
+}
+
+/// A point in time for people: UTC, to the second (RFC 3339).
+fn show(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(time.to_system()).to_string()
+}
+

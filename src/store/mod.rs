@@ -185,16 +185,15 @@ impl Store {
         self.get_with(name, GetOptions::default(), crate::base::sizes::CLASS_MAX as u64).await
     }
 
-    /// Bytes of an object; `None` where there is no such object, or it is shorter than the range. An empty range is
-    /// answered without asking.
+    /// Bytes of an object, fewer where it ends inside the range; `None` where there is no such object, or it ends before
+    /// the range begins. An empty range is answered without asking.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
         let wanted = range.end.saturating_sub(range.start);
         if wanted == 0 {
             return Ok(Some(Bytes::new()));
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..Default::default() };
-        let found = self.get_with(name, options, wanted).await?;
-        Ok(found.filter(|bytes| bytes.len() as u64 == wanted))
+        self.get_with(name, options, wanted).await
     }
 
     async fn get_with(&self, name: &str, options: GetOptions, most: u64) -> Result<Option<Bytes>, StoreError> {
@@ -207,7 +206,7 @@ impl Store {
                 (Err(ObjectError::NotFound { .. }), _) => Ok(None),
                 // A range that begins past the end is an error of the backend's own kind: the size tells them apart.
                 (Err(e), Some(GetRange::Bounded(range))) => match store.head(&path).await {
-                    Ok(meta) if meta.size < range.end => Ok(None),
+                    Ok(meta) if meta.size <= range.start => Ok(None),
                     _ => Err(e),
                 },
                 (Err(e), _) => Err(e),

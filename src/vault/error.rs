@@ -34,6 +34,9 @@ pub enum VaultError {
     /// Exit 1: the state directory cannot be used.
     #[error("state directory {path}: {why}")]
     State { path: String, why: String },
+    /// Exit 1: rounds ended; says why.
+    #[error("not everything is in the vault: {0}")]
+    Stopped(String),
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]

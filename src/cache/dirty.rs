@@ -1,0 +1,144 @@
+//! Dirty bytes of one file: runs in memory, in order, that do not overlap.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::base::sizes::EXTENT_MAX;
+
+/// Plaintext that is wiped when dropped.
+pub type Plain = Zeroizing<Vec<u8>>;
+
+/// The least capacity of a run, so that small appends do not move it at every step.
+const LEAST: usize = 4096;
+
+#[derive(Default)]
+pub struct Dirty {
+    runs: BTreeMap<u64, Plain>,
+    bytes: usize,
+}
+
+impl Dirty {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Puts `data` at `offset`; returns by how many bytes what is dirty has grown.
+    pub fn write(&mut self, mut offset: u64, mut data: &[u8]) -> usize {
+        let before = self.bytes;
+        while !data.is_empty() {
+            let next = self.runs.range(offset + 1..).next().map_or(u64::MAX, |(start, _)| *start);
+            let room = usize::try_from(next - offset).unwrap_or(usize::MAX);
+            let n = match self.runs.range_mut(..=offset).next_back() {
+                Some((start, run)) if offset < start + run.len() as u64 => {
+                    let at = (offset - start) as usize;
+                    let n = data.len().min(run.len() - at);
+                    run[at..at + n].copy_from_slice(&data[..n]);
+                    n
+                }
+                Some((start, run)) if offset == start + run.len() as u64 && run.len() < EXTENT_MAX => {
+                    let n = data.len().min(EXTENT_MAX - run.len()).min(room);
+                    append(run, &data[..n]);
+                    self.bytes += n;
+                    n
+                }
+                _ => {
+                    let n = data.len().min(EXTENT_MAX).min(room);
+                    let mut run = Plain::new(Vec::with_capacity(n.max(LEAST)));
+                    run.extend_from_slice(&data[..n]);
+                    self.runs.insert(offset, run);
+                    self.bytes += n;
+                    n
+                }
+            };
+            offset += n as u64;
+            data = &data[n..];
+        }
+        self.bytes - before
+    }
+
+    /// Takes all runs.
+    pub fn take(&mut self) -> Runs {
+        self.bytes = 0;
+        Runs(std::mem::take(&mut self.runs).into_iter().map(|(offset, run)| (offset, Arc::new(run))).collect())
+    }
+
+    /// Calls `copy` for each dirty stretch of `range`: its place in the file, and its bytes.
+    pub fn visit(&self, range: &Range<u64>, mut copy: impl FnMut(u64, &[u8])) {
+        let first = self.runs.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        for (start, run) in self.runs.range(first..range.end) {
+            clip(*start, run, range, &mut copy);
+        }
+    }
+}
+
+/// Runs that do not change any more: frozen bytes.
+pub struct Runs(pub Vec<(u64, Arc<Plain>)>);
+
+impl Runs {
+    pub fn visit(&self, range: &Range<u64>, mut copy: impl FnMut(u64, &[u8])) {
+        let first = self.0.partition_point(|(start, run)| start + run.len() as u64 <= range.start);
+        for (start, run) in self.0[first..].iter().take_while(|(start, _)| *start < range.end) {
+            clip(*start, run, range, &mut copy);
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, run)| run.len()).sum()
+    }
+}
+
+fn clip(start: u64, run: &[u8], range: &Range<u64>, copy: &mut impl FnMut(u64, &[u8])) {
+    let (from, to) = (start.max(range.start), (start + run.len() as u64).min(range.end));
+    if from < to {
+        copy(from, &run[(from - start) as usize..(to - start) as usize]);
+    }
+}
+
+/// Grows by hand: what `Vec` leaves behind when it moves is not wiped.
+fn append(run: &mut Plain, data: &[u8]) {
+    if run.capacity() - run.len() < data.len() {
+        let capacity = (run.len() + data.len()).max(2 * run.capacity()).min(EXTENT_MAX);
+        let mut larger = Plain::new(Vec::with_capacity(capacity));
+        larger.extend_from_slice(run);
+        *run = larger;
+    }
+    run.extend_from_slice(data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn dirty_bytes_are_what_a_plain_array_holds(writes in prop::collection::vec((0u64..300, 1usize..60), 1..40)) {
+            let mut plain = [None::<u8>; 400];
+            let mut dirty = Dirty::default();
+            for (k, (offset, len)) in writes.into_iter().enumerate() {
+                let grown = dirty.write(offset, &vec![k as u8; len]);
+                let fresh = plain[offset as usize..offset as usize + len].iter().filter(|b| b.is_none()).count();
+                prop_assert_eq!(grown, fresh);
+                plain[offset as usize..offset as usize + len].fill(Some(k as u8));
+            }
+            let mut seen = [None::<u8>; 400];
+            dirty.visit(&(5..333), |at, bytes| {
+                bytes.iter().enumerate().for_each(|(k, b)| seen[at as usize + k] = Some(*b));
+            });
+            prop_assert_eq!(&seen[5..333], &plain[5..333]);
+            prop_assert_eq!(dirty.bytes(), plain.iter().flatten().count());
+            let mut seen = [None::<u8>; 400];
+            dirty.take().visit(&(5..333), |at, bytes| {
+                bytes.iter().enumerate().for_each(|(k, b)| seen[at as usize + k] = Some(*b));
+            });
+            prop_assert_eq!(&seen[5..333], &plain[5..333]);
+        }
+    }
+}

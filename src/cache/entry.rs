@@ -1,0 +1,207 @@
+//! An entry: one file's plaintext that the journal does not hold yet.
+//!
+//! Owns the active dirty runs, at most one frozen set (L1: a capture takes all dirty bytes at one instant; one in
+//! flight a file), and the attributes that belong to them. Reads look active, frozen, stored.
+//!
+//! Invariants
+//! - `live` is set while anything is active or frozen; then it is what stat tells.
+//! - Captures are numbered; capture n is appended before capture n+1 begins, so lane order is capture order.
+//! - The entry's lock is taken before the history mutex, and held over the append: between the change that stores
+//!   frozen bytes and their leaving memory there is no instant at which a read sees neither.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Live;
+use super::budget::Budget;
+use super::dirty::{Dirty, Runs};
+use crate::base::sizes::EXTENT_MAX;
+use crate::base::{Ino, Position};
+use crate::format::key::Key;
+use crate::format::record::{Head, Piece, Place, Record};
+use crate::history::{History, Transaction, map};
+use crate::journal::SealedExtent;
+use crate::upload::{Capture, Sealed, Source, UploadError};
+
+pub struct Entry {
+    pub ino: Ino,
+    history: Arc<History>,
+    budget: Arc<Budget>,
+    inner: Mutex<Inner>,
+    /// A capture ended, well or not.
+    pub settled: Notify,
+    /// Reads and writes of this entry.
+    pub hits: AtomicU64,
+    /// Where the last read ended: the next one that begins there is sequential.
+    pub read_end: AtomicU64,
+}
+
+pub struct Inner {
+    pub active: Dirty,
+    pub frozen: Option<Frozen>,
+    pub live: Option<Live>,
+    /// Captures begun, and ended well.
+    pub started: u64,
+    pub finished: u64,
+    /// Captures that ended badly, and how the last one did.
+    pub failures: u64,
+    pub failure: Option<UploadError>,
+    /// When the oldest active byte was written.
+    pub dirty_since: Option<Instant>,
+    /// Made by this mount, nothing overwritten since (L2).
+    pub only_grown: bool,
+}
+
+pub struct Frozen {
+    pub runs: Runs,
+    /// For each extent of the capture: places and lengths in the file.
+    layout: Vec<Vec<(u64, u32)>>,
+    live: Live,
+}
+
+impl Entry {
+    pub fn new(ino: Ino, history: Arc<History>, budget: Arc<Budget>) -> Entry {
+        let inner = Inner {
+            active: Dirty::default(),
+            frozen: None,
+            live: None,
+            started: 0,
+            finished: 0,
+            failures: 0,
+            failure: None,
+            dirty_since: None,
+            only_grown: false,
+        };
+        Entry {
+            ino,
+            history,
+            budget,
+            inner: Mutex::new(inner),
+            settled: Notify::new(),
+            hits: AtomicU64::new(0),
+            read_end: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    pub fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    pub fn is_clean(&self) -> bool {
+        self.active.is_empty() && self.frozen.is_none()
+    }
+
+    /// Calls `copy` for each stretch of `range` that memory holds; what comes later is newer.
+    pub fn visit(&self, range: &Range<u64>, mut copy: impl FnMut(u64, &[u8])) {
+        if let Some(frozen) = &self.frozen {
+            frozen.runs.visit(range, &mut copy);
+        }
+        self.active.visit(range, &mut copy);
+    }
+}
+
+impl Source for Entry {
+    fn capture(&self) -> Option<Capture> {
+        let mut inner = self.lock();
+        if inner.active.is_empty() || inner.frozen.is_some() {
+            return None;
+        }
+        let runs = inner.active.take();
+        let (mut parts, mut layout) = (Vec::new(), Vec::new());
+        let mut filled = EXTENT_MAX;
+        for (offset, run) in &runs.0 {
+            if filled + run.len() > EXTENT_MAX {
+                parts.push(Vec::new());
+                layout.push(Vec::new());
+                filled = 0;
+            }
+            if let (Some(part), Some(places)) = (parts.last_mut(), layout.last_mut()) {
+                part.push(run.clone());
+                places.push((*offset, run.len() as u32));
+                filled += run.len();
+            }
+        }
+        let live = inner.live.expect("set while anything is active");
+        inner.frozen = Some(Frozen { runs, layout, live });
+        inner.started += 1;
+        inner.dirty_since = None;
+        Some(Capture { owner: self.ino, parts })
+    }
+
+    fn append(&self, sealed: Vec<Sealed>) -> Result<Position, UploadError> {
+        if self.history.is_read_only() {
+            return Err(UploadError::ReadOnly);
+        }
+        let mut inner = self.lock();
+        let frozen = inner.frozen.as_ref().expect("a capture is in flight");
+        let bytes = frozen.runs.bytes();
+        let ((), position) = self.history.transact(|tx| {
+            store(tx, self.ino, frozen, sealed);
+            Ok::<(), UploadError>(())
+        })?;
+        let frozen = inner.frozen.take();
+        inner.finished = inner.started;
+        if inner.active.is_empty() {
+            inner.live = None;
+        }
+        drop(inner);
+        drop(frozen);
+        self.budget.give_back(bytes);
+        self.settled.notify_waiters();
+        Ok(position)
+    }
+
+    fn give_back(&self, error: &UploadError) {
+        let mut inner = self.lock();
+        if let Some(frozen) = inner.frozen.take() {
+            // What was written since is newer: it goes on top of what comes back.
+            let newer = inner.active.take();
+            let before = frozen.runs.bytes() + newer.bytes();
+            for (offset, run) in frozen.runs.0.iter().chain(&newer.0) {
+                inner.active.write(*offset, run);
+            }
+            self.budget.give_back(before - inner.active.bytes());
+            inner.dirty_since.get_or_insert_with(Instant::now);
+        }
+        inner.failures += 1;
+        inner.failure = Some(error.clone());
+        drop(inner);
+        self.settled.notify_waiters();
+    }
+}
+
+/// The change that a capture makes: extents, pieces, size and times.
+fn store(tx: &mut Transaction<'_>, ino: Ino, frozen: &Frozen, sealed: Vec<Sealed>) {
+    // The kernel forgot an unlinked file while its bytes were under way: nobody can ever read them.
+    let Some(record) = tx.get(&Key::head(ino)) else { return };
+    let Record::Head(head) = &*record else { return };
+    let mut head: Head = head.clone();
+    let mut pieces = Vec::new();
+    for (places, sealed) in frozen.layout.iter().zip(sealed) {
+        let id = tx.new_extent(ino);
+        let mut start = 0;
+        for (offset, len) in places {
+            pieces.push(Piece { offset: *offset, len: *len, extent: id, start });
+            start += len;
+        }
+        debug_assert_eq!(sealed.record.place, Place::Local);
+        tx.bring(SealedExtent { id, record: sealed.record, bytes: sealed.bytes.into() });
+    }
+    map::replace(tx, ino, &mut head, &pieces);
+    head.size = frozen.live.size;
+    head.mtime = frozen.live.mtime;
+    head.ctime = frozen.live.ctime;
+    head.position = tx.position();
+    tx.put(Key::head(ino), Record::Head(head));
+}

@@ -1,0 +1,180 @@
+//! Reading: from dirty and frozen bytes, then clean frames, then the download pipeline.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::{Cache, CacheError};
+use crate::base::{ExtentId, Ino};
+use crate::download::DownloadError;
+use crate::format::extent;
+use crate::format::key::Key;
+use crate::format::record::{Extent, Piece, Record};
+use crate::history::map;
+
+/// What a sequential reader fetches at once beyond what it asked for: eight kernel requests.
+const SEQUENTIAL_BYTES: u32 = 1024 * 1024;
+
+/// How often a read looks again when an extent died under it. Each time the file was rewritten meanwhile.
+const LOOKS: usize = 64;
+
+/// A stored stretch that a read needs.
+struct Wanted {
+    piece: Piece,
+    record: Arc<Record>,
+}
+
+/// What one look at a file's state found: memory's bytes are copied, the rest is named.
+struct Plan {
+    out: Vec<u8>,
+    /// Stretches of `out` that memory filled, in order of their copying.
+    filled: Vec<Range<usize>>,
+    wanted: Vec<Wanted>,
+}
+
+impl Cache {
+    /// Reads up to `len` bytes at `offset`; fewer only at the file's end.
+    pub async fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Bytes, CacheError> {
+        let entry = self.entry(ino);
+        entry.hit();
+        let sequential = entry.read_end.swap(offset + len as u64, Ordering::Relaxed) == offset;
+        for _ in 0..LOOKS {
+            let Some(mut plan) = self.plan(ino, offset, len)? else { return Ok(Bytes::new()) };
+            match self.fill(&mut plan, offset, sequential).await {
+                Ok(()) => return Ok(plan.out.into()),
+                Err(DownloadError::Gone) => {}
+                Err(error) => {
+                    log::error!("{ino}: bytes from {offset}: {error}");
+                    return Err(CacheError::Io(error.to_string()));
+                }
+            }
+        }
+        Err(CacheError::Io("the file is rewritten faster than it can be read".to_owned()))
+    }
+
+    /// `None` at or past the end.
+    fn plan(&self, ino: Ino, offset: u64, len: usize) -> Result<Option<Plan>, CacheError> {
+        let entry = self.existing(ino);
+        // The entry's lock is held over both looks, memory and stored: see its invariants.
+        let inner = entry.as_ref().map(|entry| entry.lock());
+        let view = self.history.view();
+        let Some(record) = view.get(&Key::head(ino)) else { return Err(CacheError::NotFound) };
+        let Record::Head(head) = &**record else { return Err(CacheError::NotFound) };
+        let size = inner.as_ref().and_then(|inner| inner.live).map_or(head.size, |live| live.size);
+        let end = size.min(offset.saturating_add(len as u64));
+        if offset >= end {
+            return Ok(None);
+        }
+        let range = offset..end;
+        let mut wanted = Vec::new();
+        for piece in map::pieces(&view, ino, head, range.clone()) {
+            match view.get(&Key::extent(piece.extent)) {
+                Some(record) => wanted.push(Wanted { piece, record: record.clone() }),
+                None => return Err(CacheError::Io(format!("{ino}: the map names an extent that is not there"))),
+            }
+        }
+        drop(view);
+        // Holes are zeros because no piece covers them, and only then.
+        let mut out = vec![0; (end - offset) as usize];
+        let mut filled = Vec::new();
+        if let Some(inner) = &inner {
+            inner.visit(&range, |at, bytes| {
+                let from = (at - offset) as usize;
+                out[from..from + bytes.len()].copy_from_slice(bytes);
+                filled.push(from..from + bytes.len());
+            });
+        }
+        Ok(Some(Plan { out, filled, wanted }))
+    }
+
+    async fn fill(&self, plan: &mut Plan, offset: u64, sequential: bool) -> Result<(), DownloadError> {
+        for wanted in std::mem::take(&mut plan.wanted) {
+            let Record::Extent(record) = &*wanted.record else { return Err(DownloadError::Gone) };
+            let from = (wanted.piece.offset - offset) as usize;
+            for stretch in subtract(from..from + wanted.piece.len as usize, &plan.filled) {
+                let start = wanted.piece.start + (stretch.start - from) as u32;
+                self.copy(wanted.piece.extent, record, start, &mut plan.out[stretch], sequential).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies plaintext of an extent from `start` on, by frames.
+    async fn copy(
+        &self,
+        id: ExtentId,
+        record: &Extent,
+        start: u32,
+        out: &mut [u8],
+        sequential: bool,
+    ) -> Result<(), DownloadError> {
+        let end = start + out.len() as u32;
+        let mut at = start;
+        while at < end {
+            let frames = extent::frames_of(record, at..end);
+            let number = frames.start;
+            let frame = match self.frames.get(id, number) {
+                Some(frame) => {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                    frame
+                }
+                None => {
+                    self.misses.fetch_add(1, Ordering::Relaxed);
+                    let until = if sequential { end.max(at + SEQUENTIAL_BYTES) } else { end }.min(record.len);
+                    let wanted = self.absent(id, extent::frames_of(record, at..until));
+                    let fetched = self.downloads.fetch(id, record, wanted.clone()).await?;
+                    for (k, frame) in fetched.iter().enumerate() {
+                        self.frames.put(id, wanted.start + k as u32, frame.clone());
+                    }
+                    fetched.first().cloned().ok_or(DownloadError::Opening)?
+                }
+            };
+            let plain = extent::plain_range(record, number..number + 1);
+            let (from, to) = ((at - plain.start) as usize, (end.min(plain.end) - plain.start) as usize);
+            let place = (at - start) as usize;
+            out[place..place + (to - from)].copy_from_slice(&frame[from..to]);
+            at = plain.end.min(end);
+        }
+        Ok(())
+    }
+
+    /// The leading frames of a run that are not in memory (the first one is not).
+    fn absent(&self, id: ExtentId, frames: Range<u32>) -> Range<u32> {
+        let known = (frames.start + 1..frames.end).find(|number| self.frames.get(id, *number).is_some());
+        frames.start..known.unwrap_or(frames.end)
+    }
+}
+
+/// What is left of `range` without `filled`.
+fn subtract(range: Range<usize>, filled: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut left = vec![range];
+    for gone in filled {
+        left = left
+            .into_iter()
+            .flat_map(|r| [r.start..r.end.min(gone.start), r.start.max(gone.end)..r.end])
+            .filter(|r| r.start < r.end)
+            .collect();
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn subtraction_leaves_what_is_not_filled(filled in prop::collection::vec((0usize..60, 0usize..20), 0..8)) {
+            let filled: Vec<_> = filled.into_iter().map(|(at, len)| at..at + len).collect();
+            let mut expected = [false; 100];
+            expected[10..50].fill(true);
+            filled.iter().for_each(|r| expected[r.clone()].fill(false));
+            let mut seen = [false; 100];
+            subtract(10..50, &filled).into_iter().for_each(|r| seen[r].fill(true));
+            prop_assert_eq!(expected, seen);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Edits of a file's map: which run of its bytes lies in which extent.
+//!
+//! A map of at most [`INLINE_PIECES`] pieces stands in the head itself; a longer one in records of its own, keyed by
+//! offset. Pieces never overlap; what none covers is a hole. A piece is at most one extent long, so what reaches
+//! into a range begins at most [`EXTENT_MAX`] before it.
+
+use std::ops::Range;
+
+use super::transaction::Transaction;
+use super::View;
+use crate::base::Ino;
+use crate::base::sizes::EXTENT_MAX;
+use crate::format::key::Key;
+use crate::format::record::{Head, INLINE_PIECES, Piece, Record};
+
+impl Piece {
+    pub fn end(&self) -> u64 {
+        self.offset + u64::from(self.len)
+    }
+
+    /// The part of this piece that lies in `range`; `None` if none does.
+    pub fn within(&self, range: &Range<u64>) -> Option<Piece> {
+        let (from, to) = (self.offset.max(range.start), self.end().min(range.end));
+        (from < to).then(|| Piece {
+            offset: from,
+            len: (to - from) as u32,
+            extent: self.extent,
+            start: self.start + (from - self.offset) as u32,
+        })
+    }
+}
+
+/// Keys of spilled pieces that may reach into `range`.
+fn keys(ino: Ino, range: &Range<u64>) -> (Key, Key) {
+    let first = range.start.saturating_sub(EXTENT_MAX as u64);
+    (Key::map(ino, first), Key::map(ino, range.end.saturating_sub(1)))
+}
+
+/// Pieces that reach into `range`, in order, cut to it.
+pub fn pieces(view: &View<'_>, ino: Ino, head: &Head, range: Range<u64>) -> Vec<Piece> {
+    if range.is_empty() {
+        return Vec::new();
+    }
+    if !head.spilled {
+        return head.pieces.iter().filter_map(|piece| piece.within(&range)).collect();
+    }
+    let (from, to) = keys(ino, &range);
+    view.range(from, to)
+        .filter_map(|(_, record)| match &**record {
+            Record::Map(piece) => piece.within(&range),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Cuts `range` out of the map: a hole.
+pub fn cut(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, range: Range<u64>) {
+    if range.is_empty() {
+        return;
+    }
+    let outside = |piece: &Piece| [piece.within(&(0..range.start)), piece.within(&(range.end..u64::MAX))];
+    if !head.spilled {
+        head.pieces = head.pieces.iter().flat_map(outside).flatten().collect();
+        spill(tx, ino, head);
+        return;
+    }
+    let (from, to) = keys(ino, &range);
+    let mut hit = Vec::new();
+    tx.scan(from, to, |_, record| {
+        if let Record::Map(piece) = &**record
+            && piece.within(&range).is_some()
+        {
+            hit.push(*piece);
+        }
+        true
+    });
+    for piece in hit {
+        tx.delete(Key::map(ino, piece.offset));
+        for rest in outside(&piece).into_iter().flatten() {
+            tx.put(Key::map(ino, rest.offset), Record::Map(rest));
+        }
+    }
+}
+
+/// Puts pieces in place of whatever is there. They are in order and do not overlap.
+pub fn replace(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, new: &[Piece]) {
+    for piece in new {
+        cut(tx, ino, head, piece.offset..piece.end());
+    }
+    if head.spilled {
+        for piece in new {
+            tx.put(Key::map(ino, piece.offset), Record::Map(*piece));
+        }
+        return;
+    }
+    head.pieces.extend_from_slice(new);
+    head.pieces.sort_unstable_by_key(|piece| piece.offset);
+    spill(tx, ino, head);
+}
+
+/// Cuts everything from `size` on. A map that becomes empty stands in the head again.
+pub fn truncate(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, size: u64) {
+    cut(tx, ino, head, size..u64::MAX);
+    if size == 0 {
+        head.spilled = false;
+    }
+}
+
+fn spill(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head) {
+    if head.pieces.len() <= INLINE_PIECES {
+        return;
+    }
+    for piece in std::mem::take(&mut head.pieces) {
+        tx.put(Key::map(ino, piece.offset), Record::Map(piece));
+    }
+    head.spilled = true;
+}

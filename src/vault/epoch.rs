@@ -1,0 +1,81 @@
+//! Epochs: the reign of one writing mount (E1). Its record is its first object in the log and fences all writers before.
+
+use bytes::Bytes;
+
+use super::VaultError;
+use super::pin::{Pin, PinFile};
+use super::walk::Newest;
+use crate::base::{Clock, Epoch, ObjectId, Random, Sequence};
+use crate::crypto::kdf;
+use crate::format::commit::{BlockRef, Body, ChainLink, Hash, LogObject, log_name};
+use crate::format::keys::Keys;
+use crate::store::retry::Backoff;
+use crate::store::{Created, Store};
+
+/// What every log object of one mount repeats.
+#[derive(Clone, Debug)]
+pub struct Reign {
+    pub epoch: Epoch,
+    pub header: (u64, Hash),
+    pub checkpoint: (ObjectId, Hash),
+    pub host: String,
+}
+
+/// The number that the next writing mount takes: above all that pin and vault know. Durable before it is used.
+pub fn next(pins: &PinFile, pin: Pin) -> Result<Epoch, VaultError> {
+    let epoch = Epoch(pin.epoch.0 + 1);
+    pins.set(Pin { epoch, ..pin })?;
+    Ok(epoch)
+}
+
+/// Creates the epoch record after `newest`. Nothing is uploaded or deleted before it stands.
+pub async fn open(
+    store: &Store,
+    keys: &Keys,
+    random: &Random,
+    clock: &Clock,
+    reign: &Reign,
+    newest: &Newest,
+    block: BlockRef,
+) -> Result<ChainLink, VaultError> {
+    let sequence = Sequence(newest.link.sequence.0 + 1);
+    let record = LogObject {
+        sequence,
+        previous: newest.link.hash,
+        epoch: reign.epoch,
+        header: reign.header,
+        checkpoint: reign.checkpoint,
+        block: Some(block),
+        host: reign.host.clone(),
+        time: clock.now(),
+        body: Body::Epoch { writer: random.bytes() },
+    };
+    let object = Bytes::from(record.seal(keys, random).expect("an epoch record is small"));
+    let name = log_name(sequence);
+    // Mounting waits a bounded time for a store that does not answer: three tries.
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match store.create(&name, object.clone()).await {
+            Ok(Created::New) => break,
+            Ok(Created::Exists) => match store.get(&name).await? {
+                Some(standing) if standing == object => break,
+                _ => {
+                    let (host, time) = ("another machine, which mounts it right now".to_owned(), "now".to_owned());
+                    return Err(VaultError::InUse { host, time });
+                }
+            },
+            Err(error) if tries >= 3 => return Err(error.into()),
+            Err(error) => {
+                log::warn!("{name}: try {tries} failed: {error}");
+                tokio::time::sleep(Backoff::default().first * tries).await;
+            }
+        }
+    }
+    Ok(ChainLink { sequence, hash: kdf::hash(&object) })
+}
+
+/// This machine's name, for display.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

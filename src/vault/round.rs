@@ -1,0 +1,396 @@
+//! Rounds: the vault goes forward, commit by commit (C1 to C4).
+//!
+//! A round takes the journal's durable end as its cut, sends what the state at the cut names and the vault lacks, and
+//! creates one log object that moves the vault there in one step. One round at a time. Every file is in every round.
+//!
+//! Invariants
+//! - Segments and parts are complete before the commit that names them is created.
+//! - The pin is durable before anybody is told that the commit stands.
+//! - The journal releases bytes only after its own record of what the vault took is durable (J5).
+//! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::VaultError;
+use super::epoch::Reign;
+use super::pin::{Pin, PinFile};
+use crate::base::sizes::{CLASS_MAX, CLASS_MIN, KIB};
+use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Sequence, Timestamp};
+use crate::crypto::kdf;
+use crate::format::change::Note;
+use crate::format::commit::{
+    BlockRef, Body, ChainLink, Commit, CommitPart, LogObject, log_name, records_len, seal_part, segment_name,
+};
+use crate::format::key::{Key, Part};
+use crate::format::keys::Keys;
+use crate::format::record::{Place, Record, Segment};
+use crate::history::{Batch, History};
+use crate::journal::Journal;
+use crate::store::retry::Stopped;
+use crate::store::{Created, Store};
+use crate::upload::notifier::Notifier;
+use crate::upload::remote_storage::{self, Outgoing, Packed, RemoteStorage, SendError};
+
+/// The oldest change that no commit holds is at most this old when a round begins (C1).
+pub const ROUND_AGE: Duration = Duration::from_secs(5);
+/// What a commit may carry beside its own fields: the smallest class, less a reserve for fields, nonce and tag.
+const SMALL: usize = CLASS_MIN - KIB;
+/// What the records of one commit, or of one part, may take.
+const LARGE: usize = CLASS_MAX - 64 * KIB;
+
+type Records = Vec<(Key, Option<Arc<Record>>)>;
+
+/// Where the log stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain {
+    pub newest: ChainLink,
+    pub cut: Position,
+    pub idle: bool,
+    pub time: Timestamp,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    /// Somebody else's object stands at our next number.
+    #[error("fenced: another machine has taken the vault over")]
+    Fenced,
+    #[error(transparent)]
+    Send(#[from] SendError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+impl From<Stopped> for RoundError {
+    fn from(error: Stopped) -> RoundError {
+        RoundError::Send(SendError::Stopped(error))
+    }
+}
+
+pub struct Rounds {
+    pub store: Store,
+    pub keys: Arc<Keys>,
+    pub history: Arc<History>,
+    pub journal: Arc<Journal>,
+    pub remote: RemoteStorage,
+    pub notifier: Arc<Notifier>,
+    pub pins: Arc<PinFile>,
+    pub reign: Reign,
+    pub random: Random,
+    pub clock: Clock,
+    pub chain: Mutex<Chain>,
+    /// Changes that a round took and no commit holds: bytes to send.
+    pub sending: Mutex<u64>,
+}
+
+/// What a round is going to send.
+struct Plan {
+    cut: Position,
+    block: BlockRef,
+    records: Records,
+    outgoing: Vec<Outgoing>,
+}
+
+impl Rounds {
+    /// Runs rounds until `stop`, or until the mount is fenced.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.due() => {}
+            }
+            if let Err(error) = self.round(false).await {
+                self.ended(&error);
+                return;
+            }
+        }
+    }
+
+    /// Ends the reign: one last commit that says so (E2). Everything is in the vault when this returns `true`.
+    pub async fn finish(&self) -> Result<(), String> {
+        self.round(true).await.map_err(|error| {
+            self.ended(&error);
+            error.to_string()
+        })
+    }
+
+    fn ended(&self, error: &RoundError) {
+        match error {
+            // The mount ends: what is not sent lies in the journal.
+            RoundError::Send(SendError::Stopped(Stopped::Cancelled)) => self.notifier.end("the mount ended"),
+            RoundError::Fenced => {
+                log::error!("{error}; the drive is read-only now, what it could not send stays in the journal");
+                self.history.make_read_only();
+                self.notifier.end("fenced: another machine has taken the vault over");
+            }
+            _ => {
+                log::error!("no more commits: {error}; the drive is read-only now");
+                self.history.make_read_only();
+                self.notifier.end(&error.to_string());
+            }
+        }
+    }
+
+    /// Returns when a round should begin: somebody waits, the oldest change is old enough, or the journal runs full.
+    async fn due(&self) {
+        tokio::select! {
+            biased;
+            () = self.wanted() => {}
+            () = self.aged() => {}
+        }
+    }
+
+    async fn aged(&self) {
+        while !self.journal.pressed() {
+            let durable = self.journal.durable().0;
+            match self.history.oldest_uncommitted() {
+                None => self.history.changed().await,
+                Some(oldest) if oldest.elapsed() >= ROUND_AGE => break,
+                Some(oldest) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(oldest + ROUND_AGE) => {}
+                        () = self.journal.durable_end_after(durable) => {}
+                    }
+                }
+            }
+        }
+        // A round without anything new below the durable end would be for nothing.
+        let cut = self.chain.lock().cut;
+        if self.journal.durable().0 <= cut {
+            self.journal.hurry();
+            self.journal.durable_end_after(cut).await;
+        }
+    }
+
+    /// Somebody waits for the vault, and there is something durable that it lacks.
+    async fn wanted(&self) {
+        loop {
+            self.notifier.someone_waits().await;
+            let reached = self.notifier.position().unwrap_or_default();
+            if self.journal.durable().0 > reached {
+                return;
+            }
+            self.journal.durable_end_after(reached).await;
+        }
+    }
+
+    /// One round; with `last`, the commit says that nobody writes, and is made even if nothing changed.
+    async fn round(&self, last: bool) -> Result<(), RoundError> {
+        let durable = self.journal.durable().0;
+        match self.history.begin_round() {
+            Some(batch) => self.commit(plan(batch), last).await?,
+            None if last => {
+                let (cut, Some(block)) = self.journal.durable() else { return Ok(()) };
+                self.commit(Plan { cut, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
+            }
+            // Nothing up to there changed any record: the vault has it all.
+            None => self.notifier.committed(durable),
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
+        let began = Instant::now();
+        let chain = *self.chain.lock();
+        let sequence = Sequence(chain.newest.sequence.0 + 1);
+        let extents: u64 = plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum();
+        *self.sending.lock() = extents;
+        let mut commit = Commit { cut: plan.cut, idle, ..Commit::default() };
+        let mut records = plan.records;
+        let placed = if extents as usize + records_len(&records) <= SMALL {
+            commit.inline = self.inline(&plan.outgoing)?;
+            inline_places(&plan.outgoing, sequence)
+        } else {
+            self.send_segments(plan.outgoing.clone(), &mut records).await?
+        };
+        place(&mut records, &placed);
+        (commit.records, commit.parts) = self.split(records).await?;
+        let object = LogObject {
+            sequence,
+            previous: chain.newest.hash,
+            epoch: self.reign.epoch,
+            header: self.reign.header,
+            checkpoint: self.reign.checkpoint,
+            block: Some(plan.block),
+            host: self.reign.host.clone(),
+            time: self.clock.now(),
+            body: Body::Commit(commit),
+        };
+        let time = object.time;
+        let object = Bytes::from(object.seal(&self.keys, &self.random).expect("split keeps commits below the class"));
+        self.create_log_object(sequence, &object).await?;
+        let newest = ChainLink { sequence, hash: kdf::hash(&object) };
+        self.took(Chain { newest, cut: plan.cut, idle, time }, &placed).await?;
+        log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
+        Ok(())
+    }
+
+    fn inline(&self, outgoing: &[Outgoing]) -> Result<Bytes, RoundError> {
+        let mut bytes = BytesMut::new();
+        for extent in outgoing {
+            bytes.extend_from_slice(&self.remote.sealed_bytes(extent).map_err(SendError::from)?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn send_segments(
+        &self,
+        outgoing: Vec<Outgoing>,
+        records: &mut Records,
+    ) -> Result<Vec<(ExtentId, Place)>, RoundError> {
+        let segments = remote_storage::pack(outgoing, &self.random);
+        if segments.is_empty() {
+            return Ok(Vec::new());
+        }
+        // J5: what is going to be sent stands in the journal first.
+        self.history.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()));
+        let sent = self.remote.send(&segments).await?;
+        for (id, len) in sent {
+            records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
+        }
+        records.sort_unstable_by_key(|(key, _)| *key);
+        Ok(segments.iter().flat_map(places).collect())
+    }
+
+    /// What does not fit one commit goes into sealed parts, sent first (C3).
+    async fn split(&self, records: Records) -> Result<(Records, Vec<CommitPart>), RoundError> {
+        if records_len(&records) <= LARGE {
+            return Ok((records, Vec::new()));
+        }
+        let mut parts = Vec::new();
+        for chunk in chunks(records) {
+            let id = ObjectId(self.random.bytes());
+            let object = seal_part(&self.keys, &self.random, id, &chunk).expect("chunks are below the largest class");
+            let part = CommitPart { id, len: object.len() as u32, hash: kdf::hash(&object) };
+            self.history.note(Note::Sent(vec![id]));
+            self.remote.create(&segment_name(id), object.into()).await?;
+            parts.push(part);
+        }
+        Ok((Vec::new(), parts))
+    }
+
+    async fn create_log_object(&self, sequence: Sequence, object: &Bytes) -> Result<(), RoundError> {
+        let name = log_name(sequence);
+        let created = self.remote.retrying(|_| self.store.create(&name, object.clone())).await?;
+        if created == Created::New {
+            return Ok(());
+        }
+        // Perhaps an earlier try of ours whose answer was lost.
+        match self.remote.retrying(|_| self.store.get(&name)).await? {
+            Some(standing) if standing == *object => Ok(()),
+            _ => Err(RoundError::Fenced),
+        }
+    }
+
+    /// The commit stands: pin, tell, and let the journal go of what it need not keep.
+    async fn took(&self, chain: Chain, placed: &[(ExtentId, Place)]) -> Result<(), RoundError> {
+        let pin = Pin {
+            vault: self.keys.vault,
+            link: chain.newest,
+            header: self.reign.header.0,
+            epoch: self.reign.epoch,
+        };
+        let (pins, blocking) = (self.pins.clone(), self.clock.is_real());
+        let pinned = if blocking {
+            tokio::task::spawn_blocking(move || pins.set(pin)).await.unwrap_or_else(|_| {
+                Err(VaultError::State { path: "pin".to_owned(), why: "writing it failed".to_owned() })
+            })
+        } else {
+            pins.set(pin)
+        };
+        pinned?;
+        *self.chain.lock() = chain;
+        *self.sending.lock() = 0;
+        self.notifier.committed(chain.cut);
+        let released = self.history.end_round(placed);
+        let noted = self.history.note(Note::Took { link: chain.newest, cut: Some(chain.cut) });
+        self.journal.wait_durable(noted).await.map_err(SendError::from)?;
+        self.journal.release(&released);
+        self.journal.committed(chain.cut);
+        Ok(())
+    }
+}
+
+/// What of a batch travels: extents that the state at the cut names and only the journal has; all other records.
+fn plan(batch: Batch) -> Plan {
+    let mut named = HashSet::new();
+    for entry in batch.records.values() {
+        match entry.record.as_deref() {
+            Some(Record::Head(head)) => named.extend(head.pieces.iter().map(|piece| piece.extent)),
+            Some(Record::Map(piece)) => {
+                named.insert(piece.extent);
+            }
+            _ => {}
+        }
+    }
+    let (mut records, mut outgoing) = (Vec::with_capacity(batch.records.len()), Vec::new());
+    for (key, entry) in batch.records {
+        if let Part::Extent { number } = key.part {
+            let id = ExtentId { owner: key.ino, number };
+            match entry.record.as_deref() {
+                Some(Record::Extent(extent)) if named.contains(&id) => {
+                    outgoing.push(Outgoing { id, record: extent.clone() });
+                }
+                // Dead at the cut: it does not travel.
+                _ => continue,
+            }
+        }
+        records.push((key, entry.record));
+    }
+    Plan { cut: batch.cut, block: batch.block, records, outgoing }
+}
+
+fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
+    remote_storage::places(segment)
+}
+
+fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Place)> {
+    let mut offset = 0;
+    outgoing
+        .iter()
+        .map(|extent| {
+            let place = Place::Inline { sequence, offset };
+            offset += extent.record.stored;
+            (extent.id, place)
+        })
+        .collect()
+}
+
+/// Writes places into the extents' records. Both are in key order; there is one place for each extent.
+fn place(records: &mut Records, placed: &[(ExtentId, Place)]) {
+    let mut placed = placed.iter();
+    for (_, record) in records.iter_mut() {
+        if let Some(record) = record
+            && let Record::Extent(extent) = &**record
+            && let Some((_, place)) = placed.next()
+        {
+            let mut extent = extent.clone();
+            extent.place = *place;
+            *record = Arc::new(Record::Extent(extent));
+        }
+    }
+}
+
+/// Cuts records into runs that fit one part each.
+fn chunks(records: Records) -> Vec<Records> {
+    let mut chunks = Vec::new();
+    let (mut chunk, mut len) = (Records::new(), 0);
+    for record in records {
+        let own = records_len(std::slice::from_ref(&record));
+        if len + own > LARGE && !chunk.is_empty() {
+            chunks.push(std::mem::take(&mut chunk));
+            len = 0;
+        }
+        len += own;
+        chunk.push(record);
+    }
+    chunks.push(chunk);
+    chunks
+}

@@ -1,0 +1,89 @@
+//! Opening a vault's header with a passphrase or recovery key.
+
+use super::VaultError;
+use super::pin::Pin;
+use crate::base::VaultId;
+use crate::crypto::secret::Passphrase;
+use crate::format::commit::Hash;
+use crate::format::header::{Header, UnlockError, header_name};
+use crate::format::keys::Keys;
+use crate::store::Store;
+
+/// How many headers are listed. Numbers may have gaps.
+const HEADERS: usize = 1024;
+
+/// An opened header.
+pub struct Unlocked {
+    pub keys: Keys,
+    /// Its number and hash.
+    pub header: (u64, Hash),
+}
+
+/// Opens the newest header, or the one that the pin names: two are tried at most. Which one counts, the log says.
+pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -> Result<Unlocked, VaultError> {
+    let mut numbers: Vec<u64> = store.list("header/", HEADERS).await?.iter().filter_map(|n| number(n)).collect();
+    numbers.sort_unstable();
+    let Some(newest) = numbers.last().copied() else {
+        return Err(match pin {
+            Some(_) => vanished(store),
+            None => VaultError::NotFound { url: store.url().to_owned() },
+        });
+    };
+    let mut tries = vec![newest];
+    tries.extend(pin.map(|pin| pin.header).filter(|n| *n != newest));
+    let mut first_error = None;
+    for number in tries {
+        match open(store, number, passphrase.clone()).await {
+            Ok(unlocked) => {
+                check_id(store, pin, unlocked.keys.vault)?;
+                return Ok(unlocked);
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| vanished(store)))
+}
+
+async fn open(store: &Store, number: u64, passphrase: Passphrase) -> Result<Unlocked, VaultError> {
+    let Some(object) = store.get(&header_name(number)).await? else { return Err(vanished(store)) };
+    let header = Header::parse(number, &object)?;
+    let hash = header.hash;
+    // Argon2id takes half a second of a processor: not on a thread that serves others.
+    let opened = tokio::task::spawn_blocking(move || header.unlock(&passphrase)).await;
+    let url = store.url().to_owned();
+    match opened {
+        Ok(Ok(master)) => Ok(Unlocked { keys: Keys::from_master(&master), header: (number, hash) }),
+        Ok(Err(UnlockError::WrongPassphrase)) => Err(VaultError::WrongPassphrase { url }),
+        Ok(Err(UnlockError::Tampered)) => {
+            Err(VaultError::Tampered(format!("the header of {url} was changed by somebody without the key")))
+        }
+        Ok(Err(UnlockError::Format(error))) => Err(error.into()),
+        Err(_) => Err(VaultError::State { path: url, why: "unlocking failed (out of memory?)".to_owned() }),
+    }
+}
+
+fn check_id(store: &Store, pin: Option<&Pin>, vault: VaultId) -> Result<(), VaultError> {
+    match pin {
+        Some(pin) if pin.vault != vault => Err(VaultError::Tampered(format!(
+            "the vault at {} is another one than the one that this machine knows there (it knows {}, this is {vault}); \
+             if you put another vault there yourself, use another --state directory",
+            store.url(),
+            pin.vault
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A known vault has vanished.
+pub fn vanished(store: &Store) -> VaultError {
+    VaultError::Tampered(format!(
+        "the vault that this machine knows at {} has vanished: nothing there opens any more; bring it back, or if it \
+         was deleted on purpose, use another --state directory",
+        store.url()
+    ))
+}
+
+fn number(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("header/")?;
+    if header_name(digits.parse().ok()?) == name { digits.parse().ok() } else { None }
+}
