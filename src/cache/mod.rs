@@ -57,9 +57,9 @@ impl From<&UploadError> for CacheError {
     fn from(error: &UploadError) -> CacheError {
         match error {
             UploadError::ReadOnly => CacheError::ReadOnly,
-            UploadError::Journal(crate::journal::JournalError::Io { kind: std::io::ErrorKind::StorageFull, .. }) => {
-                CacheError::NoSpace
-            }
+            UploadError::Journal(crate::journal::JournalError::Io {
+                kind: std::io::ErrorKind::StorageFull, ..
+            }) => CacheError::NoSpace,
             UploadError::Journal(_) | UploadError::Sealing => CacheError::Io(error.to_string()),
         }
     }
@@ -166,9 +166,7 @@ impl Cache {
             let clean = entry.lock().is_clean();
             clean || !self.has_head(ino)
         });
-        if gone
-            && let Some(entry) = entries.remove(&ino)
-        {
+        if gone && let Some(entry) = entries.remove(&ino) {
             drop(entries);
             self.discard(&entry);
         }

@@ -91,7 +91,8 @@ impl RemoteStorage {
             Some((kept.iter().position(Option::is_none)?, kept.iter().rposition(Option::is_none)? + 1))
         };
         if let Some((from, to)) = missing(&kept) {
-            let wanted = u64::from(first + from as u32) * READ_GRID as u64..u64::from(first + to as u32) * READ_GRID as u64;
+            let wanted =
+                u64::from(first + from as u32) * READ_GRID as u64..u64::from(first + to as u32) * READ_GRID as u64;
             let got = self.get(name, wanted).await?;
             let mut blocks = self.blocks.lock();
             for (k, slot) in kept[from..to].iter_mut().enumerate() {

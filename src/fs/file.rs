@@ -40,8 +40,9 @@ impl Fs {
 
     /// Writes into memory, if there is room now. `kill` clears set-user-ID, set-group-ID and capabilities.
     pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<u32, FsError>> {
-        if kill
-            && let Err(error) = self.kill_privileges(ino)
+        if !self.is_read_only()
+            && (kill || self.has_capability(ino))
+            && let Err(error) = self.kill_privileges(ino, kill)
         {
             return Some(Err(error));
         }
@@ -77,7 +78,7 @@ impl Fs {
         }
         self.regular(ino)?;
         self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
-        if kill { self.kill_privileges(ino) } else { Ok(()) }
+        self.kill_privileges(ino, kill)
     }
 
     /// fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Space is promised by nobody: extents are made when bytes
@@ -151,10 +152,10 @@ impl Fs {
     }
 
     /// Clears set-user-ID, set-group-ID (where the group may execute) and file capabilities, as a write or truncate by
-    /// an unprivileged process must.
-    pub(super) fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
+    /// an unprivileged process must; capabilities go whoever writes.
+    pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
         let privileged = match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
-            Some(Record::Inode(inode)) => killed(inode.mode) != inode.mode,
+            Some(Record::Inode(inode)) => unprivileged && killed(inode.mode) != inode.mode,
             _ => return Err(FsError::NotFound),
         };
         if !privileged && !self.has_capability(ino) {
@@ -165,7 +166,9 @@ impl Fs {
                 && let Record::Inode(inode) = &*record
             {
                 let mut inode = inode.clone();
-                inode.mode = killed(inode.mode);
+                if unprivileged {
+                    inode.mode = killed(inode.mode);
+                }
                 inode.ctime = tx.now();
                 tx.put(Key::inode(ino), Record::Inode(inode));
             }

@@ -36,6 +36,8 @@ pub struct Fs {
     pub(crate) keys: Arc<Keys>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) safety: Safety,
+    /// Hash of the name security.capability.
+    capability: u64,
     /// Files of which bytes could not be had: what status names.
     pub(crate) damaged: Mutex<BTreeSet<Ino>>,
 }
@@ -72,7 +74,8 @@ impl Safety {
 
 impl Fs {
     pub(crate) fn new(history: Arc<History>, keys: Arc<Keys>, cache: Arc<Cache>, safety: Safety) -> Fs {
-        Fs { history, keys, cache, safety, damaged: Mutex::new(BTreeSet::new()) }
+        let capability = keys.xattr_hash(xattr::CAPABILITY);
+        Fs { history, keys, cache, safety, capability, damaged: Mutex::new(BTreeSet::new()) }
     }
 
     /// Every operation that would change anything is `FsError::ReadOnly`.

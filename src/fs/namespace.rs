@@ -201,7 +201,7 @@ impl Fs {
     }
 
     pub(super) fn check_writable(&self) -> Result<(), FsError> {
-        if self.read_only || self.history.is_read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
+        if self.is_read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Runs one operation that changes something.

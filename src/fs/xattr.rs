@@ -22,7 +22,7 @@ const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// Names that tell of the drive itself. They are never stored.
 const RESERVED: &[u8] = b"user.dripfs.";
 /// File capabilities: a right that ends with a change of owner.
-const CAPABILITY: &[u8] = b"security.capability";
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 impl Fs {
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
@@ -89,6 +89,13 @@ impl Fs {
             tx.delete(key);
             Ok(())
         })
+    }
+
+    /// Does a file have capabilities? Asked at each write: one look-up.
+    pub(super) fn has_capability(&self, ino: Ino) -> bool {
+        let view = self.history.view();
+        let (from, to) = (Key::xattr(ino, self.capability, 0), Key::xattr(ino, self.capability, u16::MAX));
+        view.range(from, to).next().is_some()
     }
 
     /// Takes a file's capabilities away, if it has any.

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::transaction::Transaction;
 use super::View;
+use super::transaction::Transaction;
 use crate::base::Ino;
 use crate::base::sizes::EXTENT_MAX;
 use crate::format::key::Key;

@@ -103,7 +103,13 @@ impl History {
             dying: Vec::new(),
             dying_before: Vec::new(),
         };
-        History { state: RwLock::new(state), journal, clock, read_only: AtomicBool::new(read_only), changed: Notify::new() }
+        History {
+            state: RwLock::new(state),
+            journal,
+            clock,
+            read_only: AtomicBool::new(read_only),
+            changed: Notify::new(),
+        }
     }
 
     pub fn view(&self) -> View<'_> {

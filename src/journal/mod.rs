@@ -138,6 +138,26 @@ impl Journal {
         todo!()
     }
 
+    /// Is there room for this many bytes now?
+    pub fn has_room(&self, _bytes: u64) -> bool {
+        todo!()
+    }
+
+    /// Asks for a group commit without waiting for it.
+    pub fn hurry(&self) {
+        todo!()
+    }
+
+    /// Above half of what it may hold on disk.
+    pub fn pressed(&self) -> bool {
+        todo!()
+    }
+
+    /// Returns when the durable end is beyond `position`.
+    pub async fn durable_end_after(&self, _position: Position) {
+        todo!()
+    }
+
     /// Bytes on disk.
     pub fn disk_bytes(&self) -> u64 {
         todo!()

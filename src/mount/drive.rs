@@ -122,7 +122,6 @@ pub enum Closed {
     Pending(/* bytes */ u64),
 }
 
-
 /// Where the journal lies in the state directory.
 const JOURNAL_DIR: &str = "journal";
 /// How often files with old dirty bytes are looked for.
@@ -307,7 +306,6 @@ impl Drive {
             last_commit: chain.time,
         };
         let rounds = Arc::new(Rounds {
-            store: world.store.clone(),
             keys,
             history: history.clone(),
             journal: journal.clone(),
@@ -549,4 +547,3 @@ fn settle_ownership(
 fn show(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.to_system()).to_string()
 }
-

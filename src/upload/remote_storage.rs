@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::sizes::{CLASS_MAX, SEGMENT_TARGET};
@@ -40,9 +41,9 @@ pub fn pack(outgoing: Vec<Outgoing>, random: &Random) -> Vec<Packed> {
     let mut segments: Vec<Packed> = Vec::new();
     for extent in outgoing {
         let stored = extent.record.stored;
-        let fits = segments.last().is_some_and(|s| {
-            s.len as usize + stored as usize <= CLASS_MAX && (s.len as usize) < SEGMENT_TARGET
-        });
+        let fits = segments
+            .last()
+            .is_some_and(|s| s.len as usize + stored as usize <= CLASS_MAX && (s.len as usize) < SEGMENT_TARGET);
         if !fits {
             segments.push(Packed { id: ObjectId(random.bytes()), extents: Vec::new(), len: 0 });
         }
@@ -81,7 +82,7 @@ impl RemoteStorage {
 
     /// Puts all segments, several at a time; returns each segment's padded length, and where each extent lies.
     pub async fn send(&self, segments: &[Packed]) -> Result<Vec<(ObjectId, u32)>, SendError> {
-        let puts = segments.iter().map(|segment| self.send_one(segment));
+        let puts: Vec<_> = segments.iter().map(|segment| self.send_one(segment).boxed()).collect();
         let mut results = futures::stream::iter(puts).buffer_unordered(PUTS_IN_FLIGHT);
         let mut sent = Vec::with_capacity(segments.len());
         while let Some(result) = results.next().await {
@@ -110,20 +111,40 @@ impl RemoteStorage {
 
     /// Creates an object under a name drawn at random; a lost answer may make it look as if it had been there.
     pub async fn create(&self, name: &str, object: Bytes) -> Result<(), SendError> {
-        let created = self.retrying(|_| self.store.create(name, object.clone())).await?;
+        let created = self.create_once(name, &object).await?;
         if created == Created::New {
             return Ok(());
         }
-        let standing = self.retrying(|_| self.store.get(name)).await?;
+        let standing = self.get(name).await?;
         if standing.as_ref() == Some(&object) { Ok(()) } else { Err(SendError::Taken(name.to_owned())) }
     }
 
     /// Tries until the store answers or the mount ends.
-    pub async fn retrying<T, F>(&self, attempt: impl FnMut(u32) -> F) -> Result<T, Stopped>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        retry::retrying(&self.stop, Backoff::default(), &self.random, attempt).await
+    async fn retrying<T: Send>(
+        &self,
+        mut attempt: impl FnMut(u32) -> BoxFuture<'static, Result<T, StoreError>> + Send,
+    ) -> Result<T, Stopped> {
+        retry::retrying(&self.stop, Backoff::default(), &self.random, &mut attempt).await
+    }
+
+    /// Creates an object if its name is free, however long the store takes to answer.
+    pub async fn create_once(&self, name: &str, object: &Bytes) -> Result<Created, Stopped> {
+        let (store, name, object) = (self.store.clone(), name.to_owned(), object.clone());
+        self.retrying(move |_| {
+            let (store, name, object) = (store.clone(), name.clone(), object.clone());
+            async move { store.create(&name, object).await }.boxed()
+        })
+        .await
+    }
+
+    /// Gets an object whole, however long the store takes to answer.
+    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Stopped> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        self.retrying(move |_| {
+            let (store, name) = (store.clone(), name.clone());
+            async move { store.get(&name).await }.boxed()
+        })
+        .await
     }
 }
 

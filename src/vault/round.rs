@@ -33,8 +33,8 @@ use crate::format::keys::Keys;
 use crate::format::record::{Place, Record, Segment};
 use crate::history::{Batch, History};
 use crate::journal::Journal;
+use crate::store::Created;
 use crate::store::retry::Stopped;
-use crate::store::{Created, Store};
 use crate::upload::notifier::Notifier;
 use crate::upload::remote_storage::{self, Outgoing, Packed, RemoteStorage, SendError};
 
@@ -74,7 +74,6 @@ impl From<Stopped> for RoundError {
 }
 
 pub struct Rounds {
-    pub store: Store,
     pub keys: Arc<Keys>,
     pub history: Arc<History>,
     pub journal: Arc<Journal>,
@@ -278,12 +277,12 @@ impl Rounds {
 
     async fn create_log_object(&self, sequence: Sequence, object: &Bytes) -> Result<(), RoundError> {
         let name = log_name(sequence);
-        let created = self.remote.retrying(|_| self.store.create(&name, object.clone())).await?;
+        let created = self.remote.create_once(&name, object).await?;
         if created == Created::New {
             return Ok(());
         }
         // Perhaps an earlier try of ours whose answer was lost.
-        match self.remote.retrying(|_| self.store.get(&name)).await? {
+        match self.remote.get(&name).await? {
             Some(standing) if standing == *object => Ok(()),
             _ => Err(RoundError::Fenced),
         }
@@ -291,12 +290,8 @@ impl Rounds {
 
     /// The commit stands: pin, tell, and let the journal go of what it need not keep.
     async fn took(&self, chain: Chain, placed: &[(ExtentId, Place)]) -> Result<(), RoundError> {
-        let pin = Pin {
-            vault: self.keys.vault,
-            link: chain.newest,
-            header: self.reign.header.0,
-            epoch: self.reign.epoch,
-        };
+        let pin =
+            Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
         let (pins, blocking) = (self.pins.clone(), self.clock.is_real());
         let pinned = if blocking {
             tokio::task::spawn_blocking(move || pins.set(pin)).await.unwrap_or_else(|_| {

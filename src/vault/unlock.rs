@@ -58,6 +58,7 @@ async fn open(store: &Store, number: u64, passphrase: Passphrase) -> Result<Unlo
             Err(VaultError::Tampered(format!("the header of {url} was changed by somebody without the key")))
         }
         Ok(Err(UnlockError::Format(error))) => Err(error.into()),
+        Ok(Err(error @ UnlockError::Kdf(_))) => Err(VaultError::State { path: url, why: error.to_string() }),
         Err(_) => Err(VaultError::State { path: url, why: "unlocking failed (out of memory?)".to_owned() }),
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::VaultError;
 use super::init::FIRST_SEQUENCE;
@@ -72,7 +72,8 @@ pub async fn walk(store: &Store, keys: &Keys, pin: Option<&Pin>) -> Result<Walke
     let link = ChainLink { sequence: Sequence(0), hash: [0; 32] };
     let mut walk = Walk { store, keys, pin, state: Overlay::default(), newest: None, link, commit: None };
     let listed = store.list("log/", LISTED).await?.last().and_then(|name| sequence(name)).unwrap_or(Sequence(0));
-    let ahead = (FIRST_SEQUENCE.0..=listed.0).map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) });
+    let ahead =
+        (FIRST_SEQUENCE.0..=listed.0).map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
     let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
     while let Some((sequence, object)) = ahead.next().await {
         match object? {
@@ -94,8 +95,8 @@ async fn fetch(store: &Store, sequence: Sequence) -> Result<Option<Bytes>, Vault
 impl Walk<'_> {
     async fn take(&mut self, sequence: Sequence, bytes: &[u8]) -> Result<(), VaultError> {
         let name = log_name(sequence);
-        let mut object = LogObject::open(self.keys, sequence, bytes)
-            .map_err(|error| tampered(format!("{name}: {error}")))?;
+        let mut object =
+            LogObject::open(self.keys, sequence, bytes).map_err(|error| tampered(format!("{name}: {error}")))?;
         if object.previous != self.link.hash {
             return Err(tampered(format!("{name} does not continue the log: two histories were mixed")));
         }
