@@ -128,7 +128,7 @@ impl Fs {
         let kind = kind(records::inode(&self.history.view(), ino)?.mode);
         let regular = kind == libc::S_IFREG;
         if regular {
-            self.cache.barrier(&[ino]).await?;
+            self.settle(&[ino]).await?;
         }
         self.change(|tx| {
             let parent = directory(tx, new_parent)?;
@@ -198,10 +198,19 @@ impl Fs {
     /// The kernel holds nothing of this inode any more. An orphan ends here.
     pub fn forget(&self, ino: Ino) {
         self.history.forget(ino);
+        self.cache.forget(ino);
     }
 
     pub(super) fn check_writable(&self) -> Result<(), FsError> {
         if self.is_read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Waits until what is dirty of these files is in the journal (L2).
+    pub(super) async fn settle(&self, inos: &[Ino]) -> Result<(), FsError> {
+        for ino in inos {
+            self.cache.barrier(&[*ino]).await.map_err(|error| self.blame(*ino, error))?;
+        }
+        Ok(())
     }
 
     /// Runs one operation that changes something.

@@ -104,9 +104,7 @@ impl Fs {
             let Some(plan) = self.plan_rename(&request)? else {
                 return Ok(());
             };
-            if !plan.barrier.is_empty() {
-                self.cache.barrier(&plan.barrier).await?;
-            }
+            self.settle(&plan.barrier).await?;
             if self.change(|tx| self.rename_in(tx, &request, &plan))? {
                 return Ok(());
             }
