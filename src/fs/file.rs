@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use super::attributes::without_privileges;
 use super::{Caller, Fs, FsError, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
@@ -155,7 +156,7 @@ impl Fs {
     /// an unprivileged process must; capabilities go whoever writes.
     pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
         let privileged = match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
-            Some(Record::Inode(inode)) => unprivileged && killed(inode.mode) != inode.mode,
+            Some(Record::Inode(inode)) => unprivileged && without_privileges(inode.mode) != inode.mode,
             _ => return Err(FsError::NotFound),
         };
         if !privileged && !self.has_capability(ino) {
@@ -167,7 +168,7 @@ impl Fs {
             {
                 let mut inode = inode.clone();
                 if unprivileged {
-                    inode.mode = killed(inode.mode);
+                    inode.mode = without_privileges(inode.mode);
                 }
                 inode.ctime = tx.now();
                 tx.put(Key::inode(ino), Record::Inode(inode));
@@ -188,11 +189,4 @@ impl Fs {
             _ => Err(FsError::NotFound),
         }
     }
-}
-
-/// A mode without what an unprivileged write takes away. Set-group-ID without execution by the group means mandatory
-/// locking, and stays.
-fn killed(mode: u32) -> u32 {
-    let mode = mode & !libc::S_ISUID;
-    if mode & libc::S_IXGRP != 0 { mode & !libc::S_ISGID } else { mode }
 }
