@@ -1,4 +1,4 @@
-//! Records: what a vault knows, each under its [`Key`](super::key::Key).
+//! Records: what a vault knows, each under its [`Key`].
 //!
 //! Owns: the fields of every kind, their numbers, bounds and encoding; the one list of references. Does not own: keys
 //! ([`super::key`]), how records stand in commits ([`super::commit`]).
