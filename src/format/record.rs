@@ -624,7 +624,7 @@ fn read_map(offset: u64, r: &mut Reader<'_>) -> Result<Piece, FormatError> {
             _ => carried.read(number, Some(field::PIECES), r)?,
         }
     }
-    match carried.extra.first() {
+    match carried.extra.last() {
         Some((number, _)) => Err(FormatError::Newer { what: "map record", version: (*number).into() }),
         None => need(piece),
     }
