@@ -216,6 +216,10 @@ impl Writer {
     /// False if the journal is being closed and the disk refused for too long.
     async fn start_over(&mut self, journal: &Journal, mut why: io::Error) -> bool {
         let mut closing: Option<Instant> = None;
+        // What was half written takes room until the file is dropped.
+        if let Ok(len) = self.tail.file.len() {
+            journal.table.lock().set_len(self.tail.name.generation, len);
+        }
         let mut back_off = BACK_OFF.0;
         loop {
             let failures = journal.note_failure(io_error(&self.tail.path, &why));
