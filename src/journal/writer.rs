@@ -24,7 +24,7 @@ use crate::format::commit::BlockRef;
 const GATHER_TIME: Duration = Duration::from_millis(10);
 /// Changes of so many bytes (by estimate) fill a block (J1).
 const BLOCK_CHANGES: u64 = 64 * 1024;
-/// Extents of so many bytes fill a block: enough to write in large pieces, little enough to be in memory twice never.
+/// Extents of so many bytes fill a block: one torn block then costs no more than that.
 const BLOCK_EXTENTS: u64 = 8 * 1024 * 1024;
 /// Extents of so many bytes wake the writer at once.
 const QUEUE_EXTENTS: u64 = 4 * 1024 * 1024;
