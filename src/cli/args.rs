@@ -115,7 +115,7 @@ pub struct Mount {
     /// Return once the drive answers, and go on in the background; the log is STATE/log.
     #[arg(long)]
     pub background: bool,
-    /// Write nothing, and follow what another machine writes.
+    /// Write nothing.
     #[arg(long)]
     pub read_only: bool,
     /// Take the vault over from a machine that is gone. If it is not gone, it becomes read-only.
@@ -142,7 +142,7 @@ pub struct NewVault {
     /// Write the recovery key of a new vault to F (which must not exist) instead of showing it.
     #[arg(long, value_name = "F")]
     pub recovery_file: Option<PathBuf>,
-    /// Memory that each guess at the passphrase costs; at least 64.
+    /// Memory that each guess at the passphrase costs, from 64 to 1024.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub kdf_memory: u32,
 }

@@ -95,9 +95,9 @@ fn all(json: bool) -> Result<String, Failure> {
             Err(e) => log::warn!("{e}"),
         }
     }
-    let lives = |mount: &Mount| values.iter().any(|value| Path::new(&text(value, "mountpoint")) == mount.dir);
-    for mount in mountpoint::drives().iter().filter(|mount| mount.owner == Some(me) && !lives(mount)) {
-        log::warn!("{}", dead(&mount.dir));
+    let answered = |dir: &Path| values.iter().any(|value| Path::new(&text(value, "mountpoint")) == dir);
+    for mount in mountpoint::drives().iter().filter(|mount| mount.owner == Some(me) && !answered(&mount.dir)) {
+        log::warn!("{}", silent(&mount.dir));
     }
     if json {
         return Ok(format!("{}\n", Value::from(values)));
@@ -180,7 +180,7 @@ fn find(dir: &Path) -> Result<UnixStream, Failure> {
             "the drive on {shown} was mounted by user {}: ask as that user or as root",
             mount.owner.unwrap_or_default()
         ))),
-        (_, Some(mount)) => Err(Failure::error(dead(&mount.dir))),
+        (_, Some(mount)) => Err(Failure::error(silent(&mount.dir))),
         (Found::Dead, None) => Err(Failure::error(format!(
             "nothing is mounted on {shown}, and the process that served it is gone: mount it again, what was fsynced \
              is in its journal"
@@ -191,13 +191,20 @@ fn find(dir: &Path) -> Result<UnixStream, Failure> {
     }
 }
 
-fn dead(dir: &Path) -> String {
-    format!(
-        "the drive on {} is dead, its process is gone: clear it with `{}`, then mount it again; what was fsynced is \
-         in its journal",
-        dir.display(),
-        mountpoint::cure(dir)
-    )
+/// A drive that nobody answers for: its process died, or listens where this user does not look.
+fn silent(dir: &Path) -> String {
+    let shown = dir.display();
+    match mountpoint::is_dead(dir) {
+        true => format!(
+            "the drive on {shown} is dead, its process is gone: clear it with `{}`, then mount it again; what was \
+             fsynced is in its journal",
+            mountpoint::cure(dir)
+        ),
+        false => format!(
+            "the drive on {shown} lives, but its control socket is not in the runtime directory: set XDG_RUNTIME_DIR \
+             as it was when it was mounted (`umount {shown}` ends it too, and sends the rest in the background)"
+        ),
+    }
 }
 
 fn failure(error: CallError) -> Failure {

@@ -57,8 +57,11 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     }
     let store = store::open(&args.url)?;
     let dir = prepare_dir(&args.dir, args.init, store.url())?;
-    let state = prepare_state(args, &options, &store)?;
-    let makes = args.init && !look_for_vault(&store, args.init, &state)?;
+    let state = choose_state(args, &options, &store)?;
+    let makes = !look_for_vault(&store, args.init, &state)?;
+    state_dir::prepare(&state)?;
+    // Only a look, before anything is typed: whoever serves takes it again.
+    drop(state_dir::lock(&state)?);
     let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), makes)?;
     let request = Request {
         url: store.url().to_owned(),
@@ -102,10 +105,11 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
 }
 
 fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
-    let least = Cost::FLOOR.memory_kib / 1024;
-    let Some(kdf_memory_kib) = args.kdf_memory.checked_mul(1024).filter(|_| args.kdf_memory >= least) else {
-        return Err(Failure::usage(format!("--kdf-memory {}: at least {least} MiB, at most 4194303", args.kdf_memory)));
-    };
+    let (least, most) = (Cost::FLOOR.memory_kib / 1024, Cost::CEILING.memory_kib / 1024);
+    if !(least..=most).contains(&args.kdf_memory) {
+        return Err(Failure::usage(format!("--kdf-memory {}: from {least} to {most} MiB", args.kdf_memory)));
+    }
+    let kdf_memory_kib = args.kdf_memory * 1024;
     let absolute = |path: &PathBuf| {
         std::path::absolute(path).map_err(|e| Failure::usage(format!("--recovery-file {}: {e}", path.display())))
     };
@@ -122,18 +126,14 @@ fn prepare_dir(dir: &Path, make: bool, url: &str) -> Result<PathBuf, Failure> {
     Ok(dir)
 }
 
-fn prepare_state(args: &Mount, options: &MountOptions, store: &Store) -> Result<PathBuf, Failure> {
+fn choose_state(args: &Mount, options: &MountOptions, store: &Store) -> Result<PathBuf, Failure> {
     let explicit = args.state.as_deref().or(options.state.as_deref());
     // What is in memory is another vault each time, and so is what is remembered of it.
     let mut url = store.url().to_owned();
     if store.is_volatile() {
         url = format!("{url}#{}", std::process::id());
     }
-    let state = state_dir::choose(explicit, &url, &environment, is_root())?;
-    state_dir::prepare(&state)?;
-    // Only a look: whoever serves takes it again.
-    drop(state_dir::lock(&state)?);
-    Ok(state)
+    Ok(state_dir::choose(explicit, &url, &environment, is_root())?)
 }
 
 /// Does a vault stand there? It is an error where one should.
@@ -241,10 +241,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kdf_below_the_floor_is_refused() {
+    fn a_kdf_below_the_floor_or_above_the_ceiling_is_refused() {
         let asked = |kdf_memory| new_vault_request(&NewVault { recovery_file: None, kdf_memory });
         assert_eq!(asked(63).unwrap_err().code, exit::USAGE);
-        assert_eq!(asked(u32::MAX).unwrap_err().code, exit::USAGE);
+        assert_eq!(asked(1025).unwrap_err().code, exit::USAGE);
         assert_eq!(asked(64).unwrap().cost().memory_kib, 65_536);
         assert_eq!(asked(256).unwrap().cost(), Cost::DEFAULT);
     }

@@ -46,7 +46,8 @@ impl Display {
     fn update(&mut self, now: Progress, at: Instant) -> Option<String> {
         self.whole = self.whole.max(now.pending_bytes);
         let began = *self.began.get_or_insert(at);
-        if at.duration_since(began) < SILENT {
+        // Nothing pending: it waits for something else than the store.
+        if at.duration_since(began) < SILENT || (now.pending_files, now.pending_bytes) == (0, 0) {
             return None;
         }
         match &mut self.form {

@@ -71,16 +71,18 @@ impl Attached {
         }
     }
 
-    /// Cuts off whoever still uses it: their next operation fails.
+    /// Cuts off whoever still uses it: their next operation fails. Where that cannot be asked of the kernel, the end of
+    /// this process does it.
     pub(super) async fn cut(&self) {
-        if let Some(connection) = self.connection {
-            let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
-            if let Err(e) = std::fs::write(&abort, "1") {
-                log::debug!("{abort}: {e}");
+        let Some(connection) = self.connection else { return };
+        let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
+        match std::fs::write(&abort, "1") {
+            Ok(()) => {
+                if tokio::time::timeout(CUT_PATIENCE, self.gone()).await.is_err() {
+                    log::warn!("{}: the kernel still holds the drive", self.dir.display());
+                }
             }
-        }
-        if tokio::time::timeout(CUT_PATIENCE, self.gone()).await.is_err() {
-            log::warn!("{}: the kernel still holds the drive; it ends with this process", self.dir.display());
+            Err(e) => log::debug!("{abort}: {e}"),
         }
     }
 }

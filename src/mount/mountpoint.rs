@@ -182,6 +182,11 @@ pub fn mounted_on(dir: &Path) -> Option<Mount> {
     mounts().into_iter().rev().find(|mount| mount.dir == dir)
 }
 
+/// Is the process that serves this mount gone?
+pub fn is_dead(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotConnected)
+}
+
 /// All drives in the kernel's mount table.
 pub fn drives() -> Vec<Mount> {
     mounts().into_iter().filter(Mount::is_dripfs).collect()

@@ -39,10 +39,12 @@ pub fn candidates(env: Environment<'_>, uid: u32) -> Vec<PathBuf> {
 
 /// Where they are when the environment says nothing.
 pub fn places_of(uid: u32) -> Vec<PathBuf> {
-    match uid {
-        0 => vec![PathBuf::from("/run/dripfs"), PathBuf::from("/tmp/dripfs-0")],
-        _ => vec![PathBuf::from(format!("/run/user/{uid}/dripfs")), PathBuf::from(format!("/tmp/dripfs-{uid}"))],
+    let mut places =
+        vec![PathBuf::from(format!("/run/user/{uid}/dripfs")), PathBuf::from(format!("/tmp/dripfs-{uid}"))];
+    if uid == 0 {
+        places.insert(0, PathBuf::from("/run/dripfs"));
     }
+    places
 }
 
 /// Makes the runtime directory, 0700, in the first place that will do.
@@ -176,9 +178,10 @@ mod tests {
 
     #[test]
     fn the_place_follows_xdg_then_run_then_tmp() {
+        let shown = |places: Vec<PathBuf>| places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>();
         let xdg = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/7".into());
-        assert_eq!(candidates(&xdg, 7), [Path::new("/run/user/7/dripfs"), Path::new("/tmp/dripfs-7")]);
-        assert_eq!(candidates(&|_| None, 0), [Path::new("/run/dripfs"), Path::new("/tmp/dripfs-0")]);
+        assert_eq!(shown(candidates(&xdg, 7)), ["/run/user/7/dripfs", "/tmp/dripfs-7"]);
+        assert_eq!(shown(candidates(&|_| None, 0)), ["/run/dripfs", "/run/user/0/dripfs", "/tmp/dripfs-0"]);
     }
 
     #[test]
