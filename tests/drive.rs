@@ -150,6 +150,32 @@ async fn what_was_fsynced_is_there_after_the_process_died_and_others_are_refused
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_map_that_outgrows_its_head_keeps_its_extents() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let mut bytes = noise(4, 40 * 5000);
+    let ino = drive.fs.create(Ino::ROOT, b"pieces", 0o644, ME).await.unwrap().ino;
+    for (k, part) in bytes.chunks(5000).enumerate() {
+        drive.fs.write(ino, k as u64 * 5000, part.to_vec(), false).await.unwrap();
+        drive.fs.fsync(ino, false).await.unwrap();
+        // Each state is in a commit of its own: the map moves from the head to records of its own on the way.
+        if k % 4 == 3 {
+            drive.sync(|_| ()).await.unwrap();
+        }
+        assert!(read(&drive, "pieces").await == bytes[..(k + 1) * 5000], "after piece {k}");
+    }
+    // The front of a piece is overwritten: what is left of it moves to another key.
+    drive.fs.write(ino, 10_000, noise(5, 100), false).await.unwrap();
+    bytes[10_000..10_100].copy_from_slice(&noise(5, 100));
+    drive.fs.fsync(ino, false).await.unwrap();
+    assert!(read(&drive, "pieces").await == bytes);
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(drive);
+    assert!(read(&place.reader().await, "pieces").await == bytes, "from the vault");
+    assert!(read(&place.open("a").await, "pieces").await == bytes, "with the journal");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_small_files_are_a_few_objects() {
     let place = Place::new().await;
     let drive = place.open("a").await;

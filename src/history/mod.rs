@@ -297,6 +297,7 @@ impl State {
             let moves = orphans.iter().any(|(ino, keys)| *ino == key.ino && keys.binary_search(key).is_ok());
             existed[k] = (moves && record.is_none()) || self.overlay.apply(*key, record.clone(), &mut effects);
         }
+        self.overlay.settle(&mut effects);
         // Last: once an inode is an orphan, its links could not be deleted from the state any more.
         for (ino, keys) in orphans {
             self.overlay.orphan(*ino, keys);
