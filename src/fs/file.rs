@@ -57,7 +57,7 @@ impl Fs {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;
             }
-            self.cache.room().await;
+            self.cache.room().await.map_err(|e| self.blame(ino, e))?;
         }
     }
 
