@@ -14,7 +14,9 @@ fn tar_round_trip() {
     pair.sh("mkdir out && tar --xattrs -xpf in.tar -C out && rm in.tar");
     pair.compare(Times::Preserved);
     // What is packed on the drive is what was unpacked there.
-    pair.sh(&format!("(cd out && {CREATE} ../back.tar .) && mkdir twice && tar --xattrs -xpf back.tar -C twice && rm back.tar"));
+    pair.sh(&format!(
+        "(cd out && {CREATE} ../back.tar .) && mkdir twice && tar --xattrs -xpf back.tar -C twice && rm back.tar"
+    ));
     pair.compare(Times::Preserved);
     pair.sh(&format!("diff -r --no-dereference -x special -x long {source} out"));
 }
