@@ -107,7 +107,7 @@ pub struct RemoteStatus {
 }
 
 /// How far a drain has come: bytes and files still pending.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Progress {
     pub pending_files: u64,
     pub pending_bytes: u64,
