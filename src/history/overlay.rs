@@ -29,6 +29,8 @@ pub struct Overlay {
 /// What a record's going or coming did.
 #[derive(Default)]
 pub struct Effects {
+    /// Extents whose last piece went. Another record of the same change may name them again.
+    unnamed: Vec<ExtentId>,
     /// Extents that nothing names any more and that only the journal holds.
     pub dead: Vec<ExtentId>,
 }
@@ -54,7 +56,7 @@ impl Overlay {
         self.records.iter()
     }
 
-    /// Puts or deletes one record. Returns whether there was one under that key.
+    /// Puts or deletes one record; [`Overlay::settle`] ends the change that it belongs to. Returns whether there was one under that key.
     pub fn apply(&mut self, key: Key, record: Option<Arc<Record>>, effects: &mut Effects) -> bool {
         let orphan = self.is_orphan(key.ino);
         if let Some(record) = &record {
@@ -70,6 +72,23 @@ impl Overlay {
             self.dereference(old, effects);
         }
         old.is_some()
+    }
+
+    /// Ends a change: extents that nothing names after all of its records are gone. Not before: a map that moves out of
+    /// its head, or a piece that is cut in front, takes a name away in one record and gives it back in a later one.
+    pub fn settle(&mut self, effects: &mut Effects) {
+        for id in std::mem::take(&mut effects.unnamed) {
+            if self.references.contains_key(&id) {
+                continue;
+            }
+            let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
+            if let Some(record) = map.remove(&Key::extent(id))
+                && let Record::Extent(extent) = &*record
+                && extent.place == Place::Local
+            {
+                effects.dead.push(id);
+            }
+        }
     }
 
     /// Moves what is left of an inode out of what travels (L4). Its records keep their extents alive.
@@ -104,6 +123,7 @@ impl Overlay {
                 self.dereference(&old, &mut effects);
             }
         }
+        self.settle(&mut effects);
         for key in keys {
             self.orphans.remove(&key);
         }
@@ -192,14 +212,7 @@ impl Overlay {
             return;
         }
         self.references.remove(&id);
-        let key = Key::extent(id);
-        let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
-        if let Some(record) = map.remove(&key)
-            && let Record::Extent(extent) = &*record
-            && extent.place == Place::Local
-        {
-            effects.dead.push(id);
-        }
+        effects.unnamed.push(id);
     }
 }
 
@@ -210,4 +223,73 @@ pub fn whole(ino: Ino) -> RangeInclusive<Key> {
 
 fn step(value: u64, by: u64, comes: bool) -> u64 {
     if comes { value + by } else { value - by }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Position, Timestamp};
+    use crate::format::record::{Extent, Extra, Head, Piece};
+
+    const INO: Ino = Ino(7);
+
+    fn extent(number: u64) -> (Key, Option<Arc<Record>>) {
+        let (key_id, nonce, frames, extra) = ([0; 16], [0; 16], Vec::new(), Extra::default());
+        let record = Extent { key_id, nonce, frame_log2: 12, len: 10, stored: 26, frames, place: Place::Local, extra };
+        (Key::extent(ExtentId { owner: INO, number }), Some(Arc::new(Record::Extent(record))))
+    }
+
+    fn piece(offset: u64, number: u64) -> Piece {
+        Piece { offset, len: 10, extent: ExtentId { owner: INO, number }, start: 0 }
+    }
+
+    fn head(pieces: Vec<Piece>) -> (Key, Option<Arc<Record>>) {
+        let spilled = pieces.is_empty();
+        let never = Timestamp::default();
+        let (position, extra) = (Position(1), Extra::default());
+        let head = Head { size: 100, atime: never, mtime: never, ctime: never, position, pieces, spilled, extra };
+        (Key::head(INO), Some(Arc::new(Record::Head(head))))
+    }
+
+    fn mapped(at: u64, piece: Piece) -> (Key, Option<Arc<Record>>) {
+        (Key::map(INO, at), Some(Arc::new(Record::Map(piece))))
+    }
+
+    /// One change, in key order as history applies it. Returns what died.
+    fn change(overlay: &mut Overlay, mut records: Vec<(Key, Option<Arc<Record>>)>) -> Vec<ExtentId> {
+        records.sort_by_key(|(key, _)| *key);
+        let mut effects = Effects::default();
+        for (key, record) in records {
+            overlay.apply(key, record, &mut effects);
+        }
+        overlay.settle(&mut effects);
+        effects.dead
+    }
+
+    #[test]
+    fn a_map_that_moves_out_of_its_head_keeps_its_extents() {
+        let mut overlay = Overlay::default();
+        change(&mut overlay, vec![extent(1), extent(2), head(vec![piece(0, 1), piece(10, 2)])]);
+        let dead = change(&mut overlay, vec![head(vec![]), mapped(0, piece(0, 1)), mapped(10, piece(10, 2))]);
+        assert_eq!(dead, []);
+        assert!(overlay.get(&extent(1).0).is_some() && overlay.get(&extent(2).0).is_some());
+    }
+
+    #[test]
+    fn a_piece_that_is_cut_in_front_keeps_its_extent() {
+        let mut overlay = Overlay::default();
+        change(&mut overlay, vec![extent(1), head(vec![]), mapped(0, piece(0, 1))]);
+        let dead = change(&mut overlay, vec![(Key::map(INO, 0), None), mapped(4, piece(4, 1))]);
+        assert_eq!(dead, []);
+        assert!(overlay.get(&extent(1).0).is_some());
+    }
+
+    #[test]
+    fn an_extent_that_nothing_names_is_dead() {
+        let mut overlay = Overlay::default();
+        change(&mut overlay, vec![extent(1), extent(2), head(vec![piece(0, 1), piece(10, 2)])]);
+        let dead = change(&mut overlay, vec![head(vec![piece(10, 2)])]);
+        assert_eq!(dead, [ExtentId { owner: INO, number: 1 }]);
+        assert!(overlay.get(&extent(1).0).is_none() && overlay.get(&extent(2).0).is_some());
+    }
 }

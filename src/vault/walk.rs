@@ -141,6 +141,7 @@ impl Walk<'_> {
     }
 
     fn put(&mut self, records: Vec<(Key, Option<Arc<Record>>)>) {
+        // Dead extents are dropped at the end: a part of a commit is no whole change.
         let mut effects = Effects::default();
         for (key, record) in records {
             self.state.apply(key, record, &mut effects);
