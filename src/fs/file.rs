@@ -189,6 +189,14 @@ impl Fs {
         Ok(())
     }
 
+    /// Has this file bits that a write by an unprivileged process clears?
+    pub fn has_set_id(&self, ino: Ino) -> bool {
+        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+            Some(Record::Inode(inode)) => without_privileges(inode.mode) != inode.mode,
+            _ => false,
+        }
+    }
+
     fn regular(&self, ino: Ino) -> Result<(), FsError> {
         match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
             Some(Record::Inode(inode)) => match inode.mode & libc::S_IFMT {

@@ -315,6 +315,7 @@ impl State {
         for (ino, keys) in orphans {
             self.overlay.orphan(*ino, keys);
         }
+        self.overlay.settle(&mut effects);
         self.dying.extend(effects.dead);
         self.fold.push(position, change, existed);
     }
