@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub mod simulated;
 
 /// An open local file. Reads and writes go to stated offsets; there is no cursor.
+#[allow(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty, and the length may fail")]
 pub trait File: Send + Sync {
     /// Writes all of `bytes` at `offset`, or fails (then any part may have been written).
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;

@@ -43,16 +43,14 @@ impl Cache {
         .await
     }
 
-    /// Sets times; ctime becomes now.
+    /// Sets times; ctime becomes now. `set` gets now, atime and mtime.
     pub async fn set_times(
         &self,
         ino: Ino,
-        atime: Option<Timestamp>,
-        mtime: Option<Timestamp>,
+        set: impl FnOnce(Timestamp, &mut Timestamp, &mut Timestamp),
     ) -> Result<Position, CacheError> {
         self.edit(ino, |_, head, now| {
-            head.atime = atime.unwrap_or(head.atime);
-            head.mtime = mtime.unwrap_or(head.mtime);
+            set(now, &mut head.atime, &mut head.mtime);
             head.ctime = now;
         })
         .await

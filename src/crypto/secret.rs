@@ -3,6 +3,7 @@
 //! Owns: the types of keys and passphrases. Does not own: how one comes from the other ([`super::kdf`]).
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 use zeroize::Zeroizing;
 
@@ -69,6 +70,46 @@ impl fmt::Debug for Passphrase {
     }
 }
 
+/// Plaintext in bulk: wiped when dropped, at the speed of memset (`Zeroizing` writes byte by byte, which costs half as
+/// much as decryption). Compared as any bytes are: keys have a type of their own.
+#[derive(PartialEq, Eq)]
+pub struct SecretBytes(Box<[u8]>);
+
+impl From<Vec<u8>> for SecretBytes {
+    /// Copies, and leaves the old memory unwiped, unless the vector is full: give one that was made at its length.
+    fn from(bytes: Vec<u8>) -> SecretBytes {
+        SecretBytes(bytes.into_boxed_slice())
+    }
+}
+
+impl Deref for SecretBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for SecretBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Without it the compiler may see that nobody reads the zeros, and leave them out.
+        zeroize::optimization_barrier(&*self.0);
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretBytes({} bytes)", self.0.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +118,7 @@ mod tests {
     fn secrets_print_nothing_of_themselves() {
         assert_eq!(format!("{:?}", Key::from_bytes([0x41; 32])), "Key(..)");
         assert_eq!(format!("{:?}", Passphrase::new(b"AAAA".to_vec())), "Passphrase(..)");
+        assert_eq!(format!("{:?}", SecretBytes::from(b"AAAA".to_vec())), "SecretBytes(4 bytes)");
     }
 
     #[test]

@@ -183,3 +183,87 @@ pub(super) fn run_len(run: &[(Key, Option<Arc<Record>>)]) -> usize {
     write_run(&mut w, run);
     w.into_inner().0
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::super::key::tests::number;
+    use super::super::record::tests::entry;
+    use super::*;
+
+    /// A run whose keys rise.
+    pub fn run(most: usize) -> impl Strategy<Value = Run> {
+        prop::collection::vec((entry(), any::<bool>()), 0..most).prop_map(|entries| {
+            let mut run: Run =
+                entries.into_iter().map(|((key, record), put)| (key, put.then(|| Arc::new(record)))).collect();
+            run.sort_by_key(|(key, _)| *key);
+            run.dedup_by_key(|(key, _)| *key);
+            run
+        })
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let note = prop_oneof![
+            Just(Note::Mount),
+            prop::collection::vec(any::<[u8; 16]>().prop_map(ObjectId), 0..5).prop_map(Note::Sent),
+            (number(), any::<[u8; 32]>(), prop::option::of(any::<u64>())).prop_map(|(sequence, hash, cut)| {
+                Note::Took { link: ChainLink { sequence: Sequence(sequence), hash }, cut: cut.map(Position) }
+            }),
+        ];
+        let barrier = prop::collection::vec(number().prop_map(Ino), 0..5);
+        (run(6), barrier, any::<bool>(), prop::option::of(note)).prop_map(|(records, barrier, orphan, note)| Change {
+            records,
+            barrier,
+            orphan,
+            note,
+        })
+    }
+
+    fn encoded(change: &Change) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        change.encode(&mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn changes_come_back(change in change()) {
+            prop_assert_eq!(Change::decode(&encoded(&change)), Ok(change));
+        }
+
+        #[test]
+        fn changed_bytes_are_refused_or_canonical(change in change(), at: prop::sample::Index, to: u8) {
+            let mut bytes = encoded(&change);
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Ok(changed) = Change::decode(&bytes) {
+                prop_assert_eq!(encoded(&changed), bytes);
+            }
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Change::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn malformed_changes_are_refused() {
+        for (bytes, why) in [
+            (&[][..], "nothing"),
+            (&[0xa0, 0x00], "bytes after the end"),
+            (&[0xa1, 0x01, 0x80], "an empty run"),
+            (&[0xa1, 0x01, 0x81, 0x49, 0, 0, 0, 0, 0, 0, 0, 1, 1], "a key without a value"),
+            (&[0xa1, 0x02, 0x80], "an empty barrier"),
+            (&[0xa1, 0x03, 0xf4], "a flag that does not stand"),
+            (&[0xa1, 0x04, 0x80], "an empty note"),
+            (&[0xa1, 0x01, 0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe], "more records than bytes"),
+        ] {
+            assert!(matches!(Change::decode(bytes), Err(FormatError::Malformed { .. })), "{why}");
+        }
+        let newer = |what, version| Err(FormatError::Newer { what, version });
+        assert_eq!(Change::decode(&[0xa1, 0x05, 0x00]), newer("change", 5));
+        assert_eq!(Change::decode(&[0xa1, 0x04, 0x81, 0x09]), newer("note", 9));
+    }
+}

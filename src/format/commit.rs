@@ -335,3 +335,7 @@ pub fn open_part(keys: &Keys, id: ObjectId, object: &[u8]) -> Result<Run, Format
     r.end()?;
     Ok(run)
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::FormatError;
@@ -18,9 +18,10 @@ use super::record::{Extent, Place};
 use crate::base::Random;
 use crate::base::sizes::EXTENT_MAX;
 use crate::crypto::aead::{FrameKey, TAG_LEN};
+use crate::crypto::secret::SecretBytes;
 
 /// One frame of plaintext.
-pub type Frame = Zeroizing<Box<[u8]>>;
+pub type Frame = SecretBytes;
 
 const WHAT: &str = "extent";
 const TAG: u32 = TAG_LEN as u32;
@@ -113,7 +114,7 @@ fn compress_into(compressor: &mut Compressor<'_>, plain: &[u8], out: &mut [u8]) 
 
 /// Tries a few samples, spread over the extent.
 fn sample_pays(compressor: &mut Compressor<'_>, plaintext: &[u8]) -> bool {
-    let mut out = Zeroizing::new(vec![0; SAMPLE]);
+    let mut out = SecretBytes::from(vec![0; SAMPLE]);
     let step = (plaintext.len() / SAMPLES).max(SAMPLE);
     let (mut plain, mut compressed) = (0, 0);
     for chunk in plaintext.chunks(step).take(SAMPLES) {
@@ -171,7 +172,7 @@ pub fn open(keys: &Keys, extent: &Extent, frames: Range<u32>, stored: &[u8]) -> 
 
 fn open_frame(key: &FrameKey, extent: &Extent, frame: u32, sealed: &[u8]) -> Result<Frame, FormatError> {
     let (bytes, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(FormatError::Unauthentic(WHAT))?;
-    let mut plain: Frame = Zeroizing::new(bytes.into());
+    let mut plain = Frame::from(bytes.to_vec());
     let last = frame + 1 == extent.frame_count();
     key.open_frame(frame, last, &mut plain, tag).map_err(|_| FormatError::Unauthentic(WHAT))?;
     let len = extent.frame_len(frame) as usize;
@@ -180,7 +181,7 @@ fn open_frame(key: &FrameKey, extent: &Extent, frame: u32, sealed: &[u8]) -> Res
 
 fn decompress(compressed: &[u8], len: usize) -> Result<Frame, FormatError> {
     let malformed = FormatError::Malformed { what: WHAT, why: "a frame does not decompress to its length" };
-    let mut plain: Frame = Zeroizing::new(vec![0; len].into());
+    let mut plain = Frame::from(vec![0; len]);
     let done = Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(compressed, &mut plain[..]));
     if done.is_ok_and(|done| done == len) { Ok(plain) } else { Err(malformed) }
 }

@@ -10,13 +10,12 @@
 //! them. Invariants: nothing but the nonce lies in clear, so the whole object looks random; the
 //! associated data (vault id, kind, full name) lets no object stand for another.
 
-use zeroize::Zeroizing;
-
 use super::FormatError;
 use super::keys::Keys;
 use super::padding;
 use crate::base::{Random, VaultId};
 use crate::crypto::aead::{self, NONCE_LEN, TAG_LEN};
+use crate::crypto::secret::SecretBytes;
 
 /// What an object or a slot is, as its associated data says it. Numbers from 64 on are local things (the journal's).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +62,7 @@ pub(super) fn seal(
 }
 
 /// The content of a sealed object, wiped when dropped.
-pub(super) struct Opened(Zeroizing<Vec<u8>>, usize);
+pub(super) struct Opened(SecretBytes, usize);
 
 impl Opened {
     pub fn content(&self) -> &[u8] {
@@ -87,7 +86,7 @@ pub(super) fn open(
     let (nonce, sealed) = object[clear..].split_first_chunk::<NONCE_LEN>().ok_or(malformed("it is too short"))?;
     let aad = associated_data(&keys.vault, kind, name);
     let opened = aead::open(&keys.log, nonce, &aad, sealed).map_err(|_| FormatError::Unauthentic(what))?;
-    let opened = Zeroizing::new(opened);
+    let opened = SecretBytes::from(opened);
     let (len, rest) = opened.split_first_chunk::<LEN_LEN>().ok_or(malformed("it is too short"))?;
     let len = u32::from_be_bytes(*len) as usize;
     let padding = rest.get(len..).ok_or(malformed("its content is longer than the object"))?;

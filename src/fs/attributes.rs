@@ -56,33 +56,37 @@ impl Fs {
             return self.stat(ino);
         }
         let regular = kind == libc::S_IFREG;
-        let barrier = regular && names && !self.cache.only_grown(ino);
-        if barrier || (regular && times) {
-            self.cache.barrier(&[ino]).await?;
+        if names || !regular {
+            self.set_inode(ino, &set, regular).await?;
+        }
+        if regular && times {
+            let set = |now, atime: &mut _, mtime: &mut _| set_times(&set, now, atime, mtime);
+            self.cache.set_times(ino, set).await.map_err(|error| self.blame(ino, error))?;
+        }
+        self.stat(ino)
+    }
+
+    /// The part of setattr that the inode record holds: all but a regular file's times.
+    async fn set_inode(&self, ino: Ino, set: &SetAttributes, regular: bool) -> Result<(), FsError> {
+        let barrier = regular && !self.cache.only_grown(ino);
+        if barrier {
+            self.settle(&[ino]).await?;
         }
         self.change(|tx| {
             let mut inode = records::inode(tx, ino)?;
             let now = tx.now();
-            let linked = inode.nlink > 0;
-            if names {
-                self.change_owner_and_mode(tx, ino, &mut inode, &set);
+            if !regular {
+                set_times(set, now, &mut inode.atime, &mut inode.mtime);
             }
-            if regular && times {
-                change_head_times(tx, ino, &set, now)?;
-            } else {
-                set_times(&set, now, &mut inode.atime, &mut inode.mtime);
-            }
-            if names || !regular {
-                inode.ctime = now;
-                tx.put(Key::inode(ino), Record::Inode(inode));
-            }
+            self.change_owner_and_mode(tx, ino, &mut inode, set);
+            inode.ctime = now;
             // An unlinked file is in no commit that could wait for it (L4).
-            if barrier && linked {
+            if barrier && inode.nlink > 0 {
                 tx.barrier(ino);
             }
+            tx.put(Key::inode(ino), Record::Inode(inode));
             Ok(())
-        })?;
-        self.stat(ino)
+        })
     }
 
     pub async fn statfs(&self) -> Result<SpaceUse, FsError> {
@@ -121,18 +125,6 @@ impl Fs {
 pub(super) fn without_privileges(mode: u32) -> u32 {
     let group = if mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
     mode & !(libc::S_ISUID | group)
-}
-
-fn change_head_times(tx: &mut Transaction<'_>, ino: Ino, set: &SetAttributes, now: Timestamp) -> Result<(), FsError> {
-    let mut head = tx.with(&Key::head(ino), |record| match record {
-        Some(Record::Head(head)) => Ok(head.clone()),
-        _ => Err(damaged(ino, "a regular file has no contents head")),
-    })?;
-    set_times(set, now, &mut head.atime, &mut head.mtime);
-    head.ctime = now;
-    head.position = tx.position();
-    tx.put(Key::head(ino), Record::Head(head));
-    Ok(())
 }
 
 fn set_times(set: &SetAttributes, now: Timestamp, atime: &mut Timestamp, mtime: &mut Timestamp) {

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 
-use super::{Caller, Fs, FsError, Seek};
+use super::attributes::without_privileges;
+use super::{Caller, Fs, FsError, Safety, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
 use crate::cache::edit::SeekFor;
@@ -113,7 +114,7 @@ impl Fs {
 
     /// fsync(2) and fdatasync(2): a barrier (L2), safe as the mount's durability says when it returns.
     pub async fn fsync(&self, ino: Ino, _data_only: bool) -> Result<(), FsError> {
-        if self.is_read_only() {
+        if self.nothing_to_keep()? {
             return Ok(());
         }
         self.cache.barrier(&[ino]).await.map_err(|e| self.blame(ino, e))?;
@@ -126,7 +127,7 @@ impl Fs {
 
     /// fsync of a directory: the names in it are safe.
     pub async fn fsync_dir(&self, ino: Ino) -> Result<(), FsError> {
-        if self.is_read_only() {
+        if self.nothing_to_keep()? {
             return Ok(());
         }
         let ((), position) = self.history.transact(|tx| {
@@ -147,6 +148,16 @@ impl Fs {
         Ok(position)
     }
 
+    /// A mount that was read-only from the start has nothing that fsync could keep. One that became so (fenced, or its
+    /// journal failed) has, and cannot: fsync must not say otherwise.
+    fn nothing_to_keep(&self) -> Result<bool, FsError> {
+        match self.safety {
+            Safety::Nothing => Ok(true),
+            _ if self.is_read_only() => Err(FsError::ReadOnly),
+            _ => Ok(false),
+        }
+    }
+
     async fn safe(&self, position: Position) -> Result<(), FsError> {
         self.safety.wait(position).await.map_err(FsError::Io)
     }
@@ -155,7 +166,7 @@ impl Fs {
     /// an unprivileged process must; capabilities go whoever writes.
     pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
         let privileged = match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
-            Some(Record::Inode(inode)) => unprivileged && killed(inode.mode) != inode.mode,
+            Some(Record::Inode(inode)) => unprivileged && without_privileges(inode.mode) != inode.mode,
             _ => return Err(FsError::NotFound),
         };
         if !privileged && !self.has_capability(ino) {
@@ -167,7 +178,7 @@ impl Fs {
             {
                 let mut inode = inode.clone();
                 if unprivileged {
-                    inode.mode = killed(inode.mode);
+                    inode.mode = without_privileges(inode.mode);
                 }
                 inode.ctime = tx.now();
                 tx.put(Key::inode(ino), Record::Inode(inode));
@@ -188,11 +199,4 @@ impl Fs {
             _ => Err(FsError::NotFound),
         }
     }
-}
-
-/// A mode without what an unprivileged write takes away. Set-group-ID without execution by the group means mandatory
-/// locking, and stays.
-fn killed(mode: u32) -> u32 {
-    let mode = mode & !libc::S_ISUID;
-    if mode & libc::S_IXGRP != 0 { mode & !libc::S_ISGID } else { mode }
 }

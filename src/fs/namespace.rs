@@ -128,10 +128,10 @@ impl Fs {
         let kind = kind(records::inode(&self.history.view(), ino)?.mode);
         let regular = kind == libc::S_IFREG;
         if regular {
-            self.cache.barrier(&[ino]).await?;
+            self.settle(&[ino]).await?;
         }
         self.change(|tx| {
-            let mut parent = directory(tx, new_parent)?;
+            let parent = directory(tx, new_parent)?;
             let slot = find(tx, &self.keys, new_parent, new_name)?;
             if slot.named.is_some() {
                 return Err(FsError::Exists);
@@ -143,7 +143,7 @@ impl Fs {
             inode.ctime = now;
             tx.put(Key::inode(ino), Record::Inode(inode));
             put_name(tx, &slot, new_name, Named { ino, kind });
-            touch_directory(tx, new_parent, &mut parent, now);
+            touch_directory(tx, new_parent, parent, now);
             if regular {
                 tx.barrier(ino);
             }
@@ -156,7 +156,7 @@ impl Fs {
         self.check_writable()?;
         check_name(name)?;
         self.change(|tx| {
-            let mut above = directory(tx, parent)?;
+            let above = directory(tx, parent)?;
             let (slot, named) = find_named(tx, &self.keys, parent, name)?;
             if named.is_directory() {
                 return Err(FsError::IsDirectory);
@@ -165,7 +165,7 @@ impl Fs {
             tx.delete(slot.dentry());
             tx.delete(slot.link(named.ino));
             lose_name(tx, named, now)?;
-            touch_directory(tx, parent, &mut above, now);
+            touch_directory(tx, parent, above, now);
             Ok(())
         })
     }
@@ -190,7 +190,7 @@ impl Fs {
             tx.delete(slot.link(named.ino));
             lose_name(tx, named, now)?;
             above.nlink = above.nlink.saturating_sub(1);
-            touch_directory(tx, parent, &mut above, now);
+            touch_directory(tx, parent, above, now);
             Ok(())
         })
     }
@@ -198,10 +198,19 @@ impl Fs {
     /// The kernel holds nothing of this inode any more. An orphan ends here.
     pub fn forget(&self, ino: Ino) {
         self.history.forget(ino);
+        self.cache.forget(ino);
     }
 
     pub(super) fn check_writable(&self) -> Result<(), FsError> {
         if self.is_read_only() { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Waits until what is dirty of these files is in the journal (L2).
+    pub(super) async fn settle(&self, inos: &[Ino]) -> Result<(), FsError> {
+        for ino in inos {
+            self.cache.barrier(&[*ino]).await.map_err(|error| self.blame(*ino, error))?;
+        }
+        Ok(())
     }
 
     /// Runs one operation that changes something.
@@ -246,7 +255,7 @@ impl Fs {
             if kind(new.mode) == libc::S_IFREG {
                 tx.put(Key::head(ino), Record::Head(empty_head(now, tx.position())));
             }
-            touch_directory(tx, parent, &mut above, now);
+            touch_directory(tx, parent, above, now);
             Ok(attributes)
         })?;
         if kind(attributes.mode) == libc::S_IFREG {
@@ -330,8 +339,6 @@ pub(super) fn gain_subdirectory(above: &mut Inode) -> Result<(), FsError> {
 }
 
 /// A directory whose entries change.
-pub(super) fn touch_directory(tx: &mut Transaction<'_>, ino: Ino, inode: &mut Inode, now: Timestamp) {
-    inode.mtime = now;
-    inode.ctime = now;
-    tx.put(Key::inode(ino), Record::Inode(inode.clone()));
+pub(super) fn touch_directory(tx: &mut Transaction<'_>, ino: Ino, inode: Inode, now: Timestamp) {
+    tx.put(Key::inode(ino), Record::Inode(Inode { mtime: now, ctime: now, ..inode }));
 }

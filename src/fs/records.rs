@@ -135,18 +135,18 @@ pub(super) fn find(source: &impl Source, keys: &Keys, parent: Ino, name: &[u8]) 
     let mut found = 0;
     let mut free: u32 = 0;
     source.each(Key::dentry(parent, hash, 0), Key::dentry(parent, hash, u16::MAX), |key, record| {
-        let (Part::Dentry { suffix, .. }, Record::Dentry(dentry)) = (key.part, record) else {
+        let Part::Dentry { suffix, .. } = key.part else {
             return true;
         };
-        if *dentry.name == *name {
-            named = Some(Named { ino: dentry.ino, kind: dentry.kind });
-            found = suffix;
-            return false;
+        match record {
+            Record::Dentry(dentry) if *dentry.name == *name => {
+                named = Some(Named { ino: dentry.ino, kind: dentry.kind });
+                found = suffix;
+            }
+            _ if u32::from(suffix) == free => free += 1,
+            _ => {}
         }
-        if u32::from(suffix) == free {
-            free += 1;
-        }
-        true
+        named.is_none()
     });
     let suffix = match named {
         Some(_) => found,

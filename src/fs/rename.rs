@@ -4,7 +4,8 @@
 //! own which flags the kernel hands over.
 //!
 //! Invariants: a moved regular file, and each file with unwritten bytes below a moved directory, is a barrier (L2):
-//! its bytes are in the journal before the change that moves the name. The waiting comes first, so the operation
+//! its bytes are in the journal before the change that moves the name. (Files whose bytes are all in the journal need
+//! nothing as long as every round takes every file.) The waiting comes first, so the operation
 //! checks again that the names still lead where they did, and begins anew where they do not. A directory never moves
 //! below itself.
 
@@ -72,10 +73,10 @@ impl Parents {
         }
     }
 
-    fn put(mut self, tx: &mut Transaction<'_>, request: &Request<'_>, now: Timestamp) {
-        touch_directory(tx, request.parent, &mut self.old, now);
-        if let Some(mut new) = self.new {
-            touch_directory(tx, request.new_parent, &mut new, now);
+    fn put(self, tx: &mut Transaction<'_>, request: &Request<'_>, now: Timestamp) {
+        touch_directory(tx, request.parent, self.old, now);
+        if let Some(new) = self.new {
+            touch_directory(tx, request.new_parent, new, now);
         }
     }
 }
@@ -103,9 +104,7 @@ impl Fs {
             let Some(plan) = self.plan_rename(&request)? else {
                 return Ok(());
             };
-            if !plan.barrier.is_empty() {
-                self.cache.barrier(&plan.barrier).await?;
-            }
+            self.settle(&plan.barrier).await?;
             if self.change(|tx| self.rename_in(tx, &request, &plan))? {
                 return Ok(());
             }
@@ -131,6 +130,8 @@ impl Fs {
         for moved in [Some(source), back].into_iter().flatten() {
             self.files_to_settle(moved, &mut barrier);
         }
+        barrier.sort_unstable();
+        barrier.dedup();
         Ok(Some(Plan { source, back, barrier }))
     }
 
@@ -145,8 +146,7 @@ impl Fs {
                 }
                 let view = self.history.view();
                 let mut below = Below::new(&view, moved.ino);
-                let inside = dirty.into_iter().filter(|ino| below.holds(*ino));
-                files.extend(inside.filter(|ino| !files.contains(ino)).collect::<Vec<_>>());
+                files.extend(dirty.into_iter().filter(|ino| below.holds(*ino)));
             }
             _ => {}
         }

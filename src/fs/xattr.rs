@@ -111,13 +111,13 @@ impl Fs {
         let mut found = None;
         let mut free: u32 = 0;
         source.each(Key::xattr(ino, hash, 0), Key::xattr(ino, hash, u16::MAX), |key, record| {
-            let (Part::Xattr { suffix, .. }, Record::Xattr(xattr)) = (key.part, record) else {
+            let Part::Xattr { suffix, .. } = key.part else {
                 return true;
             };
-            if *xattr.name == *name {
-                found = Some(*key);
-            } else if u32::from(suffix) == free {
-                free += 1;
+            match record {
+                Record::Xattr(xattr) if *xattr.name == *name => found = Some(*key),
+                _ if u32::from(suffix) == free => free += 1,
+                _ => {}
             }
             found.is_none()
         });

@@ -82,6 +82,11 @@ impl Fold {
         std::mem::take(&mut self.folded)
     }
 
+    /// Is there anything at or before `durable`?
+    pub fn reaches(&self, durable: Position) -> bool {
+        !self.folded.is_empty() || self.waiting.front().is_some_and(|first| first.position <= durable)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.folded.is_empty()
     }

@@ -258,6 +258,11 @@ impl History {
         self.state.read().fold.oldest()
     }
 
+    /// Would a round with its cut there have anything to send?
+    pub fn is_committable(&self, durable: Position) -> bool {
+        self.state.read().fold.reaches(durable)
+    }
+
     /// Returns when something waits for the vault that did not before.
     pub async fn changed(&self) {
         let changed = self.changed.notified();

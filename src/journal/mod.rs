@@ -1,19 +1,54 @@
 //! The journal: append-only local files of sealed changes and small extents; the only local truth (J1 to J5, J7).
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `block` | a block's bytes: encode, seal, open |
+//! | `file` | a file's name and header, and how one is made |
+//! | `extents` | the table of extents that the vault lacks, and what each file holds of them |
+//! | `replay` | reading a directory back: one stream of blocks, damage or torn tail; resume |
+//! | `writer` | the task that seals, writes, fdatasyncs, begins files and drops them |
+//!
+//! This file is the door: what appenders, readers and waiters call. An append assigns a position and fills a queue,
+//! under a lock of its own that is never held over I/O; everything else is the writer's. Bytes stay in memory until the
+//! durable end covers them (J2).
+//!
+//! Does not own: what changes mean, when an extent is dead or in the vault (the caller releases it), rounds.
+
+mod block;
+mod extents;
+mod file;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::base::disk::Disk;
-use crate::base::{ExtentId, Position, Random};
-use crate::format::change::Change;
+use crate::base::{ExtentId, Position, Random, plants};
+use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::keys::Keys;
 use crate::format::record::Extent;
+use extents::{Local, Table};
+use writer::Writer;
+
+/// How long anybody waits for a disk that refuses, or for room. Long enough for an outage that a person mends at once
+/// (a full disk), short enough that no application hangs for ever (promise 5): then EIO, and the data stays queued.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// What a record counts for before it is encoded; only bounds depend on it.
+const RECORD_WEIGHT: u64 = 96;
 
 #[derive(Debug, Error, Clone)]
 pub enum JournalError {
@@ -62,114 +97,412 @@ pub struct Recovered {
     pub took: Option<(ChainLink, Option<Position>)>,
     /// The last position, 0 if the journal is empty.
     pub end: Position,
-    /// The last block, if any.
+    /// The last block; where no block is left, the one that the newest file continues.
     pub last: Option<BlockRef>,
-    // ... and what `Journal::resume` needs, private.
+    /// Nothing at or below this position is in the journal any more: it was dropped. 0 if nothing was.
+    pub begins: Position,
+    /// Every extent whose bytes the journal holds. `resume` makes all of them readable; release those that are dead or
+    /// in the vault.
+    pub extents: Vec<ExtentId>,
+    resume: replay::Resume,
 }
 
-pub struct Journal {}
+/// What the writer has reached.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The durable end.
+    pub position: Position,
+    /// The block that ends there.
+    pub block: Option<BlockRef>,
+    /// The disk refuses, and this is what it says.
+    pub failing: Option<JournalError>,
+    /// The writer ended.
+    pub closed: bool,
+}
+
+/// A change on its way to the writer.
+struct Queued {
+    position: Position,
+    change: Arc<Change>,
+    extents: Vec<SealedExtent>,
+    change_weight: u64,
+    extent_weight: u64,
+}
+
+/// What appenders and waiters leave for the writer.
+struct Queue {
+    end: Position,
+    changes: Vec<Queued>,
+    /// When the oldest of `changes` was appended.
+    since: Instant,
+    change_weight: u64,
+    extent_weight: u64,
+    /// Weight of all that is not durable, queued or written.
+    held: u64,
+    /// Somebody waits for this position.
+    wanted: Position,
+    /// The low-water mark.
+    cut: Position,
+    /// Files may be droppable that were not.
+    cut_moved: bool,
+    closing: bool,
+    /// `Note::Took` of commits that are not durable yet: where they stand, and their cuts.
+    took: Vec<(Position, Position)>,
+    /// The highest cut that a durable `Note::Took` names.
+    took_cut: Position,
+}
+
+/// What the writer takes from the queue.
+struct Taken {
+    changes: Vec<Queued>,
+    wanted: Position,
+    cut: Position,
+    closing: bool,
+}
+
+impl Queue {
+    fn take(&mut self) -> Taken {
+        self.change_weight = 0;
+        self.extent_weight = 0;
+        self.cut_moved = false;
+        let changes = std::mem::take(&mut self.changes);
+        Taken { changes, wanted: self.wanted, cut: self.cut, closing: self.closing }
+    }
+}
+
+fn io_error(file: &str, why: &io::Error) -> JournalError {
+    JournalError::Io { file: file.to_owned(), kind: why.kind(), why: why.to_string() }
+}
+
+pub struct Journal {
+    dir: String,
+    settings: Settings,
+    queue: Mutex<Queue>,
+    table: Mutex<Table>,
+    /// Calls the writer.
+    wake: Notify,
+    /// There is more room in memory or on disk.
+    room: Notify,
+    progress: watch::Sender<Progress>,
+    writer: Mutex<Option<Writer>>,
+    generation: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Tells those who wait that the writer ended, also when it panicked.
+struct Ended<'a>(&'a Journal);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.progress.send_modify(|progress| progress.closed = true);
+        self.0.room.notify_waiters();
+    }
+}
 
 impl Journal {
-    /// Reads what `dir` holds. `named` is the durable end that own log objects name (J3).
+    /// Reads what `dir` holds; changes nothing. `named` is the durable end that own log objects name (J3).
     pub fn recover(
-        _disk: Arc<dyn Disk>,
-        _dir: &str,
-        _keys: Arc<Keys>,
-        _named: Position,
+        disk: Arc<dyn Disk>,
+        dir: &str,
+        keys: Arc<Keys>,
+        named: Position,
     ) -> Result<Recovered, JournalError> {
-        todo!()
+        replay::recover(disk, dir, keys, named)
     }
 
     /// Goes on after what was recovered: fdatasyncs it, begins a new file, writes again what is above the durable end
-    /// (J4). Positions start above `above` (J3).
+    /// (J4). Positions start above `above` (J3). After an error nothing is lost: recover and resume again.
     pub fn resume(
-        _recovered: Recovered,
-        _random: Random,
-        _settings: Settings,
-        _above: Position,
+        recovered: Recovered,
+        random: Random,
+        settings: Settings,
+        above: Position,
     ) -> Result<Arc<Journal>, JournalError> {
-        todo!()
+        replay::resume(recovered, random, settings, above)
     }
 
-    /// Moves everything in `dir` to `aside` (a foreign writer took over); returns whether there was anything.
-    pub fn set_aside(_disk: &dyn Disk, _dir: &str, _aside: &str) -> Result<bool, JournalError> {
-        todo!()
+    /// Moves everything in `dir` to `aside`, which must not exist, in one step (a foreign writer took over); returns
+    /// whether there was anything.
+    pub fn set_aside(disk: &dyn Disk, dir: &str, aside: &str) -> Result<bool, JournalError> {
+        let named = |e: io::Error| io_error(dir, &e);
+        if disk.list(dir).map_err(named)?.is_empty() {
+            return Ok(false);
+        }
+        let parent = |path: &str| path.rsplit_once('/').map_or(String::new(), |(parent, _)| parent.to_owned());
+        disk.create_dir(&parent(aside)).map_err(named)?;
+        disk.rename(dir, aside).map_err(named)?;
+        disk.sync_dir(&parent(aside)).map_err(named)?;
+        disk.sync_dir(&parent(dir)).map_err(named)?;
+        Ok(true)
     }
 
     /// Appends one change, with the extents that it brings; returns its position. Memory only, microseconds: the
     /// caller holds the history mutex.
-    pub fn append(&self, _change: Arc<Change>, _extents: Vec<SealedExtent>) -> Position {
-        todo!()
+    pub fn append(&self, change: Arc<Change>, extents: Vec<SealedExtent>) -> Position {
+        let extent_weight = extents.iter().map(|extent| extent.bytes.len() as u64).sum();
+        let change_weight = RECORD_WEIGHT * (change.records.len() + change.barrier.len() + extents.len() + 1) as u64;
+        if !extents.is_empty() {
+            let mut table = self.table.lock();
+            extents.iter().for_each(|extent| table.insert_memory(extent.id, extent.bytes.clone()));
+        }
+        let mut queue = self.queue.lock();
+        queue.end.0 += 1;
+        let position = queue.end;
+        if let Some(Note::Took { cut: Some(cut), .. }) = change.note {
+            queue.took.push((position, cut));
+        }
+        let first = queue.changes.is_empty();
+        if first {
+            queue.since = Instant::now();
+        }
+        queue.change_weight += change_weight;
+        queue.extent_weight += extent_weight;
+        queue.held += change_weight + extent_weight;
+        queue.changes.push(Queued { position, change, extents, change_weight, extent_weight });
+        let wake = first || writer::full(&queue);
+        drop(queue);
+        if wake {
+            self.wake.notify_one();
+        }
+        position
     }
 
-    /// Waits until there is room for `bytes` of extents in memory and on disk.
-    pub async fn reserve(&self, _bytes: u64) -> Result<(), JournalError> {
-        todo!()
+    /// Waits until there is room for `bytes` of extents in memory and on disk. Nothing is set apart: those who ask at
+    /// one time may together go beyond the bounds, by what each of them asked for.
+    pub async fn reserve(&self, bytes: u64) -> Result<(), JournalError> {
+        let deadline = Instant::now() + WAIT_LIMIT;
+        loop {
+            let more = self.room.notified();
+            tokio::pin!(more);
+            more.as_mut().enable();
+            if self.progress.borrow().closed {
+                return Err(JournalError::Closed);
+            }
+            if self.has_room(bytes) {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(deadline, more).await.is_err() {
+                return Err(self.failing().unwrap_or_else(|| JournalError::Io {
+                    file: self.dir.clone(),
+                    kind: io::ErrorKind::StorageFull,
+                    why: "the journal is full, and the vault takes nothing off it; is the store reachable?".into(),
+                }));
+            }
+        }
+    }
+
+    /// Is there room for this many bytes of extents, in memory and on disk, now?
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let on_disk = self.disk_bytes();
+        let mut queue = self.queue.lock();
+        let memory = queue.held == 0 || queue.held + bytes <= self.settings.memory_bytes;
+        if !memory && queue.wanted < queue.end {
+            // Memory is freed by the durable end alone.
+            queue.wanted = queue.end;
+            self.wake.notify_one();
+        }
+        let unwritten = queue.change_weight + queue.extent_weight;
+        memory && on_disk + unwritten + bytes <= self.settings.disk_bytes
+    }
+
+    /// More than half of the journal's room on disk is taken: the next round should hurry.
+    pub fn pressed(&self) -> bool {
+        self.disk_bytes() > self.settings.disk_bytes / 2
     }
 
     /// The last position appended.
     pub fn end(&self) -> Position {
-        todo!()
+        self.queue.lock().end
     }
 
     /// The durable end, and the block that ends there (`None` before the first).
     pub fn durable(&self) -> (Position, Option<BlockRef>) {
-        todo!()
+        let progress = self.progress.borrow();
+        (progress.position, progress.block)
     }
 
-    /// Asks for a group commit and waits until `position` is durable.
-    pub async fn wait_durable(&self, _position: Position) -> Result<(), JournalError> {
-        todo!()
+    /// Changes when the durable end moves, the disk begins or ceases to refuse, or the writer ends.
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn failing(&self) -> Option<JournalError> {
+        self.progress.borrow().failing.clone()
+    }
+
+    /// Asks for a group commit and waits until `position` is durable; if the disk refuses for too long, an error, and
+    /// the data stays queued.
+    pub async fn wait_durable(&self, position: Position) -> Result<(), JournalError> {
+        if plants::on("J2-ack-before-sync") {
+            return Ok(());
+        }
+        let mut progress = self.progress.subscribe();
+        if progress.borrow_and_update().position >= position {
+            return Ok(());
+        }
+        {
+            let mut queue = self.queue.lock();
+            // Never beyond the end: the writer would look for it without pause.
+            queue.wanted = queue.wanted.max(position.min(queue.end));
+        }
+        self.wake.notify_one();
+        let reached = progress.wait_for(|progress| progress.position >= position || progress.closed);
+        match tokio::time::timeout(WAIT_LIMIT, reached).await {
+            Ok(Ok(progress)) if progress.position >= position => Ok(()),
+            Ok(_) => Err(self.failing().unwrap_or(JournalError::Closed)),
+            Err(_) => Err(self.failing().unwrap_or_else(|| JournalError::Io {
+                file: self.dir.clone(),
+                kind: io::ErrorKind::TimedOut,
+                why: format!("nothing became durable for {} s; the data is kept and tried on", WAIT_LIMIT.as_secs()),
+            })),
+        }
     }
 
     /// Sealed bytes of an extent that this journal still holds (memory or file); `None` if it does not hold it.
-    pub fn read(&self, _id: ExtentId, _range: Range<u32>) -> Option<Result<Bytes, JournalError>> {
-        todo!()
+    pub fn read(&self, id: ExtentId, range: Range<u32>) -> Option<Result<Bytes, JournalError>> {
+        let (file, path, offset, len) = {
+            let table = self.table.lock();
+            match table.get(id)? {
+                Local::Memory(bytes) => {
+                    let found = bytes.get(range.start as usize..range.end as usize).map(|part| bytes.slice_ref(part));
+                    return Some(found.ok_or_else(|| self.beyond_end()));
+                }
+                Local::File { generation, offset, len } => {
+                    let state = table.file(*generation)?;
+                    (state.file.clone(), state.path.clone(), *offset, *len)
+                }
+            }
+        };
+        if range.start > range.end || range.end > len {
+            return Some(Err(self.beyond_end()));
+        }
+        let mut out = vec![0; (range.end - range.start) as usize];
+        let read = file.read_at(&mut out, offset + u64::from(range.start));
+        Some(read.map(|()| out.into()).map_err(|e| io_error(&path, &e)))
+    }
+
+    fn beyond_end(&self) -> JournalError {
+        JournalError::Io {
+            file: self.dir.clone(),
+            kind: io::ErrorKind::InvalidInput,
+            why: "an extent was read beyond its end".into(),
+        }
     }
 
     /// These extents are dead or in the vault: the journal need not keep their bytes.
-    pub fn release(&self, _ids: &[ExtentId]) {
-        todo!()
+    pub fn release(&self, ids: &[ExtentId]) {
+        let mut table = self.table.lock();
+        let mut emptied = false;
+        for id in ids {
+            emptied |= table.remove(*id);
+        }
+        drop(table);
+        if emptied {
+            self.look_at_files(None);
+        }
     }
 
     /// The low-water mark moved to `cut`: files that lie below it and hold no unreleased extent are dropped, oldest
-    /// first (J5).
-    pub fn committed(&self, _cut: Position) {
-        todo!()
+    /// first (J5). Append `Note::Took` of the commit that has this cut, and wait until it is durable, before.
+    pub fn committed(&self, cut: Position) {
+        let durable = self.durable().0;
+        let told = {
+            let mut queue = self.queue.lock();
+            let told = queue.took.iter().filter(|(at, _)| *at <= durable).map(|(_, cut)| *cut).max();
+            queue.took.retain(|(at, _)| *at > durable);
+            queue.took_cut = queue.took_cut.max(told.unwrap_or_default());
+            queue.took_cut
+        };
+        assert!(cut <= told, "J5: no durable record says that the vault took the history up to {cut}, only {told}");
+        self.look_at_files(Some(cut));
     }
 
-    /// Is there room for this many bytes now?
-    pub fn has_room(&self, _bytes: u64) -> bool {
-        todo!()
+    fn look_at_files(&self, cut: Option<Position>) {
+        let mut queue = self.queue.lock();
+        queue.cut = queue.cut.max(cut.unwrap_or_default());
+        queue.cut_moved = true;
+        drop(queue);
+        self.wake.notify_one();
     }
 
     /// Asks for a group commit without waiting for it.
     pub fn hurry(&self) {
-        todo!()
+        let mut queue = self.queue.lock();
+        queue.wanted = queue.end;
+        drop(queue);
+        self.wake.notify_one();
     }
 
-    /// Above half of what it may hold on disk.
-    pub fn pressed(&self) -> bool {
-        todo!()
-    }
-
-    /// Returns when the durable end is beyond `position`.
-    pub async fn durable_end_after(&self, _position: Position) {
-        todo!()
+    /// Returns when the durable end is beyond `position`; never, once the journal is closed.
+    pub async fn durable_end_after(&self, position: Position) {
+        let mut progress = self.progress.subscribe();
+        if progress.wait_for(|progress| progress.position > position).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Bytes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        todo!()
+        self.table.lock().disk_bytes()
     }
 
     /// The writer: seals blocks, writes, fdatasyncs. Runs until `close`; the mount gives it a thread of its own.
     pub async fn run(self: Arc<Self>) {
-        todo!()
+        let writer = self.writer.lock().take().expect("a journal has one writer, run once");
+        let _ended = Ended(&self);
+        writer.run(&self).await;
     }
 
-    /// Ends the writer after a last group commit.
+    /// Ends the writer after a last group commit. An error says that not everything became durable.
     pub async fn close(&self) -> Result<(), JournalError> {
-        todo!()
+        let end = {
+            let mut queue = self.queue.lock();
+            queue.closing = true;
+            queue.end
+        };
+        self.wake.notify_one();
+        let mut progress = self.progress.subscribe();
+        let closed = progress.wait_for(|progress| progress.closed).await;
+        match closed {
+            Ok(progress) if progress.position >= end => Ok(()),
+            _ => Err(self.failing().unwrap_or(JournalError::Closed)),
+        }
+    }
+
+    /// A new file begins above this many bytes: early enough that the journal's room is never all in one file, which
+    /// is dropped as a whole.
+    fn file_bytes(&self) -> u64 {
+        self.settings.file_bytes.min(self.settings.disk_bytes / 4)
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The writer tells that the durable end moved, and that memory of this weight is free.
+    fn tell_durable(&self, position: Position, block: Option<BlockRef>, weight: u64) {
+        {
+            let mut queue = self.queue.lock();
+            queue.held = queue.held.saturating_sub(weight);
+        }
+        self.progress.send_modify(|progress| {
+            progress.position = progress.position.max(position);
+            progress.block = block;
+        });
+        self.room.notify_waiters();
+    }
+
+    fn note_failure(&self, why: JournalError) -> u64 {
+        self.progress.send_modify(|progress| progress.failing = Some(why));
+        self.failures.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn clear_failure(&self) {
+        self.progress.send_modify(|progress| progress.failing = None);
+    }
+
+    /// How often the disk refused a write, an fdatasync or a new file since the mount.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 }

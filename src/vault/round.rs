@@ -147,11 +147,11 @@ impl Rounds {
     }
 
     async fn aged(&self) {
-        while !self.journal.pressed() {
+        loop {
             let durable = self.journal.durable().0;
             match self.history.oldest_uncommitted() {
                 None => self.history.changed().await,
-                Some(oldest) if oldest.elapsed() >= ROUND_AGE => break,
+                Some(oldest) if self.journal.pressed() || oldest.elapsed() >= ROUND_AGE => break,
                 Some(oldest) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(oldest + ROUND_AGE) => {}
@@ -160,11 +160,14 @@ impl Rounds {
                 }
             }
         }
-        // A round without anything new below the durable end would be for nothing.
-        let cut = self.chain.lock().cut;
-        if self.journal.durable().0 <= cut {
+        // A cut is a durable end: one that has nothing new below it would be for nothing.
+        loop {
+            let durable = self.journal.durable().0;
+            if self.history.is_committable(durable) {
+                return;
+            }
             self.journal.hurry();
-            self.journal.durable_end_after(cut).await;
+            self.journal.durable_end_after(durable).await;
         }
     }
 

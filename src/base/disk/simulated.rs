@@ -25,7 +25,7 @@ impl Dice {
         Dice(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn throw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -35,7 +35,7 @@ impl Dice {
 
     /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
+        if bound == 0 { 0 } else { self.throw() % bound }
     }
 
     /// True in `percent` of a hundred throws.
@@ -63,7 +63,7 @@ impl Source for SeededBytes {
     fn fill(&self, out: &mut [u8]) {
         let mut dice = self.0.lock();
         for chunk in out.chunks_mut(8) {
-            chunk.copy_from_slice(&dice.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&dice.throw().to_le_bytes()[..chunk.len()]);
         }
     }
 }

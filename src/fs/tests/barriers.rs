@@ -1,0 +1,128 @@
+//! L1 and L2: which operations wait for which files' bytes, and which do not.
+
+use super::*;
+
+/// A file with unwritten bytes. It was overwritten once, so it has not only grown.
+fn dirty(fs: &Fs, parent: Ino, name: &str) -> Ino {
+    let file = fs.mk(parent, name);
+    fs.put(file, "first");
+    fs.put(file, "later");
+    assert!(!fs.is_settled(file));
+    file
+}
+
+fn set(fs: &Fs, ino: Ino, set: SetAttributes) -> Attributes {
+    now(fs.setattr(ino, set, SUPERUSER)).unwrap()
+}
+
+#[test]
+fn l2_a_renamed_or_linked_file_is_in_the_journal_first() {
+    let fs = empty();
+    let (a, b, c) = (dirty(&fs, Ino::ROOT, "a"), dirty(&fs, Ino::ROOT, "b"), dirty(&fs, Ino::ROOT, "c"));
+    fs.mv((Ino::ROOT, "a"), (Ino::ROOT, "b"), RenameMode::Replace).unwrap();
+    assert!(fs.is_settled(a) && !fs.is_settled(b) && !fs.is_settled(c));
+    fs.ln(c, Ino::ROOT, "d").unwrap();
+    assert!(fs.is_settled(c));
+    fs.put(a, "x");
+    fs.put(c, "x");
+    fs.mv((Ino::ROOT, "b"), (Ino::ROOT, "c"), RenameMode::Exchange).unwrap();
+    assert!(fs.is_settled(a) && fs.is_settled(c));
+    assert_eq!((fs.at(a).size, fs.at(c).size), (5, 5));
+}
+
+#[test]
+fn l2_a_renamed_directory_settles_what_lies_below_it_and_nothing_else() {
+    let fs = empty();
+    let top = fs.mkd(Ino::ROOT, "top");
+    let below = fs.mkd(top, "below");
+    let other = fs.mkd(Ino::ROOT, "other");
+    let inside = [dirty(&fs, top, "a"), dirty(&fs, below, "b")];
+    let linked = dirty(&fs, other, "linked");
+    fs.ln(linked, below, "here too").unwrap();
+    fs.put(linked, "x");
+    let outside = [dirty(&fs, other, "c"), dirty(&fs, Ino::ROOT, "d")];
+    fs.mv((Ino::ROOT, "top"), (Ino::ROOT, "new"), RenameMode::Replace).unwrap();
+    assert!(inside.iter().all(|file| fs.is_settled(*file)) && fs.is_settled(linked));
+    assert!(outside.iter().all(|file| !fs.is_settled(*file)));
+    fs.mv((Ino::ROOT, "new"), (Ino::ROOT, "other"), RenameMode::Exchange).unwrap();
+    assert!(fs.is_settled(outside[0]) && !fs.is_settled(outside[1]));
+}
+
+#[test]
+fn l2_a_change_of_mode_or_owner_settles_what_did_not_only_grow() {
+    let changes = [
+        SetAttributes { mode: Some(0o600), ..SetAttributes::default() },
+        SetAttributes { uid: Some(5), ..SetAttributes::default() },
+        SetAttributes { gid: Some(5), ..SetAttributes::default() },
+    ];
+    for change in changes {
+        let fs = empty();
+        let changed = dirty(&fs, Ino::ROOT, "changed");
+        let grown = fs.mk(Ino::ROOT, "grown");
+        fs.put(grown, "first");
+        set(&fs, changed, change);
+        set(&fs, grown, change);
+        assert!(fs.is_settled(changed) && !fs.is_settled(grown));
+    }
+}
+
+#[test]
+fn l1_new_times_travel_with_all_bytes() {
+    let fs = empty();
+    let file = fs.mk(Ino::ROOT, "f");
+    fs.put(file, "bytes");
+    let at = Timestamp { secs: 1, nanos: 2 };
+    let got = set(&fs, file, SetAttributes { mtime: Some(SetTime::At(at)), ..SetAttributes::default() });
+    assert!(fs.is_settled(file));
+    assert_eq!((got.mtime, got.size, fs.at(file).mtime), (at, 5, at));
+    fs.put(file, "more");
+    assert!(fs.at(file).mtime > at);
+}
+
+#[test]
+fn what_is_no_barrier_leaves_bytes_in_memory() {
+    let fs = empty();
+    let file = dirty(&fs, Ino::ROOT, "f");
+    fs.mk(Ino::ROOT, "g");
+    fs.mv((Ino::ROOT, "g"), (Ino::ROOT, "h"), RenameMode::Replace).unwrap();
+    now(fs.setxattr(file, b"user.a", b"", false, false)).unwrap();
+    assert_eq!(fs.mv((Ino::ROOT, "f"), (Ino::ROOT, "h"), RenameMode::NoReplace), Err(FsError::Exists));
+    assert_eq!(fs.mv((Ino::ROOT, "f"), (Ino::ROOT, "f"), RenameMode::Replace), Ok(()));
+    assert_eq!(now(fs.readdir(Ino::ROOT, 0, true, 9)).unwrap().len(), 4);
+    fs.rm(Ino::ROOT, "h").unwrap();
+    assert!(!fs.is_settled(file));
+    let unwritten = fs.at(file);
+    assert_eq!((unwritten.size, unwritten.blocks), (5, 1));
+    assert_eq!(now(fs.lookup(Ino::ROOT, b"f")), Ok(unwritten));
+}
+
+#[test]
+fn an_unlinked_files_bytes_go_when_it_is_forgotten() {
+    let fs = empty();
+    let file = dirty(&fs, Ino::ROOT, "f");
+    fs.rm(Ino::ROOT, "f").unwrap();
+    assert_eq!(fs.at(file).size, 5);
+    fs.put(file, "longer than before");
+    assert_eq!((fs.at(file).size, fs.at(file).nlink), (18, 0));
+    let mode = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+    assert_eq!(set(&fs, file, mode).size, 18);
+    fs.put(file, "again");
+    fs.forget(file);
+    assert!(fs.is_settled(file));
+    assert_eq!(fs.cache.counts().dirty_bytes, 0);
+    assert_eq!(now(fs.getattr(file)), Err(FsError::Stale));
+}
+
+#[test]
+fn truncate_sets_size_and_mtime_and_takes_set_id_bits() {
+    let fs = empty();
+    let file = dirty(&fs, Ino::ROOT, "f");
+    set(&fs, file, SetAttributes { mode: Some(0o6755), ..SetAttributes::default() });
+    let before = fs.at(file);
+    let size = SetAttributes { size: Some(3), mtime: Some(SetTime::Now), ..SetAttributes::default() };
+    let by_superuser = set(&fs, file, size);
+    assert_eq!((by_superuser.size, by_superuser.mode), (3, before.mode));
+    assert!(by_superuser.mtime > before.mtime && by_superuser.ctime > before.ctime);
+    let by_user = now(fs.setattr(file, SetAttributes { size: Some(3), ..SetAttributes::default() }, USER)).unwrap();
+    assert_eq!(by_user.mode & 0o7777, 0o755);
+}

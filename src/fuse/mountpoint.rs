@@ -1,0 +1,394 @@
+//! The mount table: checks a mountpoint, mounts on it, unmounts it.
+//!
+//! Root mounts by mount(2); anybody else through the setuid helper fusermount3. fuser's own ways are not taken: as
+//! root it loses the filesystem's subtype and gives up on a busy unmount, as a user it lets a comma in the source
+//! begin another option, and on both it may unmount what somebody else mounted later at the same place.
+//!
+//! Invariant: what is unmounted is what was mounted here, told by its device number.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use thiserror::Error;
+
+use super::options::MountOptions;
+
+const DEVICE: &str = "/dev/fuse";
+
+/// A desktop's indexer or a shell on its way out keeps a mount busy for moments; only then is it detached lazily.
+const BUSY_TRIES: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the drive could not be mounted or unmounted.
+#[derive(Debug, Error)]
+pub enum MountError {
+    #[error("the mountpoint {0} does not exist: make it with mkdir, or name another directory")]
+    Missing(PathBuf),
+    #[error("the mountpoint {0} is not a directory: name an empty directory")]
+    NotDirectory(PathBuf),
+    #[error("the mountpoint {0} is not empty: a mount would hide what is in it; name an empty directory")]
+    NotEmpty(PathBuf),
+    #[error("{path} is mounted already ({what}): unmount it first (dripfs umount {path}), or name another directory")]
+    AlreadyMounted { path: PathBuf, what: String },
+    #[error("{0} still carries a mount whose process is gone: clear it with fusermount3 -uz {0}, then mount again")]
+    Dead(PathBuf),
+    #[error("no permission to use the mountpoint {0}: it must be a directory that you may write to")]
+    Denied(PathBuf),
+    #[error("/dev/fuse is missing: load the module (modprobe fuse); in a container, pass --device /dev/fuse")]
+    NoDevice,
+    #[error("no permission to mount: {0}; in a container, pass --device /dev/fuse --cap-add SYS_ADMIN")]
+    NotPermitted(String),
+    #[error("fusermount3 was not found, and only root can mount without it: install the package fuse3")]
+    NoHelper,
+    #[error(
+        "allow_other needs the line user_allow_other in /etc/fuse.conf when it is not root who mounts: add it there, or leave the option out"
+    )]
+    AllowOther,
+    #[error("{what}: {source}")]
+    System { what: String, source: io::Error },
+}
+
+impl MountError {
+    pub(super) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> MountError {
+        MountError::System { what: what.into(), source: source.into() }
+    }
+}
+
+/// How an unmount went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmounted {
+    /// Nobody used it any more.
+    Clean,
+    /// It was busy: it left the tree, and ends when the last user closes their files.
+    Lazily,
+    /// Somebody had unmounted it before.
+    Before,
+}
+
+/// Looks whether `path` can be mounted on, and says how it is spelled in the mount table.
+pub fn check(path: &Path) -> Result<PathBuf, MountError> {
+    let absolute = std::path::absolute(path).map_err(|e| describe(path, e))?;
+    // Asked before the path itself is: what is mounted there may be dead, or hang.
+    refuse_mounted(&absolute)?;
+    let real = absolute.canonicalize().map_err(|e| describe(&absolute, e))?;
+    refuse_mounted(&real)?;
+    if !real.metadata().map_err(|e| describe(&real, e))?.is_dir() {
+        return Err(MountError::NotDirectory(real));
+    }
+    let mut entries = real.read_dir().map_err(|e| describe(&real, e))?;
+    if entries.next().is_some() {
+        return Err(MountError::NotEmpty(real));
+    }
+    Ok(real)
+}
+
+fn describe(path: &Path, error: io::Error) -> MountError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => MountError::Missing(path.to_owned()),
+        Some(libc::ENOTDIR) => MountError::NotDirectory(path.to_owned()),
+        Some(libc::EACCES | libc::EPERM) => MountError::Denied(path.to_owned()),
+        Some(libc::ENOTCONN) => MountError::Dead(path.to_owned()),
+        _ => MountError::system(format!("cannot look at the mountpoint {}", path.display()), error),
+    }
+}
+
+fn refuse_mounted(path: &Path) -> Result<(), MountError> {
+    let Some(entry) = topmost(path)?.filter(|entry| entry.kind.starts_with("fuse")) else {
+        return Ok(());
+    };
+    match rustix::fs::stat(path) {
+        Err(Errno::NOTCONN) => Err(MountError::Dead(path.to_owned())),
+        _ => {
+            let what = format!("{}, {}", entry.kind, entry.source);
+            Err(MountError::AlreadyMounted { path: path.to_owned(), what })
+        }
+    }
+}
+
+/// One line of /proc/self/mountinfo.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Entry {
+    /// Major and minor number: which mounted filesystem this is.
+    device: String,
+    path: PathBuf,
+    kind: String,
+    source: String,
+}
+
+/// The mount that one meets at `path`, if it is a mountpoint.
+fn topmost(path: &Path) -> Result<Option<Entry>, MountError> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|e| MountError::system("cannot read the mount table /proc/self/mountinfo", e))?;
+    let lines = table.split(|byte| *byte == b'\n');
+    // Later mounts cover earlier ones.
+    Ok(lines.filter_map(parse).rfind(|entry| entry.path == path))
+}
+
+fn parse(line: &[u8]) -> Option<Entry> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let dash = fields.iter().position(|field| *field == b"-")?;
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    Some(Entry {
+        device: text(fields.get(2)?),
+        path: PathBuf::from(OsStr::from_bytes(&unescape(fields.get(4)?))),
+        kind: text(fields.get(dash + 1)?),
+        source: text(fields.get(dash + 2)?),
+    })
+}
+
+/// Blanks, backslashes and line ends are written as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
+        match digits {
+            Some(digits) => {
+                let value = digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                out.push(value as u8);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// A mount that stands, and the kernel's end of it.
+pub(super) struct Attached {
+    pub device: OwnedFd,
+    pub place: Place,
+    /// Whether further descriptors for the same mount can be had (one for each thread).
+    pub can_clone: bool,
+}
+
+/// Where something is mounted, and what.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub path: PathBuf,
+    device: String,
+}
+
+/// Mounts an empty connection at `path` (from `check`). The kernel then waits for the handshake.
+pub(super) fn attach(path: PathBuf, options: &MountOptions) -> Result<Attached, MountError> {
+    if !Path::new(DEVICE).exists() {
+        return Err(MountError::NoDevice);
+    }
+    let (device, can_clone) = if rustix::process::geteuid().is_root() {
+        (mount_as_root(&path, options)?, true)
+    } else {
+        let can_clone = File::options().read(true).write(true).open(DEVICE).is_ok();
+        (mount_as_user(&path, options)?, can_clone)
+    };
+    match topmost(&path)? {
+        Some(entry) => Ok(Attached { device, place: Place { path, device: entry.device }, can_clone }),
+        None => Err(MountError::system(
+            format!("cannot mount on {}", path.display()),
+            io::Error::other("it vanished at once"),
+        )),
+    }
+}
+
+fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let device = File::options().read(true).write(true).open(DEVICE).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => MountError::NoDevice,
+        Some(libc::EACCES | libc::EPERM) => MountError::NotPermitted(format!("cannot open {DEVICE} ({e})")),
+        _ => MountError::system(format!("cannot open {DEVICE}"), e),
+    })?;
+    let words = format!("fd={},rootmode=40000,user_id=0,group_id=0,{}", device.as_raw_fd(), options.fuse_words());
+    let words = CString::new(words).expect("options hold no zero byte");
+    match rustix::mount::mount(options.url.as_str(), path, "fuse.dripfs", options.flags(), words.as_c_str()) {
+        Ok(()) => Ok(device.into()),
+        Err(Errno::PERM | Errno::ACCESS) => Err(MountError::NotPermitted("the kernel refused mount(2)".into())),
+        Err(Errno::NODEV) => Err(MountError::NoDevice),
+        Err(e) => Err(MountError::system(format!("cannot mount on {}", path.display()), e)),
+    }
+}
+
+/// fusermount3 mounts, and passes the descriptor back over a socket that it finds as its standard input.
+fn mount_as_user(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let (ours, theirs) = UnixStream::pair().map_err(|e| MountError::system("cannot make a socket", e))?;
+    let words = options.fusermount_words();
+    let mut child = helper(&["-o".as_ref(), words.as_ref(), "--".as_ref(), path.as_os_str()], Some(theirs))?;
+    let received = receive(&ours);
+    let mut said = String::new();
+    if let Some(stderr) = &mut child.stderr {
+        let _ = stderr.read_to_string(&mut said);
+    }
+    let status = child.wait().map_err(|e| MountError::system("cannot wait for fusermount3", e))?;
+    match received {
+        Ok(Some(device)) if status.success() => Ok(device),
+        Ok(_) => Err(explain(path, said.trim())),
+        Err(e) => Err(MountError::system("cannot take over the mount from fusermount3", e)),
+    }
+}
+
+/// What fusermount3 complained of.
+fn explain(path: &Path, said: &str) -> MountError {
+    if said.contains("user_allow_other") {
+        MountError::AllowOther
+    } else if said.contains("write access") || said.contains("not owned by") {
+        MountError::Denied(path.to_owned())
+    } else if said.contains("failed to open /dev/fuse") && said.contains("No such") {
+        MountError::NoDevice
+    } else if said.contains("Permission denied") || said.contains("Operation not permitted") {
+        MountError::NotPermitted(said.to_owned())
+    } else {
+        MountError::system(format!("cannot mount on {}", path.display()), io::Error::other(said.to_owned()))
+    }
+}
+
+/// Starts fusermount3, with a socket as its standard input if there is one. PATH may be unset in a service.
+fn helper(arguments: &[&OsStr], socket: Option<UnixStream>) -> Result<Child, MountError> {
+    let socket = socket.map(OwnedFd::from);
+    for program in ["fusermount3", "/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3"] {
+        let stdin = match &socket {
+            Some(socket) => socket.try_clone().map(Stdio::from),
+            None => Ok(Stdio::null()),
+        };
+        let stdin = stdin.map_err(|e| MountError::system("cannot pass a socket on", e))?;
+        let mut command = Command::new(program);
+        command.args(arguments).env("_FUSE_COMMFD", "0").env("LC_ALL", "C");
+        match command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => return Ok(child),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(MountError::system(format!("cannot run {program}"), e)),
+        }
+    }
+    Err(MountError::NoHelper)
+}
+
+/// The descriptor that comes over the socket; `None` if its other end closes without sending one.
+fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    loop {
+        let mut buffers = [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(_) => break,
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok(descriptor)
+}
+
+/// Takes the mount out of the tree: cleanly, or lazily if it stays busy. Blocks for up to a second.
+pub(super) fn detach(place: &Place) -> Result<Unmounted, MountError> {
+    for _ in 0..BUSY_TRIES {
+        if !still_there(place)? {
+            return Ok(Unmounted::Before);
+        }
+        if unmount(place, false)? {
+            return Ok(Unmounted::Clean);
+        }
+        std::thread::sleep(BUSY_PAUSE);
+    }
+    detach_now(place)
+}
+
+/// Takes the mount out of the tree at once, busy or not.
+pub(super) fn detach_now(place: &Place) -> Result<Unmounted, MountError> {
+    if !still_there(place)? || unmount(place, true)? {
+        return Ok(Unmounted::Lazily);
+    }
+    Err(MountError::system(format!("cannot unmount {}", place.path.display()), io::Error::from(Errno::BUSY)))
+}
+
+fn still_there(place: &Place) -> Result<bool, MountError> {
+    Ok(topmost(&place.path)?.is_some_and(|entry| entry.device == place.device))
+}
+
+/// False if it is busy.
+fn unmount(place: &Place, lazily: bool) -> Result<bool, MountError> {
+    if !rustix::process::geteuid().is_root() {
+        return unmount_as_user(place, lazily);
+    }
+    let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(&place.path, flags | UnmountFlags::NOFOLLOW) {
+        // EINVAL: somebody else was faster.
+        Ok(()) | Err(Errno::INVAL) => Ok(true),
+        Err(Errno::BUSY) => Ok(false),
+        Err(e) => Err(MountError::system(format!("cannot unmount {}", place.path.display()), e)),
+    }
+}
+
+fn unmount_as_user(place: &Place, lazily: bool) -> Result<bool, MountError> {
+    let flags = if lazily { "-uz" } else { "-u" };
+    let child = helper(&[flags.as_ref(), "--".as_ref(), place.path.as_os_str()], None)?;
+    let output = child.wait_with_output().map_err(|e| MountError::system("cannot wait for fusermount3", e))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() || !still_there(place)? {
+        true => Ok(true),
+        false if said.contains("busy") => Ok(false),
+        false => {
+            let what = format!("cannot unmount {}", place.path.display());
+            Err(MountError::system(what, io::Error::other(said.trim().to_owned())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_mount_table_is_taken_apart() {
+        let line = br"36 35 0:57 / /mnt/my\040drive\134x rw,nosuid shared:1 master:2 - fuse.dripfs file:///a\040b rw,user_id=0";
+        let entry = parse(line).expect("a whole line");
+        assert_eq!(entry.device, "0:57");
+        assert_eq!(entry.path, Path::new(r"/mnt/my drive\x"));
+        assert_eq!((entry.kind.as_str(), entry.source.as_str()), ("fuse.dripfs", "file:///a b"));
+        assert_eq!(parse(b"36 35 0:57 / /mnt rw"), None);
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn proc_is_in_the_mount_table() {
+        let entry = topmost(Path::new("/proc")).expect("a readable table").expect("/proc is mounted");
+        assert_eq!(entry.kind, "proc");
+        assert!(topmost(Path::new("/proc/self")).expect("a readable table").is_none());
+    }
+
+    #[test]
+    fn a_mountpoint_must_be_an_empty_directory() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().canonicalize().expect("it exists");
+        assert_eq!(check(&path).expect("empty"), path);
+        let file = path.join("file");
+        assert!(matches!(check(&file), Err(MountError::Missing(at)) if at == file));
+        std::fs::write(&file, b"x").expect("room for a byte");
+        assert!(matches!(check(&file), Err(MountError::NotDirectory(_))));
+        assert!(matches!(check(&file.join("below")), Err(MountError::NotDirectory(_))));
+        assert!(matches!(check(&path), Err(MountError::NotEmpty(_))));
+    }
+
+    #[test]
+    fn what_fusermount_says_becomes_an_error_with_a_way_out() {
+        let path = Path::new("/mnt");
+        let said = "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+        assert!(explain(path, said).to_string().contains("/etc/fuse.conf"));
+        let said = "fusermount3: user has no write access to mountpoint /mnt";
+        assert!(matches!(explain(path, said), MountError::Denied(_)));
+        assert!(explain(path, "something new").to_string().ends_with("something new"));
+    }
+}

@@ -1,0 +1,274 @@
+//! From an operation's future to the kernel's answer.
+//!
+//! Owns: the one poll in the kernel's thread, the move to the runtime of what has to wait, the deadline. Does not own
+//! what an operation does, nor what its answer looks like.
+//!
+//! Invariants: every request is answered exactly once, whatever happens: result, panic or deadline (fuser answers EIO
+//! when an unanswered reply is dropped; everything here leans on that). A kernel thread never waits. Nothing here
+//! knows a file's name, so nothing here can log one.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fuser::Errno;
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::errno::errno;
+use crate::fs::FsError;
+
+/// How long a caller waits at most. fuser answers FUSE_INTERRUPT with ENOSYS, so a process that waits for direct I/O
+/// cannot even be killed until it is answered. Longer than any wait that the rooms below bound themselves (a slow
+/// remote, a full journal), so that their better error comes first; short enough for a person to sit out.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What becomes of an operation whose caller was sent away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Late {
+    /// It changes more than one thing on its way, so it is let run to its end.
+    Finish,
+    /// Nobody needs it any more, and it holds memory.
+    Drop,
+}
+
+/// An operation's name (for the log) and the terms on which it may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    name: &'static str,
+    deadline: Option<Duration>,
+    late: Late,
+}
+
+impl Terms {
+    /// Bounded, and finished even if late: everything that changes names or attributes.
+    pub const fn finishing(name: &'static str) -> Terms {
+        Terms { name, deadline: Some(DEADLINE), late: Late::Finish }
+    }
+
+    /// Bounded, and dropped when late: reading and writing, which can stop between any two bytes.
+    pub const fn dropping(name: &'static str) -> Terms {
+        Terms { name, deadline: Some(DEADLINE), late: Late::Drop }
+    }
+
+    /// fsync: how long it may take depends on the level of durability and on how much there is, so `Fs` bounds it.
+    pub const fn unbounded(name: &'static str) -> Terms {
+        Terms { name, deadline: None, late: Late::Finish }
+    }
+}
+
+/// A reply to the kernel that can carry an error. Dropped unanswered, it is EIO.
+pub trait Reply: Send + 'static {
+    fn error(self, errno: Errno);
+}
+
+macro_rules! replies {
+    ($($name:ident)*) => {
+        $(impl Reply for fuser::$name {
+            fn error(self, errno: Errno) {
+                fuser::$name::error(self, errno)
+            }
+        })*
+    };
+}
+
+replies!(ReplyAttr ReplyCreate ReplyData ReplyDirectory ReplyDirectoryPlus ReplyEmpty ReplyEntry ReplyLseek ReplyOpen);
+replies!(ReplyStatfs ReplyWrite ReplyXattr);
+
+/// A reply that the operation itself fills, entry by entry. Whoever answers takes it; the other then finds nothing.
+pub struct Slot<R>(Arc<Mutex<Option<R>>>);
+
+impl<R> Slot<R> {
+    pub fn new(reply: R) -> Slot<R> {
+        Slot(Arc::new(Mutex::new(Some(reply))))
+    }
+
+    /// `None` if the caller was answered already.
+    pub fn with<T>(&self, fill: impl FnOnce(&mut R) -> T) -> Option<T> {
+        self.0.lock().as_mut().map(fill)
+    }
+
+    pub fn send(self, send: impl FnOnce(R)) {
+        let reply = self.0.lock().take();
+        if let Some(reply) = reply {
+            send(reply);
+        }
+    }
+}
+
+impl<R> Clone for Slot<R> {
+    fn clone(&self) -> Self {
+        Slot(self.0.clone())
+    }
+}
+
+impl<R: Reply> Reply for Slot<R> {
+    fn error(self, errno: Errno) {
+        self.send(|reply| reply.error(errno));
+    }
+}
+
+/// Answers `reply` with what `operation` comes to: at once if it is ready at its first poll, else from the runtime.
+pub fn answer<R, T, F, S>(runtime: &Handle, terms: Terms, reply: R, operation: F, send: S)
+where
+    R: Reply,
+    T: Send + 'static,
+    F: Future<Output = Result<T, FsError>> + Send + 'static,
+    S: FnOnce(R, T) + Send + 'static,
+{
+    guarded(terms.name, || {
+        // Operations start tasks and timers.
+        let _inside = runtime.enter();
+        let mut operation = Box::pin(operation);
+        match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => finish(reply, result, send),
+            Poll::Pending => drop(runtime.spawn(wait(terms, reply, operation, send))),
+        }
+    });
+}
+
+/// Runs a handler so that its panic ends this request and not the kernel thread, which would end without a word.
+pub fn guarded(name: &'static str, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        log::error!("{name} panicked: its caller gets an I/O error; this is a bug, please report it");
+    }
+}
+
+fn finish<R: Reply, T>(reply: R, result: Result<T, FsError>, send: impl FnOnce(R, T)) {
+    match result {
+        Ok(value) => send(reply, value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+async fn wait<R, T, F, S>(terms: Terms, reply: R, operation: Pin<Box<F>>, send: S)
+where
+    R: Reply,
+    F: Future<Output = Result<T, FsError>> + Send,
+    S: FnOnce(R, T),
+{
+    let mut operation = AssertUnwindSafe(operation).catch_unwind();
+    let outcome = match terms.deadline {
+        None => operation.await,
+        Some(limit) => match tokio::time::timeout(limit, &mut operation).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                log::error!("{} was not done after {} s: its caller gets an I/O error", terms.name, limit.as_secs());
+                reply.error(Errno::EIO);
+                if terms.late == Late::Finish {
+                    let _ = operation.await;
+                }
+                return;
+            }
+        },
+    };
+    guarded(terms.name, || match outcome {
+        Ok(result) => finish(reply, result, send),
+        Err(panic) => std::panic::resume_unwind(panic),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// What a caller got: `Ok` is a value, `Err` an errno. Like fuser's replies it answers EIO when it is dropped.
+    struct Recorder(Option<Arc<Mutex<Vec<Result<u32, i32>>>>>);
+
+    impl Recorder {
+        fn new() -> (Recorder, Arc<Mutex<Vec<Result<u32, i32>>>>) {
+            let answers = Arc::new(Mutex::new(Vec::new()));
+            (Recorder(Some(answers.clone())), answers)
+        }
+
+        fn put(&mut self, answer: Result<u32, i32>) {
+            self.0.take().expect("answered once").lock().push(answer);
+        }
+    }
+
+    impl Reply for Recorder {
+        fn error(mut self, errno: Errno) {
+            self.put(Err(errno.into()));
+        }
+    }
+
+    impl Drop for Recorder {
+        fn drop(&mut self) {
+            if self.0.is_some() {
+                self.put(Err(libc::EIO));
+            }
+        }
+    }
+
+    fn ask(terms: Terms, operation: impl Future<Output = Result<u32, FsError>> + Send + 'static) -> Answers {
+        let (reply, answers) = Recorder::new();
+        answer(&Handle::current(), terms, reply, operation, |mut reply: Recorder, value| reply.put(Ok(value)));
+        answers
+    }
+
+    type Answers = Arc<Mutex<Vec<Result<u32, i32>>>>;
+
+    const FINISHING: Terms = Terms::finishing("test");
+
+    #[tokio::test]
+    async fn what_is_ready_is_answered_before_the_handler_returns() {
+        assert_eq!(*ask(FINISHING, async { Ok(7) }).lock(), [Ok(7)]);
+        assert_eq!(*ask(FINISHING, async { Err(FsError::NotEmpty) }).lock(), [Err(libc::ENOTEMPTY)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_answered_by_the_runtime() {
+        let answers = ask(FINISHING, async {
+            tokio::time::sleep(DEADLINE / 2).await;
+            Ok(7)
+        });
+        assert!(answers.lock().is_empty());
+        tokio::time::sleep(DEADLINE).await;
+        assert_eq!(*answers.lock(), [Ok(7)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_answers_and_the_operation_runs_to_its_end_or_is_dropped() {
+        for (terms, ends) in [(FINISHING, true), (Terms::dropping("test"), false)] {
+            let ended = Arc::new(AtomicBool::new(false));
+            let mark = ended.clone();
+            let answers = ask(terms, async move {
+                tokio::time::sleep(DEADLINE * 2).await;
+                mark.store(true, Ordering::Relaxed);
+                Ok(7)
+            });
+            tokio::time::sleep(DEADLINE * 3).await;
+            assert_eq!(*answers.lock(), [Err(libc::EIO)]);
+            assert_eq!(ended.load(Ordering::Relaxed), ends);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unbounded_operation_outlives_the_deadline() {
+        let answers = ask(Terms::unbounded("test"), async {
+            tokio::time::sleep(DEADLINE * 10).await;
+            Ok(7)
+        });
+        tokio::time::sleep(DEADLINE * 9).await;
+        assert!(answers.lock().is_empty());
+        tokio::time::sleep(DEADLINE * 2).await;
+        assert_eq!(*answers.lock(), [Ok(7)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_an_io_error_at_once_or_later() {
+        assert_eq!(*ask(FINISHING, async { panic!("planted") }).lock(), [Err(libc::EIO)]);
+        let answers = ask(FINISHING, async {
+            tokio::time::sleep(DEADLINE / 2).await;
+            panic!("planted")
+        });
+        tokio::time::sleep(DEADLINE).await;
+        assert_eq!(*answers.lock(), [Err(libc::EIO)]);
+    }
+}

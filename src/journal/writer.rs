@@ -1,0 +1,318 @@
+//! The writer: takes queued changes, seals them as blocks, writes and fdatasyncs (J1, J2), begins new files (J4), drops
+//! old ones (J5). One task, which the mount gives a thread of its own: its disk calls block.
+//!
+//! Owns the current file, and every block that the durable end does not cover yet. Does not own the queue (appenders
+//! fill it) nor the table of extents (readers use it); it holds their locks for moments only, never over I/O.
+//!
+//! Invariant: what a failed write or fdatasync may have touched is written again in a new file, never synced again in
+//! the old one. The durable end is told only after the fdatasync that covers it.
+
+use std::io;
+use std::mem;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::block::Block;
+use super::extents::FileState;
+use super::file::{self, Header, NotMade, Place, Put, Tail};
+use super::{Journal, Queue, Queued, io_error};
+use crate::base::{FileId, Position, plants};
+use crate::format::commit::BlockRef;
+
+/// How long a change waits in the queue for others to share its block (J1).
+const GATHER_TIME: Duration = Duration::from_millis(10);
+/// Changes of so many bytes (by estimate) fill a block (J1).
+const BLOCK_CHANGES: u64 = 64 * 1024;
+/// Extents of so many bytes fill a block: enough to write in large pieces, little enough to be in memory twice never.
+const BLOCK_EXTENTS: u64 = 8 * 1024 * 1024;
+/// Extents of so many bytes wake the writer at once.
+const QUEUE_EXTENTS: u64 = 4 * 1024 * 1024;
+/// Back-off while the disk refuses: doubles from the first to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// One in so many failures is logged.
+const LOG_EVERY: u64 = 12;
+/// At close, how long the disk may refuse before the rest is given up: as long as anybody waits for it.
+const CLOSING_TIME: Duration = super::WAIT_LIMIT;
+
+pub(super) struct Writer {
+    place: Place,
+    tail: Tail,
+    /// Written, not durable; or taken from the queue and not even written, after a failure.
+    unsynced: Vec<Block>,
+    /// Extent bytes in `unsynced`, and an estimate of its changes.
+    unsynced_weight: u64,
+    /// When the oldest of `unsynced` was written.
+    unsynced_since: Instant,
+    durable: Position,
+    durable_block: Option<BlockRef>,
+    /// A removal that no fsync of the directory has covered (J5).
+    dir_unsynced: bool,
+}
+
+/// What wakes the writer.
+enum Due {
+    At(Instant),
+    Now,
+    /// Nothing is to be done before somebody calls.
+    Never,
+}
+
+impl Writer {
+    pub fn new(place: Place, tail: Tail, durable: Position, durable_block: Option<BlockRef>) -> Writer {
+        Writer {
+            place,
+            tail,
+            unsynced: Vec::new(),
+            unsynced_weight: 0,
+            unsynced_since: Instant::now(),
+            durable,
+            durable_block,
+            dir_unsynced: false,
+        }
+    }
+
+    pub async fn run(mut self, journal: &Journal) {
+        loop {
+            self.wait_for_work(journal).await;
+            let queued = journal.queue.lock().take();
+            let mut result = self.write(journal, queued.changes);
+            let stopping = queued.closing;
+            let overdue = !self.unsynced.is_empty() && self.unsynced_since.elapsed() >= journal.settings.sync_interval;
+            let waited_for = queued.wanted > self.durable || stopping;
+            if result.is_ok()
+                && (waited_for || overdue || self.unsynced_weight >= journal.settings.sync_bytes)
+                && !self.unsynced.is_empty()
+            {
+                result = self.sync(journal);
+            }
+            if result.is_ok() && self.tail.len >= journal.file_bytes() {
+                result = self.sync(journal).and_then(|()| self.begin_file(journal));
+            }
+            if let Err(why) = result
+                && !self.start_over(journal, why).await
+            {
+                return;
+            }
+            self.drop_files(journal, queued.cut);
+            if stopping && journal.queue.lock().changes.is_empty() {
+                return;
+            }
+        }
+    }
+
+    async fn wait_for_work(&self, journal: &Journal) {
+        loop {
+            let woken = journal.wake.notified();
+            match self.due(journal) {
+                Due::Now => return,
+                Due::Never => woken.await,
+                Due::At(when) if when <= Instant::now() => return,
+                Due::At(when) => {
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep_until(when) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    fn due(&self, journal: &Journal) -> Due {
+        let queue = journal.queue.lock();
+        if queue.closing || queue.wanted > self.durable || queue.cut_moved || full(&queue) {
+            return Due::Now;
+        }
+        let gather = (!queue.changes.is_empty()).then(|| queue.since + GATHER_TIME);
+        let sync = (!self.unsynced.is_empty()).then(|| self.unsynced_since + journal.settings.sync_interval);
+        match gather.into_iter().chain(sync).min() {
+            Some(when) => Due::At(when),
+            None => Due::Never,
+        }
+    }
+
+    /// Seals and writes what was queued. On an error it is all in `unsynced` none the less.
+    fn write(&mut self, journal: &Journal, queued: Vec<Queued>) -> io::Result<()> {
+        let blocks = into_blocks(queued);
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        if self.unsynced.is_empty() {
+            self.unsynced_since = Instant::now();
+        }
+        self.unsynced_weight += blocks.iter().map(|block| block.weight).sum::<u64>();
+        let from = self.unsynced.len();
+        self.unsynced.extend(blocks);
+        let puts = self.tail.append(&self.place, self.durable, self.unsynced[from..].iter())?;
+        put_all(&mut self.unsynced[from..], puts);
+        journal.table.lock().set_len(self.tail.name.generation, self.tail.len);
+        Ok(())
+    }
+
+    fn sync(&mut self, journal: &Journal) -> io::Result<()> {
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        if let Err(why) = self.tail.file.sync_data() {
+            if !plants::on("J4-retry-fdatasync") {
+                return Err(why);
+            }
+            self.tail.file.sync_data()?;
+        }
+        self.settle(journal);
+        Ok(())
+    }
+
+    /// Everything in `unsynced` is durable in the current file.
+    fn settle(&mut self, journal: &Journal) {
+        let blocks = mem::take(&mut self.unsynced);
+        self.unsynced_weight = 0;
+        if let Some(last) = blocks.last() {
+            self.durable = last.position();
+            self.durable_block = last.keys.first().copied();
+        }
+        {
+            let mut table = journal.table.lock();
+            blocks.iter().for_each(|block| table.settle(block, self.tail.name.generation));
+        }
+        journal.tell_durable(self.durable, self.durable_block, blocks.iter().map(|block| block.weight).sum());
+    }
+
+    /// A new file that continues the durable end and holds again what lies above it.
+    fn begin_file(&mut self, journal: &Journal) -> io::Result<()> {
+        let header = Header {
+            generation: journal.next_generation(),
+            id: FileId(self.place.random.bytes()),
+            base: self.durable_block,
+            rewritten: self.unsynced.last().map_or(self.base_position(), Block::position),
+            floor: self.unsynced.last().map_or(self.durable, Block::position),
+        };
+        let (tail, puts) = file::make(&self.place, &header, &self.unsynced).map_err(|e| self.not_made(journal, e))?;
+        put_all(&mut self.unsynced, puts);
+        journal.table.lock().add_file(file_state(&tail, &header));
+        self.tail = tail;
+        self.dir_unsynced = false;
+        self.settle(journal);
+        Ok(())
+    }
+
+    fn base_position(&self) -> Position {
+        self.durable_block.map_or(Position(0), |block| block.position)
+    }
+
+    /// A file that stands though it was not finished is dropped in its turn like the others; nothing is read from it.
+    fn not_made(&self, journal: &Journal, failed: NotMade) -> io::Error {
+        if failed.stands
+            && let Ok(file) = self.place.disk.open(&failed.path)
+        {
+            let bytes = file.len().unwrap_or(0);
+            let (generation, path, base) = (failed.generation, failed.path, self.base_position());
+            journal.table.lock().add_file(FileState { generation, path, file, bytes, base, live: 0 });
+        }
+        failed.why
+    }
+
+    /// J4: the disk failed. Tries new files, with back-off, until one takes everything above the durable end.
+    /// False if the journal is being closed and the disk refused for too long.
+    async fn start_over(&mut self, journal: &Journal, mut why: io::Error) -> bool {
+        let mut closing: Option<Instant> = None;
+        let mut back_off = BACK_OFF.0;
+        loop {
+            let failures = journal.note_failure(io_error(&self.tail.path, &why));
+            if failures % LOG_EVERY == 1 {
+                log::error!(
+                    "the journal's disk failed ({why}; {failures} failures so far): what is not durable is kept in \
+                     memory and written again in a new file; free space or check the disk"
+                );
+            }
+            why = match self.begin_file(journal) {
+                Ok(()) => {
+                    log::info!("the journal goes on in a new file");
+                    journal.clear_failure();
+                    return true;
+                }
+                Err(why) => why,
+            };
+            if journal.queue.lock().closing && closing.get_or_insert_with(Instant::now).elapsed() >= CLOSING_TIME {
+                return false;
+            }
+            tokio::time::sleep(back_off).await;
+            back_off = (back_off * 2).min(BACK_OFF.1);
+        }
+    }
+
+    /// J5: oldest first, the directory fsynced before the next one goes, so that what a power cut brings back is always
+    /// the newest of them.
+    fn drop_files(&mut self, journal: &Journal, cut: Position) {
+        loop {
+            let Some(path) = journal.table.lock().droppable(cut).map(|file| file.path.clone()) else { return };
+            if let Err(why) = self.drop_file(journal, &path) {
+                log::warn!("a journal file that is no longer needed stays for now: {why}");
+                return;
+            }
+        }
+    }
+
+    fn drop_file(&mut self, journal: &Journal, path: &str) -> io::Result<()> {
+        if self.dir_unsynced {
+            self.sync_dir()?;
+        }
+        match self.place.disk.remove(path) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            _ => self.dir_unsynced = true,
+        }
+        journal.table.lock().drop_oldest();
+        journal.room.notify_waiters();
+        self.sync_dir()
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        self.place.disk.sync_dir(&self.place.dir)?;
+        self.dir_unsynced = false;
+        Ok(())
+    }
+}
+
+/// Enough is queued to be written at once.
+pub(super) fn full(queue: &Queue) -> bool {
+    queue.change_weight >= BLOCK_CHANGES || queue.extent_weight >= QUEUE_EXTENTS
+}
+
+pub(super) fn file_state(tail: &Tail, header: &Header) -> FileState {
+    FileState {
+        generation: tail.name.generation,
+        path: tail.path.clone(),
+        file: tail.file.clone(),
+        bytes: tail.len,
+        base: header.base_position(),
+        live: 0,
+    }
+}
+
+/// The blocks stand in a new place; where they stood before becomes an alias.
+pub(super) fn put_all(blocks: &mut [Block], puts: Vec<Put>) {
+    for (block, (key, body_at)) in blocks.iter_mut().zip(puts) {
+        block.keys.insert(0, key);
+        block.body_at = body_at;
+    }
+}
+
+fn into_blocks(queued: Vec<Queued>) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let (mut changes, mut extents) = (BLOCK_CHANGES, BLOCK_EXTENTS);
+    for Queued { position, change, extents: brought, change_weight, extent_weight } in queued {
+        if changes >= BLOCK_CHANGES || extents >= BLOCK_EXTENTS || blocks.is_empty() {
+            (changes, extents) = (0, 0);
+            let block =
+                Block { first: position, changes: vec![], extents: vec![], keys: vec![], body_at: 0, weight: 0 };
+            blocks.push(block);
+        }
+        let block = blocks.last_mut().expect("one was pushed before the first change");
+        changes += change_weight;
+        extents += extent_weight;
+        block.weight += change_weight + extent_weight;
+        block.changes.push(change);
+        block.extents.extend(brought.into_iter().map(|extent| (extent.id, extent.bytes)));
+    }
+    blocks
+}

@@ -1,0 +1,168 @@
+//! A drive without a kernel: a real directory as store, a real state directory, real time.
+//!
+//! What the whole chain must do at its simplest: what is written is read back, here and from another machine, before
+//! and after a round, with the state directory kept and lost.
+
+use std::path::Path;
+
+use dripfs::base::{Clock, Ino, Random};
+use dripfs::crypto::secret::Passphrase;
+use dripfs::format::header::Cost;
+use dripfs::fs::{Caller, RenameMode};
+use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability};
+use dripfs::store::{self, Store};
+use dripfs::vault::{VaultError, init};
+
+const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+fn passphrase() -> Passphrase {
+    Passphrase::new(b"correct horse".to_vec())
+}
+
+fn options(state: &Path) -> DriveOptions {
+    DriveOptions {
+        state: state.to_owned(),
+        read_only: false,
+        durability: Durability::Local,
+        takeover: false,
+        compress: true,
+        cache_bytes: 8 << 20,
+        dirty_bytes: 16 << 20,
+        journal_bytes: 1 << 30,
+    }
+}
+
+struct Place {
+    _dir: tempfile::TempDir,
+    url: String,
+    root: std::path::PathBuf,
+}
+
+impl Place {
+    async fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_owned();
+        let url = root.join("vault").to_str().unwrap().to_owned();
+        let place = Place { _dir: dir, url, root };
+        init::init(&place.store(), &passphrase(), Cost::FLOOR, (0, 0), &Random::Kernel, &Clock::System).await.unwrap();
+        place
+    }
+
+    fn store(&self) -> Store {
+        store::open(&self.url).unwrap()
+    }
+
+    fn state(&self, name: &str) -> std::path::PathBuf {
+        let path = self.root.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    async fn open(&self, state: &str) -> Drive {
+        Drive::open(self.store(), passphrase(), options(&self.state(state))).await.unwrap()
+    }
+
+    async fn reader(&self) -> Drive {
+        let state = tempfile::tempdir_in(&self.root).unwrap();
+        let options = DriveOptions { read_only: true, ..options(state.path()) };
+        Drive::open(self.store(), passphrase(), options).await.unwrap()
+    }
+}
+
+async fn write(drive: &Drive, name: &str, bytes: &[u8]) -> Ino {
+    let made = drive.fs.create(Ino::ROOT, name.as_bytes(), 0o644, ME).await.unwrap();
+    for (k, chunk) in bytes.chunks(1 << 20).enumerate() {
+        drive.fs.write(made.ino, (k << 20) as u64, chunk.to_vec(), false).await.unwrap();
+    }
+    drive.fs.release(made.ino).await.unwrap();
+    made.ino
+}
+
+async fn read(drive: &Drive, name: &str) -> Vec<u8> {
+    let found = drive.fs.lookup(Ino::ROOT, name.as_bytes()).await.unwrap();
+    let mut out = Vec::new();
+    while (out.len() as u64) < found.size {
+        let part = drive.fs.read(found.ino, out.len() as u64, 128 << 10).await.unwrap();
+        assert!(!part.is_empty(), "{name}: ends at {} instead of {}", out.len(), found.size);
+        out.extend_from_slice(&part);
+    }
+    out
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    use rand::{Rng, SeedableRng};
+    let mut bytes = vec![0; len];
+    rand::rngs::SmallRng::seed_from_u64(seed).fill(&mut bytes[..]);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_read_here_and_from_another_machine() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let (small, large, text) = (noise(1, 3000), noise(2, 20 << 20), b"a line of text\n".repeat(200_000));
+    write(&drive, "small", &small).await;
+    write(&drive, "large", &large).await;
+    write(&drive, "text", &text).await;
+    assert_eq!(read(&drive, "small").await, small);
+    assert_eq!(read(&drive, "large").await, large);
+    drive.sync(|_| ()).await.unwrap();
+    assert_eq!(read(&drive, "large").await, large);
+    drive.fs.rename(Ino::ROOT, b"small", Ino::ROOT, b"renamed", RenameMode::Replace).await.unwrap();
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(drive);
+
+    let elsewhere = place.reader().await;
+    assert_eq!(read(&elsewhere, "renamed").await, small);
+    assert_eq!(read(&elsewhere, "large").await, large);
+    assert_eq!(read(&elsewhere, "text").await, text);
+    drop(elsewhere);
+
+    // Another machine may write, for the first has unmounted; then the first goes on from there.
+    let other = place.open("b").await;
+    write(&other, "more", b"more").await;
+    assert_eq!(other.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(other);
+    let back = place.open("a").await;
+    assert_eq!(read(&back, "more").await, b"more");
+    assert_eq!(read(&back, "text").await, text);
+    assert_eq!(back.close(|_| ()).await.unwrap(), Closed::Drained);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fsynced_is_there_after_the_process_died_and_others_are_refused() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let bytes = noise(3, 100_000);
+    let ino = write(&drive, "kept", &bytes).await;
+    drive.fs.fsync(ino, false).await.unwrap();
+    // The process dies: nothing is drained.
+    std::mem::forget(drive);
+
+    match Drive::open(place.store(), passphrase(), options(&place.state("b"))).await.map(|_| ()) {
+        Err(VaultError::InUse { .. }) => {}
+        other => panic!("a second writer must be refused: {other:?}"),
+    }
+    let drive = place.open("a").await;
+    assert_eq!(read(&drive, "kept").await, bytes);
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    assert_eq!(read(&place.reader().await, "kept").await, bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_small_files_are_a_few_objects() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let before = drive.status().remote.requests;
+    for k in 0..10_000u32 {
+        write(&drive, &format!("file {k}"), &noise(k.into(), 4096)).await;
+    }
+    drive.sync(|_| ()).await.unwrap();
+    let requests = drive.status().remote.requests - before;
+    let objects = place.store().list("", 1 << 20).await.unwrap().len();
+    println!("10,000 files of 4 KiB: {objects} objects, {requests} requests until sync returned");
+    assert!(objects <= 100, "{objects} objects");
+    assert!(requests < 100, "{requests} requests");
+    assert_eq!(read(&drive, "file 77").await, noise(77, 4096));
+    drive.close(|_| ()).await.unwrap();
+}
