@@ -220,10 +220,11 @@ impl History {
     /// A round begins: the durable end is its cut. `None` if no change waits for the vault there.
     pub fn begin_round(&self) -> Option<Batch> {
         let journal = self.journal.as_ref()?;
-        let (cut, block) = journal.durable();
         // Folding a long backlog is done in steps, so that operations go on beside it.
         loop {
             let mut state = self.state.write();
+            // Asked for under the lock: an operation in between might fold what lies beyond an older answer.
+            let (cut, block) = journal.durable();
             if state.fold.advance(cut, 4096) {
                 continue;
             }

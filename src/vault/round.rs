@@ -154,6 +154,7 @@ impl Rounds {
                 Some(oldest) if self.journal.pressed() || oldest.elapsed() >= ROUND_AGE => break,
                 Some(oldest) => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(oldest + ROUND_AGE) => {}
                         () = self.journal.durable_end_after(durable) => {}
                     }
