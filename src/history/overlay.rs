@@ -29,6 +29,8 @@ pub struct Overlay {
 /// What a record's going or coming did.
 #[derive(Default)]
 pub struct Effects {
+    /// Extents whose last piece went; one that comes later in the same change may name them again.
+    unnamed: Vec<ExtentId>,
     /// Extents that nothing names any more and that only the journal holds.
     pub dead: Vec<ExtentId>,
 }
@@ -54,7 +56,7 @@ impl Overlay {
         self.records.iter()
     }
 
-    /// Puts or deletes one record. Returns whether there was one under that key.
+    /// Puts or deletes one record. Returns whether there was one under that key. [`Overlay::settle`] ends the change.
     pub fn apply(&mut self, key: Key, record: Option<Arc<Record>>, effects: &mut Effects) -> bool {
         let orphan = self.is_orphan(key.ino);
         if let Some(record) = &record {
@@ -70,6 +72,24 @@ impl Overlay {
             self.dereference(old, effects);
         }
         old.is_some()
+    }
+
+    /// A whole change is applied: extents that nothing names now go. Not before: a piece that moves to another key is
+    /// deleted under the one and put under the other, and its extent must live through both.
+    pub fn settle(&mut self, effects: &mut Effects) {
+        for id in std::mem::take(&mut effects.unnamed) {
+            if self.references.contains_key(&id) {
+                continue;
+            }
+            let key = Key::extent(id);
+            let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
+            if let Some(record) = map.remove(&key)
+                && let Record::Extent(extent) = &*record
+                && extent.place == Place::Local
+            {
+                effects.dead.push(id);
+            }
+        }
     }
 
     /// Moves what is left of an inode out of what travels (L4). Its records keep their extents alive.
@@ -104,6 +124,7 @@ impl Overlay {
                 self.dereference(&old, &mut effects);
             }
         }
+        self.settle(&mut effects);
         for key in keys {
             self.orphans.remove(&key);
         }
@@ -192,14 +213,7 @@ impl Overlay {
             return;
         }
         self.references.remove(&id);
-        let key = Key::extent(id);
-        let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
-        if let Some(record) = map.remove(&key)
-            && let Record::Extent(extent) = &*record
-            && extent.place == Place::Local
-        {
-            effects.dead.push(id);
-        }
+        effects.unnamed.push(id);
     }
 }
 
@@ -210,4 +224,45 @@ pub fn whole(ino: Ino) -> RangeInclusive<Key> {
 
 fn step(value: u64, by: u64, comes: bool) -> u64 {
     if comes { value + by } else { value - by }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::record::{Extent, Piece};
+
+    fn extent() -> Extent {
+        Extent {
+            key_id: [0; 16],
+            nonce: [0; 16],
+            frame_log2: 12,
+            len: 200,
+            stored: 216,
+            frames: Vec::new(),
+            place: Place::Local,
+            extra: None,
+        }
+    }
+
+    #[test]
+    fn an_extent_lives_when_its_only_piece_moves_to_another_key() {
+        let ino = Ino(5);
+        let id = ExtentId { owner: ino, number: 1 };
+        let mut overlay = Overlay::default();
+        let mut effects = Effects::default();
+        let piece = Piece { offset: 0, len: 200, extent: id, start: 0 };
+        overlay.apply(Key::extent(id), Some(Record::Extent(extent()).into()), &mut effects);
+        overlay.apply(Key::map(ino, 0), Some(Record::Map(piece).into()), &mut effects);
+        overlay.settle(&mut effects);
+        // The first half is overwritten: what is left of the piece begins elsewhere.
+        let rest = Piece { offset: 100, len: 100, extent: id, start: 100 };
+        overlay.apply(Key::map(ino, 0), None, &mut effects);
+        overlay.apply(Key::map(ino, 100), Some(Record::Map(rest).into()), &mut effects);
+        overlay.settle(&mut effects);
+        assert!(overlay.get(&Key::extent(id)).is_some() && effects.dead.is_empty());
+        overlay.apply(Key::map(ino, 100), None, &mut effects);
+        overlay.settle(&mut effects);
+        assert!(overlay.get(&Key::extent(id)).is_none());
+        assert_eq!(effects.dead, [id]);
+    }
 }

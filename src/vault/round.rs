@@ -22,7 +22,7 @@ use super::VaultError;
 use super::epoch::Reign;
 use super::pin::{Pin, PinFile};
 use crate::base::sizes::{CLASS_MAX, CLASS_MIN, KIB};
-use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Sequence, Timestamp};
+use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Sequence, Timestamp, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
@@ -213,6 +213,10 @@ impl Rounds {
         } else {
             self.send_segments(plan.outgoing.clone(), &mut records).await?
         };
+        if plants::on("J5-drop-uploaded") {
+            self.journal.release(&placed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+            self.journal.committed(plan.cut);
+        }
         place(&mut records, &placed);
         (commit.records, commit.parts) = self.split(records).await?;
         let object = LogObject {
@@ -287,7 +291,7 @@ impl Rounds {
         }
         // Perhaps an earlier try of ours whose answer was lost.
         match self.remote.get(&name).await? {
-            Some(standing) if standing == *object => Ok(()),
+            Some(standing) if standing == *object || plants::on("C4-own-by-name") => Ok(()),
             _ => Err(RoundError::Fenced),
         }
     }

@@ -262,7 +262,9 @@ async fn step(power: &Power) {
 #[async_trait]
 impl ObjectStore for Front {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let Some(power) = &self.power else { return Err(Error::NotImplemented { operation: "put".into(), implementer: "a look".into() }) };
+        let Some(power) = &self.power else {
+            return Err(Error::NotImplemented { operation: "put".into(), implementer: "a look".into() });
+        };
         step(power).await;
         let (fate, before, after) = self.remote.fate(true);
         tokio::time::sleep(before).await;
