@@ -13,7 +13,7 @@ pub mod entry;
 pub mod frames;
 mod read;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -101,7 +101,8 @@ pub struct Cache {
     /// `None` on a read-only mount.
     uploads: Option<Starter>,
     downloads: Arc<download::starter::Starter>,
-    entries: Mutex<HashMap<Ino, Arc<Entry>>>,
+    /// In order, so that a simulation can repeat what goes over all of them.
+    entries: Mutex<BTreeMap<Ino, Arc<Entry>>>,
     budget: Arc<Budget>,
     frames: Frames,
     clock: Clock,
@@ -121,7 +122,7 @@ impl Cache {
             history,
             uploads,
             downloads,
-            entries: Mutex::new(HashMap::new()),
+            entries: Mutex::new(BTreeMap::new()),
             budget: Arc::new(Budget::new(bounds.dirty_bytes)),
             frames: Frames::new(bounds.clean_bytes),
             clock,

@@ -110,6 +110,7 @@ impl Writer {
                 Due::At(when) if when <= Instant::now() => return,
                 Due::At(when) => {
                     tokio::select! {
+                        biased;
                         () = woken => {}
                         () = tokio::time::sleep_until(when) => return,
                     }

@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::sizes::{CLASS_MAX, SEGMENT_TARGET};
-use crate::base::{ExtentId, ObjectId, Random};
+use crate::base::{ExtentId, ObjectId, Random, plants};
 use crate::format::commit::segment_name;
 use crate::format::padding;
 use crate::format::record::{Extent, Place};
@@ -99,6 +99,14 @@ impl RemoteStorage {
         }
         padding::pad(&mut object, &self.random).expect("pack keeps segments below the largest class");
         let len = object.len() as u32;
+        if plants::on("C3-commit-before-segments") {
+            let (store, name) = (self.store.clone(), segment_name(segment.id));
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                store.create(&name, object.into()).await
+            });
+            return Ok((segment.id, len));
+        }
         self.create(&segment_name(segment.id), object.into()).await?;
         Ok((segment.id, len))
     }

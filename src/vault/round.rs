@@ -22,7 +22,7 @@ use super::VaultError;
 use super::epoch::Reign;
 use super::pin::{Pin, PinFile};
 use crate::base::sizes::{CLASS_MAX, CLASS_MIN, KIB};
-use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Sequence, Timestamp};
+use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Sequence, Timestamp, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
@@ -156,6 +156,7 @@ impl Rounds {
                 Some(oldest) if self.journal.pressed() || oldest.elapsed() >= ROUND_AGE => break,
                 Some(oldest) => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(oldest + ROUND_AGE) => {}
                         () = self.journal.durable_end_after(durable) => {}
                     }
@@ -219,6 +220,10 @@ impl Rounds {
         } else {
             self.send_segments(plan.outgoing.clone(), &mut records).await?
         };
+        if plants::on("J5-drop-uploaded") {
+            self.journal.release(&placed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+            self.journal.committed(plan.cut);
+        }
         place(&mut records, &placed);
         (commit.records, commit.parts) = self.split(records).await?;
         let object = LogObject {
@@ -293,7 +298,7 @@ impl Rounds {
         }
         // Perhaps an earlier try of ours whose answer was lost.
         match self.remote.get(&name).await? {
-            Some(standing) if standing == *object => Ok(()),
+            Some(standing) if standing == *object || plants::on("C4-own-by-name") => Ok(()),
             _ => Err(RoundError::Fenced),
         }
     }

@@ -1,0 +1,232 @@
+//! The oracle: one drive's history, kept from outside, and the judgement of what is found in it.
+//!
+//! Owns ghost time: a counter that every change of the model moves; no drive knows it. Each namespace, each version of
+//! each file, each barrier has its ghost time, so that a state found after a crash, or in the vault, can be asked: at
+//! which instants could this have been?
+//!
+//! What is demanded of a state: there is an instant g, not before what was acknowledged or seen, at which the namespace
+//! was exactly this one, and each file has contents that it once had, not from after g, and not older than its last
+//! barrier at or before g had found it.
+
+use std::collections::BTreeMap;
+
+use super::model::{Contents, Names};
+
+/// A state that was found: by mounting.
+pub struct Found {
+    pub names: Names,
+    pub files: BTreeMap<u64, Contents>,
+}
+
+struct Version {
+    from: u64,
+    contents: Contents,
+}
+
+/// What was ordered before the namespace change (or fsync) at `at`: the file as it stood at `call`.
+#[derive(Clone, Copy)]
+struct Barrier {
+    at: u64,
+    call: u64,
+}
+
+/// What must not be lost: namespaces before `names`, and versions of files that ended before.
+#[derive(Clone, Default)]
+pub struct Floor {
+    pub names: u64,
+    pub files: BTreeMap<u64, u64>,
+}
+
+impl Floor {
+    fn raise_names(&mut self, to: u64) {
+        self.names = self.names.max(to);
+    }
+
+    fn raise_file(&mut self, ino: u64, to: u64) {
+        let floor = self.files.entry(ino).or_default();
+        *floor = (*floor).max(to);
+    }
+
+    fn raise(&mut self, other: &Floor) {
+        self.raise_names(other.names);
+        other.files.iter().for_each(|(ino, to)| self.raise_file(*ino, *to));
+    }
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    now: u64,
+    spaces: Vec<(u64, u64)>,
+    versions: BTreeMap<u64, Vec<Version>>,
+    barriers: BTreeMap<u64, Vec<Barrier>>,
+    /// What this machine must find again (promise 4).
+    pub local: Floor,
+    /// What every machine must find in the vault: acknowledged by it, or seen there once.
+    pub vault: Floor,
+}
+
+impl Oracle {
+    /// The next instant.
+    pub fn tick(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub fn space(&mut self, names: &Names) -> u64 {
+        let now = self.tick();
+        self.spaces.push((now, names.hash()));
+        now
+    }
+
+    pub fn version(&mut self, ino: u64, contents: Contents) {
+        let from = self.tick();
+        self.versions.entry(ino).or_default().push(Version { from, contents });
+    }
+
+    /// Contents that came into being with the namespace at `from`.
+    pub fn born(&mut self, ino: u64, from: u64, contents: Contents) {
+        self.versions.entry(ino).or_default().push(Version { from, contents });
+    }
+
+    pub fn barrier(&mut self, ino: u64, at: u64, call: u64) {
+        self.barriers.entry(ino).or_default().push(Barrier { at, call });
+    }
+
+    /// An fsync of a file that was called at `call` returned. `remote`: from the vault.
+    pub fn acknowledged(&mut self, ino: Option<u64>, call: u64, remote: bool) {
+        let at = self.tick();
+        if let Some(ino) = ino {
+            self.barrier(ino, at, call);
+        }
+        for floor in [Some(&mut self.local), remote.then_some(&mut self.vault)].into_iter().flatten() {
+            floor.raise_names(call);
+            if let Some(ino) = ino {
+                floor.raise_file(ino, call);
+            }
+        }
+    }
+
+    /// A sync of everything that was called at `call` returned.
+    pub fn all_acknowledged(&mut self, call: u64, remote: bool) {
+        let inos: Vec<u64> = self.versions.keys().copied().collect();
+        self.acknowledged(None, call, remote);
+        for ino in inos {
+            self.acknowledged(Some(ino), call, remote);
+        }
+    }
+
+    /// What was made before `then` should have reached the journal by itself.
+    pub fn aged(&mut self, then: u64) {
+        let inos: Vec<u64> = self.versions.keys().copied().collect();
+        self.local.raise_names(then);
+        inos.into_iter().for_each(|ino| self.local.raise_file(ino, then));
+    }
+
+    /// The vault as another machine finds it. What it shows, it shows for ever.
+    pub fn look(&mut self, found: &Found, what: &str) -> Result<u64, String> {
+        let at = self.find(found, &self.vault, false).map_err(|why| format!("{what}: promise 3: {why}"))?;
+        self.vault.raise_names(at);
+        for (ino, contents) in &found.files {
+            let since = self.vault.files.get(ino).copied().unwrap_or_default();
+            let versions = self.versions.get(ino).map(Vec::as_slice).unwrap_or_default();
+            let matching = versions.iter().enumerate().find(|(k, version)| {
+                version.contents == *contents && versions.get(k + 1).is_none_or(|next| next.from > since)
+            });
+            if let Some((_, version)) = matching {
+                self.vault.raise_file(*ino, version.from);
+            }
+        }
+        Ok(at)
+    }
+
+    /// A mount on the machine that wrote (`own`), or one that takes over, came back with this state. What it has not
+    /// has never been.
+    pub fn recovered(&mut self, found: &Found, own: bool, what: &str) -> Result<u64, String> {
+        let mut floor = self.vault.clone();
+        if own {
+            floor.raise(&self.local);
+        }
+        let at = self.find(found, &floor, true).map_err(|why| format!("{what}: promise 4: {why}"))?;
+        self.spaces.retain(|(from, _)| *from <= at);
+        self.barriers.values_mut().for_each(|barriers| barriers.retain(|barrier| barrier.at <= at));
+        self.local = Floor { names: at, files: BTreeMap::new() };
+        for (ino, versions) in &mut self.versions {
+            versions.retain(|version| version.from <= at);
+            if let Some(contents) = found.files.get(ino) {
+                while versions.last().is_some_and(|version| version.contents != *contents) {
+                    versions.pop();
+                }
+                self.local.files.extend(versions.last().map(|version| (*ino, version.from)));
+            }
+        }
+        self.versions.retain(|_, versions| !versions.is_empty());
+        self.tick();
+        Ok(at)
+    }
+
+    /// An instant at which the drive was in this state: the last one, or the first.
+    fn find(&self, found: &Found, floor: &Floor, last: bool) -> Result<u64, String> {
+        let hash = found.names.hash();
+        let mut why = None;
+        let mut instants: Vec<u64> = Vec::new();
+        for (k, (from, space)) in self.spaces.iter().enumerate() {
+            let until = self.spaces.get(k + 1).map_or(self.now + 1, |(next, _)| *next);
+            if *space == hash && until > floor.names {
+                let from = (*from).max(floor.names);
+                instants.push(from);
+                instants.push(until - 1);
+                let versions = self.versions.values().flatten().map(|version| version.from);
+                let barriers = self.barriers.values().flatten().map(|barrier| barrier.at - 1);
+                instants.extend(versions.chain(barriers).filter(|at| (from..until).contains(at)));
+            }
+        }
+        if instants.is_empty() {
+            let when: Vec<_> = self.spaces.iter().filter(|(_, space)| *space == hash).map(|(from, _)| from).collect();
+            return Err(match when.is_empty() {
+                true => "the namespace is none that this history had".to_owned(),
+                false => format!("the namespace is that of {when:?}, older than {}", floor.names),
+            });
+        }
+        instants.sort_unstable();
+        instants.dedup();
+        let mut judge = |at: &u64| match self.judge(found, floor, *at) {
+            Ok(()) => true,
+            Err(wrong) => {
+                why = Some(format!("as of {at}: {wrong}"));
+                false
+            }
+        };
+        let at = if last { instants.iter().rev().find(|at| judge(at)) } else { instants.iter().find(|at| judge(at)) };
+        at.copied().ok_or_else(|| why.unwrap_or_default())
+    }
+
+    fn judge(&self, found: &Found, floor: &Floor, at: u64) -> Result<(), String> {
+        for (ino, contents) in &found.files {
+            let barriers = self.barriers.get(ino).map(Vec::as_slice).unwrap_or_default();
+            let barrier = barriers.iter().filter(|barrier| barrier.at <= at).map(|barrier| barrier.call).max();
+            let need = floor.files.get(ino).copied().max(barrier).unwrap_or_default();
+            let versions = self.versions.get(ino).map(Vec::as_slice).unwrap_or_default();
+            let fits = versions.iter().enumerate().any(|(k, version)| {
+                version.from <= at
+                    && version.contents == *contents
+                    && versions.get(k + 1).is_none_or(|next| next.from > need)
+            });
+            if !fits {
+                let had: Vec<_> = versions.iter().map(|v| (v.from, v.contents.size, v.contents.hash >> 48)).collect();
+                return Err(format!(
+                    "inode {ino:#x} has {} bytes ({:x}) of {:?}, but must be as of {need} (barrier {barrier:?}, \
+                     floor {:?}) to {at}; versions (from, size, hash) {had:x?}",
+                    contents.size,
+                    contents.hash >> 48,
+                    contents.mtime,
+                    floor.files.get(ino),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! The remote of a simulation: one map of objects that outlives every machine, and the bad network before it.
+//!
+//! Owns the faults of the network: latency, errors before and after the effect, answers that never come, requests that
+//! are applied seconds later or twice, outages, listings that lack what is young. Invariant: whatever happens, an
+//! object that stands is never replaced (but the hint); that is what "create only if absent" promises.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dripfs::base::disk::simulated::Dice;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::world::Power;
+
+/// For so long a listing may lack an object.
+const STALE: Duration = Duration::from_secs(20);
+
+/// A request that is still on its way.
+struct Late {
+    due: Duration,
+    location: Path,
+    payload: PutPayload,
+    options: PutOptions,
+    machine: usize,
+}
+
+struct State {
+    dice: Dice,
+    late: Vec<Late>,
+    born: BTreeMap<Path, Duration>,
+    /// Of a hundred requests so many go wrong.
+    trouble: u64,
+    outage_until: Duration,
+    /// No faults and no latency for now.
+    quiet: bool,
+    /// Who made the newest log object.
+    newest: Option<(Path, usize)>,
+    /// Simulated time: what earlier lives took, and when this one began.
+    before: Duration,
+    began: Instant,
+}
+
+pub struct Remote {
+    objects: InMemory,
+    state: Mutex<State>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Fine,
+    FailBefore,
+    LoseAnswer,
+    Hang,
+    HangAfter,
+    Late,
+    Twice,
+}
+
+impl Remote {
+    /// Must be made inside a runtime, with the objects that `init` made.
+    pub fn new(seed: u64, trouble: u64) -> Arc<Remote> {
+        let state = State {
+            dice: Dice::new(seed),
+            late: Vec::new(),
+            born: BTreeMap::new(),
+            trouble,
+            outage_until: Duration::ZERO,
+            quiet: false,
+            newest: None,
+            before: Duration::from_secs(60),
+            began: Instant::now(),
+        };
+        Arc::new(Remote { objects: InMemory::new(), state: Mutex::new(state) })
+    }
+
+    pub async fn fill(&self, objects: &[(Path, bytes::Bytes)]) {
+        for (location, bytes) in objects {
+            let put = self.objects.put_opts(location, bytes.clone().into(), PutOptions::default()).await;
+            put.expect("memory takes it");
+        }
+    }
+
+    /// Copies all objects: what `init` made.
+    pub async fn contents(&self) -> Vec<(Path, bytes::Bytes)> {
+        let mut contents = Vec::new();
+        let mut list = self.objects.list(None);
+        while let Some(meta) = list.next().await {
+            let location = meta.expect("memory lists").location;
+            let got = self.objects.get_opts(&location, GetOptions::default()).await.expect("it is listed");
+            contents.push((location, got.bytes().await.expect("memory reads")));
+        }
+        contents
+    }
+
+    /// A life begins: its clock starts at zero.
+    pub fn begin(&self) {
+        self.state.lock().began = Instant::now();
+    }
+
+    /// It ended. Of what was on its way some is lost, some arrives now, some later.
+    pub async fn end(&self) {
+        {
+            let mut state = self.state.lock();
+            let passed = state.began.elapsed();
+            state.before += passed + Duration::from_secs(1);
+            state.began = Instant::now();
+            let State { dice, late, .. } = &mut *state;
+            late.retain_mut(|late| {
+                let arrives = dice.below(3);
+                if arrives == 1 {
+                    late.due = Duration::ZERO;
+                }
+                arrives != 0
+            });
+        }
+        self.deliver().await;
+    }
+
+    pub fn now(&self) -> Duration {
+        let state = self.state.lock();
+        state.before + state.began.elapsed()
+    }
+
+    pub fn quiet(&self, quiet: bool) {
+        self.state.lock().quiet = quiet;
+    }
+
+    pub fn newest_writer(&self) -> Option<usize> {
+        self.state.lock().newest.as_ref().map(|(_, machine)| *machine)
+    }
+
+    /// Has no other machine written since this one did?
+    pub fn is_own(&self, machine: usize) -> bool {
+        self.newest_writer() == Some(machine)
+    }
+
+    pub fn outage(&self, time: Duration) {
+        let until = self.now() + time;
+        self.state.lock().outage_until = until;
+    }
+
+    /// No more faults; what was on its way has arrived.
+    pub async fn calm(&self) {
+        {
+            let mut state = self.state.lock();
+            state.trouble = 0;
+            state.outage_until = Duration::ZERO;
+            state.late.iter_mut().for_each(|late| late.due = Duration::ZERO);
+        }
+        self.deliver().await;
+    }
+
+    fn fate(&self, put: bool) -> (Fate, Duration, Duration) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        if state.quiet {
+            return (Fate::Fine, Duration::ZERO, Duration::ZERO);
+        }
+        let outage = now < state.outage_until;
+        let trouble = state.trouble;
+        let dice = &mut state.dice;
+        let mut millis = |most| Duration::from_millis(1 + dice.below(most));
+        let (before, after) = (millis(60), millis(60));
+        let fate = if outage {
+            if dice.chance(50) { Fate::FailBefore } else { Fate::Hang }
+        } else if !dice.chance(trouble) {
+            Fate::Fine
+        } else if put {
+            let fates =
+                [Fate::FailBefore, Fate::LoseAnswer, Fate::Hang, Fate::HangAfter, Fate::Late, Fate::Late, Fate::Twice];
+            fates[dice.below(fates.len() as u64) as usize]
+        } else if dice.chance(50) {
+            Fate::FailBefore
+        } else {
+            Fate::Hang
+        };
+        (fate, before, after)
+    }
+
+    async fn apply(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+        machine: usize,
+    ) -> Result<PutResult> {
+        let result = self.objects.put_opts(location, payload, options).await;
+        if result.is_ok() {
+            let now = self.now();
+            let mut state = self.state.lock();
+            state.born.insert(location.clone(), now);
+            if location.as_ref().starts_with("log/") && state.newest.as_ref().is_none_or(|(name, _)| name < location) {
+                state.newest = Some((location.clone(), machine));
+            }
+        }
+        result
+    }
+
+    fn delay(&self, location: &Path, payload: &PutPayload, options: &PutOptions, machine: usize) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let due = now + Duration::from_millis(state.dice.below(40_000));
+        let (location, payload, options) = (location.clone(), payload.clone(), options.clone());
+        state.late.push(Late { due, location, payload, options, machine });
+    }
+
+    /// Applies what has arrived by now.
+    async fn deliver(&self) {
+        let now = self.now();
+        let due: Vec<Late> = self.state.lock().late.extract_if(.., |late| late.due <= now).collect();
+        for late in due {
+            // Refused if the name is taken: nobody waits for the answer.
+            drop(self.apply(&late.location, late.payload, late.options, late.machine).await);
+        }
+    }
+}
+
+fn broken() -> Error {
+    Error::Generic { store: "simulated", source: "the network failed".into() }
+}
+
+/// The remote as one machine sees it. Without power it is as one who only looks sees it: no faults, no time.
+pub struct Front {
+    pub remote: Arc<Remote>,
+    pub power: Option<Arc<Power>>,
+    pub machine: usize,
+}
+
+impl fmt::Display for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated")
+    }
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated")
+    }
+}
+
+/// From here on nothing happens if the power is gone.
+async fn step(power: &Power) {
+    if !power.step() {
+        pending::<()>().await;
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Front {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let Some(power) = &self.power else {
+            return Err(Error::NotImplemented { operation: "put".into(), implementer: "a look".into() });
+        };
+        step(power).await;
+        let (fate, before, after) = self.remote.fate(true);
+        tokio::time::sleep(before).await;
+        self.remote.deliver().await;
+        step(power).await;
+        match fate {
+            Fate::Fine | Fate::Twice => {
+                let result = self.remote.apply(location, payload.clone(), options.clone(), self.machine).await;
+                if fate == Fate::Twice {
+                    self.remote.delay(location, &payload, &options, self.machine);
+                }
+                tokio::time::sleep(after).await;
+                result
+            }
+            Fate::FailBefore => Err(broken()),
+            Fate::LoseAnswer => {
+                drop(self.remote.apply(location, payload, options, self.machine).await);
+                Err(broken())
+            }
+            Fate::Hang => pending().await,
+            Fate::HangAfter => {
+                drop(self.remote.apply(location, payload, options, self.machine).await);
+                pending().await
+            }
+            Fate::Late => {
+                self.remote.delay(location, &payload, &options, self.machine);
+                Err(broken())
+            }
+        }
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(Error::NotImplemented { operation: "multipart".into(), implementer: "the simulation".into() })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let Some(power) = &self.power else { return self.remote.objects.get_opts(location, options).await };
+        step(power).await;
+        let (fate, before, after) = self.remote.fate(false);
+        tokio::time::sleep(before).await;
+        self.remote.deliver().await;
+        match fate {
+            Fate::Fine => {
+                let result = self.remote.objects.get_opts(location, options).await;
+                tokio::time::sleep(after).await;
+                result
+            }
+            Fate::FailBefore => Err(broken()),
+            _ => pending().await,
+        }
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.remote.objects.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let list = self.remote.objects.list(prefix);
+        if self.power.is_none() {
+            return list;
+        }
+        let remote = self.remote.clone();
+        let young = move |meta: &Result<ObjectMeta>| {
+            let now = remote.now();
+            let mut state = remote.state.lock();
+            let Ok(meta) = meta else { return false };
+            let born = state.born.get(&meta.location).copied().unwrap_or_default();
+            born + STALE > now && state.dice.chance(50)
+        };
+        list.filter(move |meta| futures::future::ready(!young(meta))).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.remote.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.remote.objects.copy_opts(from, to, options).await
+    }
+}
