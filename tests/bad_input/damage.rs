@@ -119,9 +119,11 @@ fn one_flipped_byte_anywhere_never_gives_wrong_bytes() {
     let mut hurt_segments = 0;
     for name in subject.objects() {
         let good = subject.original(&name);
-        // In the header of the object, in what it carries, in the middle, at its end.
-        let places = [0, 12, 200, good.len() / 4, good.len() / 2, good.len() - 1];
-        for (n, place) in places.into_iter().enumerate() {
+        // In the beginning of the object, in what it carries, in the middle, at its end.
+        let places = [12, good.len() / 2, 0, 200, good.len() / 4, good.len() - 1];
+        // There are many log objects, and all are sealed alike: two places in each.
+        let count = if name.starts_with("log") { 2 } else { places.len() };
+        for (n, place) in places.into_iter().take(count).enumerate() {
             let mut bad = good.clone();
             bad[place] ^= 1 << n;
             let outcome = subject.with(&name, Some(&bad));
@@ -149,14 +151,19 @@ fn one_flipped_byte_anywhere_never_gives_wrong_bytes() {
 #[test]
 fn a_removed_or_cut_object_never_gives_wrong_bytes() {
     let Some(mut subject) = subject() else { return };
-    for name in subject.objects() {
+    for (n, name) in subject.objects().into_iter().enumerate() {
         let good = subject.original(&name);
-        for (what, object) in [
+        let mut ways = vec![
             ("removed", None),
             ("emptied", Some(&good[..0])),
             ("halved", Some(&good[..good.len() / 2])),
             ("one byte shorter", Some(&good[..good.len() - 1])),
-        ] {
+        ];
+        if name.starts_with("log") {
+            // There are many: each in one way, all in each way.
+            ways = vec![ways[n % ways.len()]];
+        }
+        for (what, object) in ways {
             let outcome = subject.with(&name, object);
             println!("{} {what}: {outcome:?}", name.display());
             let kind = name.iter().next().and_then(|kind| kind.to_str()).expect("a name");
