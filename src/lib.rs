@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`base`] | ids, positions, sizes, clock, random bytes, the local disk |
 //! | [`crypto`] | AEAD, key derivation, secrets (the only user of ciphers) |
-//! | [`format`] | records, header, commits, extents, segments, padding: bytes, no I/O |
+//! | [`mod@format`] | records, header, commits, extents, segments, padding: bytes, no I/O |
 //! | [`store`] | the remote (the only user of object_store) |
 //! | [`journal`] | sealed local history: blocks, writer, replay |
 //! | [`pipeline`] | what stages are made of: the processor threads |

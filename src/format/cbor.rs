@@ -126,27 +126,29 @@ impl<'a> Reader<'a> {
         self.decoder.input().len().saturating_sub(self.decoder.position())
     }
 
-    /// Reads an item's head by `read`, which tells its argument; refuses a head that is longer than it must be.
+    /// Reads an item's head by `read`; `argument` is what the head tells (`None`: indefinite), `body` how many bytes
+    /// belong to it. Refuses a head that is longer than it must be.
     fn head<T: Copy>(
         &mut self,
         read: impl FnOnce(&mut Decoder<'a>) -> Result<T, Error>,
-        argument: impl FnOnce(T) -> u64,
+        argument: impl FnOnce(T) -> Option<u64>,
         body: impl FnOnce(T) -> usize,
     ) -> Result<T, FormatError> {
         let from = self.decoder.position();
         let value = read(&mut self.decoder).map_err(|_| self.malformed("not the CBOR item that belongs there"))?;
-        if self.decoder.position() - from != head_len(argument(value)) + body(value) {
+        let argument = argument(value).ok_or_else(|| self.malformed("a CBOR length is indefinite"))?;
+        if self.decoder.position() - from != head_len(argument) + body(value) {
             return Err(self.malformed("a CBOR head is longer than it must be"));
         }
         Ok(value)
     }
 
     pub fn uint(&mut self) -> Result<u64, FormatError> {
-        self.head(Decoder::u64, |v| v, |_| 0)
+        self.head(Decoder::u64, Some, |_| 0)
     }
 
     pub fn int(&mut self) -> Result<i64, FormatError> {
-        self.head(Decoder::i64, |v| if v < 0 { !v as u64 } else { v as u64 }, |_| 0)
+        self.head(Decoder::i64, |v| Some(if v < 0 { !v } else { v } as u64), |_| 0)
     }
 
     /// An unsigned integer up to `most`.
@@ -161,7 +163,7 @@ impl<'a> Reader<'a> {
 
     /// A byte string of at most `most` bytes.
     pub fn bytes(&mut self, most: usize) -> Result<&'a [u8], FormatError> {
-        let value = self.head(Decoder::bytes, |v| v.len() as u64, |v| v.len())?;
+        let value = self.head(Decoder::bytes, |v| Some(v.len() as u64), |v| v.len())?;
         if value.len() > most { Err(self.malformed("a string is too long")) } else { Ok(value) }
     }
 
@@ -170,14 +172,13 @@ impl<'a> Reader<'a> {
     }
 
     pub fn text(&mut self, most: usize) -> Result<&'a str, FormatError> {
-        let value = self.head(Decoder::str, |v| v.len() as u64, |v| v.len())?;
+        let value = self.head(Decoder::str, |v| Some(v.len() as u64), |v| v.len())?;
         if value.len() > most { Err(self.malformed("a text is too long")) } else { Ok(value) }
     }
 
     /// The head of an array of at most `most` items; never more than there are bytes left.
     pub fn array(&mut self, most: usize) -> Result<usize, FormatError> {
-        let len = self.head(Decoder::array, |v| v.unwrap_or(u64::MAX), |_| 0)?;
-        self.bounded(len, most)
+        self.items(Decoder::array, most)
     }
 
     /// The head of an array of exactly `len` items.
@@ -185,17 +186,20 @@ impl<'a> Reader<'a> {
         if self.array(len)? == len { Ok(()) } else { Err(self.malformed("an array is too short")) }
     }
 
-    fn bounded(&self, len: Option<u64>, most: usize) -> Result<usize, FormatError> {
-        match len {
-            None => Err(self.malformed("a CBOR length is indefinite")),
-            Some(len) if len > most.min(self.rest()) as u64 => Err(self.malformed("there are too many items")),
-            Some(len) => Ok(len as usize),
+    /// How many items a head announces.
+    fn items(
+        &mut self,
+        read: fn(&mut Decoder<'a>) -> Result<Option<u64>, Error>,
+        most: usize,
+    ) -> Result<usize, FormatError> {
+        match self.head(read, |len| len, |_| 0)? {
+            Some(len) if len <= most.min(self.rest()) as u64 => Ok(len as usize),
+            _ => Err(self.malformed("there are too many items")),
         }
     }
 
     fn map(&mut self) -> Result<usize, FormatError> {
-        let len = self.head(Decoder::map, |v| v.unwrap_or(u64::MAX), |_| 0)?;
-        self.bounded(len, usize::MAX)
+        self.items(Decoder::map, usize::MAX)
     }
 
     /// Whether the next item is of this type.

@@ -17,7 +17,7 @@ use crate::base::{Random, VaultId};
 use crate::crypto::aead::{self, NONCE_LEN, TAG_LEN};
 use crate::crypto::secret::SecretBytes;
 
-/// What an object or a slot is, as its associated data says it. Numbers from 64 on are local things (the journal's).
+/// What an object or a slot is, as its associated data says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Log = 1,

@@ -1,4 +1,4 @@
-//! Records: what a vault knows, each under its [`Key`](super::key::Key).
+//! Records: what a vault knows, each under its [`Key`].
 //!
 //! Owns: the fields of every kind, their numbers, bounds and encoding; the one list of references. Does not own: keys
 //! ([`super::key`]), how records stand in commits ([`super::commit`]).
@@ -624,7 +624,7 @@ fn read_map(offset: u64, r: &mut Reader<'_>) -> Result<Piece, FormatError> {
             _ => carried.read(number, Some(field::PIECES), r)?,
         }
     }
-    match carried.extra.first() {
+    match carried.extra.last() {
         Some((number, _)) => Err(FormatError::Newer { what: "map record", version: (*number).into() }),
         None => need(piece),
     }

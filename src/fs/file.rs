@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::attributes::without_privileges;
-use super::{Caller, Fs, FsError, Seek};
+use super::{Caller, Fs, FsError, Safety, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
 use crate::cache::edit::SeekFor;
@@ -57,7 +57,7 @@ impl Fs {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;
             }
-            self.cache.room().await;
+            self.cache.room().await.map_err(|e| self.blame(ino, e))?;
         }
     }
 
@@ -114,7 +114,7 @@ impl Fs {
 
     /// fsync(2) and fdatasync(2): a barrier (L2), safe as the mount's durability says when it returns.
     pub async fn fsync(&self, ino: Ino, _data_only: bool) -> Result<(), FsError> {
-        if self.is_read_only() {
+        if self.nothing_to_keep()? {
             return Ok(());
         }
         self.cache.barrier(&[ino]).await.map_err(|e| self.blame(ino, e))?;
@@ -127,7 +127,7 @@ impl Fs {
 
     /// fsync of a directory: the names in it are safe.
     pub async fn fsync_dir(&self, ino: Ino) -> Result<(), FsError> {
-        if self.is_read_only() {
+        if self.nothing_to_keep()? {
             return Ok(());
         }
         let ((), position) = self.history.transact(|tx| {
@@ -146,6 +146,16 @@ impl Fs {
             Ok::<(), FsError>(())
         })?;
         Ok(position)
+    }
+
+    /// A mount that was read-only from the start has nothing that fsync could keep. One that became so (fenced, or its
+    /// journal failed) has, and cannot: fsync must not say otherwise.
+    fn nothing_to_keep(&self) -> Result<bool, FsError> {
+        match self.safety {
+            Safety::Nothing => Ok(true),
+            _ if self.is_read_only() => Err(FsError::ReadOnly),
+            _ => Ok(false),
+        }
     }
 
     async fn safe(&self, position: Position) -> Result<(), FsError> {
@@ -177,6 +187,14 @@ impl Fs {
             Ok::<(), FsError>(())
         })?;
         Ok(())
+    }
+
+    /// Has this file bits that a write by an unprivileged process clears?
+    pub fn has_set_id(&self, ino: Ino) -> bool {
+        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+            Some(Record::Inode(inode)) => without_privileges(inode.mode) != inode.mode,
+            _ => false,
+        }
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {

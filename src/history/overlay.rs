@@ -31,6 +31,8 @@ pub struct Overlay {
 pub struct Effects {
     /// Extents that nothing names any more and that only the journal holds.
     pub dead: Vec<ExtentId>,
+    /// Extents that lost their last name on the way; another record of the same change may name them again.
+    loose: Vec<ExtentId>,
 }
 
 impl Overlay {
@@ -54,7 +56,9 @@ impl Overlay {
         self.records.iter()
     }
 
-    /// Puts or deletes one record. Returns whether there was one under that key.
+    /// Puts or deletes one record. Returns whether there was one under that key. Once all records of a change (or
+    /// commit) are applied, [`Overlay::settle`] must follow: within one, the piece that names an extent may move from
+    /// one record to another.
     pub fn apply(&mut self, key: Key, record: Option<Arc<Record>>, effects: &mut Effects) -> bool {
         let orphan = self.is_orphan(key.ino);
         if let Some(record) = &record {
@@ -70,6 +74,22 @@ impl Overlay {
             self.dereference(old, effects);
         }
         old.is_some()
+    }
+
+    /// A change is applied as a whole: extents that nothing names now are dead.
+    pub fn settle(&mut self, effects: &mut Effects) {
+        for id in std::mem::take(&mut effects.loose) {
+            if self.references.contains_key(&id) {
+                continue;
+            }
+            let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
+            if let Some(record) = map.remove(&Key::extent(id))
+                && let Record::Extent(extent) = &*record
+                && extent.place == Place::Local
+            {
+                effects.dead.push(id);
+            }
+        }
     }
 
     /// Moves what is left of an inode out of what travels (L4). Its records keep their extents alive.
@@ -104,6 +124,7 @@ impl Overlay {
                 self.dereference(&old, &mut effects);
             }
         }
+        self.settle(&mut effects);
         for key in keys {
             self.orphans.remove(&key);
         }
@@ -192,14 +213,7 @@ impl Overlay {
             return;
         }
         self.references.remove(&id);
-        let key = Key::extent(id);
-        let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
-        if let Some(record) = map.remove(&key)
-            && let Record::Extent(extent) = &*record
-            && extent.place == Place::Local
-        {
-            effects.dead.push(id);
-        }
+        effects.loose.push(id);
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Resume {
     unfinished: Vec<String>,
     generation: u64,
     good: Vec<Good>,
-    /// Changes of the blocks above the durable end, which are written again.
+    /// The known durable end: what lies above it is written again.
     durable: Position,
     begins: Option<BlockRef>,
     took_cut: Position,
@@ -271,12 +271,13 @@ fn cut_tail(
 ) -> Result<Vec<Good>, JournalError> {
     let dead = dead_extents(&stream, durable);
     let mut good: Vec<Good> = Vec::new();
+    let mut scratch = Vec::new();
     let mut end = begins.map_or(Position(0), |base| base.position);
     let mut stream = stream.into_iter();
     while let Some(found) = stream.next() {
         let file = &files[found.file];
         let intact = match found.block {
-            Some(block) if extents_intact(file, &block, &dead, durable)? => block,
+            Some(block) if extents_intact(file, &block, &dead, durable, &mut scratch)? => block,
             bad => {
                 if durable > reached(file, end) {
                     return Err(damaged(&file.path, &format!("what follows position {end} is damaged")));
@@ -331,11 +332,12 @@ fn extents_intact(
     block: &Intact,
     dead: &HashSet<ExtentId>,
     durable: Position,
+    scratch: &mut Vec<u8>,
 ) -> Result<bool, JournalError> {
     let mut at = block.body_at;
     for extent in &block.opened.extents {
         let unchecked = block.key.position <= durable && dead.contains(&extent.id);
-        if !unchecked && read_extent(file, extent, at)?.is_none() {
+        if !unchecked && !read_extent(file, extent, at, scratch)? {
             return Ok(false);
         }
         at += u64::from(extent.len);
@@ -343,14 +345,14 @@ fn extents_intact(
     Ok(true)
 }
 
-/// An extent's bytes, if they are what the table says.
-fn read_extent(file: &Scanned, extent: &TableEntry, at: u64) -> Result<Option<Vec<u8>>, JournalError> {
+/// Reads an extent into `bytes`, which is used again and again; false if it is not what the table says.
+fn read_extent(file: &Scanned, extent: &TableEntry, at: u64, bytes: &mut Vec<u8>) -> Result<bool, JournalError> {
     if at + u64::from(extent.len) > file.len {
-        return Ok(None);
+        return Ok(false);
     }
-    let mut bytes = vec![0; extent.len as usize];
-    let found = read_found(&*file.file, &mut bytes, at).map_err(|e| io_error(&file.path, &e))?;
-    Ok((found && kdf::hash(&bytes) == extent.hash).then_some(bytes))
+    bytes.resize(extent.len as usize, 0);
+    let found = read_found(&*file.file, bytes, at).map_err(|e| io_error(&file.path, &e))?;
+    Ok(found && kdf::hash(bytes) == extent.hash)
 }
 
 fn summarize(mut resume: Resume) -> Recovered {
@@ -429,8 +431,10 @@ fn read_again(resume: &Resume) -> Result<Vec<Block>, JournalError> {
         let mut at = block.body_at;
         let mut extents = Vec::new();
         for extent in &block.opened.extents {
-            let bytes = read_extent(file, extent, at)?
-                .ok_or_else(|| damaged(&file.path, "an extent changed while the journal was being read"))?;
+            let mut bytes = Vec::new();
+            if !read_extent(file, extent, at, &mut bytes)? {
+                return Err(damaged(&file.path, "an extent changed while the journal was being read"));
+            }
             extents.push((extent.id, Bytes::from(bytes)));
             at += u64::from(extent.len);
         }

@@ -649,7 +649,8 @@ async fn history(seed: u64) -> Result<(), String> {
         let named = if dice.chance(50) { model.cut } else { Position(0) };
         let recovered = recover(&disk, named.0).map_err(|e| format!("life {life}: {e}"))?;
         model.check(&recovered).map_err(|e| format!("life {life}: {e}"))?;
-        let (begins, end) = (recovered.begins, recovered.end);
+        let begins = recovered.begins;
+        let found = recovered.changes.last().map_or(begins, |(position, _)| *position);
         let above = if dice.chance(10) { Position(recovered.end.0 + 50) } else { Position(0) };
         if dice.chance(20) {
             disk.stop_after(dice.below(20));
@@ -657,7 +658,7 @@ async fn history(seed: u64) -> Result<(), String> {
         let bounds = Settings { file_bytes: 2000 + dice.below(100_000), ..settings() };
         if let Ok(journal) = Journal::resume(recovered, random(dice.throw()), bounds, above) {
             disk.stop_after(u64::MAX);
-            model.goes_on(end);
+            model.goes_on(found);
             model.check_extents(&journal, begins.max(model.cut)).map_err(|e| format!("life {life}: {e}"))?;
             let _running = run(&journal);
             model.live(&disk, &journal, &mut dice).await;

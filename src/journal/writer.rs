@@ -24,7 +24,7 @@ use crate::format::commit::BlockRef;
 const GATHER_TIME: Duration = Duration::from_millis(10);
 /// Changes of so many bytes (by estimate) fill a block (J1).
 const BLOCK_CHANGES: u64 = 64 * 1024;
-/// Extents of so many bytes fill a block: enough to write in large pieces, little enough to be in memory twice never.
+/// Extents of so many bytes fill a block: one torn block then costs no more than that.
 const BLOCK_EXTENTS: u64 = 8 * 1024 * 1024;
 /// Extents of so many bytes wake the writer at once.
 const QUEUE_EXTENTS: u64 = 4 * 1024 * 1024;
@@ -216,6 +216,10 @@ impl Writer {
     /// False if the journal is being closed and the disk refused for too long.
     async fn start_over(&mut self, journal: &Journal, mut why: io::Error) -> bool {
         let mut closing: Option<Instant> = None;
+        // What was half written takes room until the file is dropped.
+        if let Ok(len) = self.tail.file.len() {
+            journal.table.lock().set_len(self.tail.name.generation, len);
+        }
         let mut back_off = BACK_OFF.0;
         loop {
             let failures = journal.note_failure(io_error(&self.tail.path, &why));

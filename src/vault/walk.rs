@@ -125,7 +125,8 @@ impl Walk<'_> {
     }
 
     async fn apply(&mut self, commit: &mut Commit) -> Result<(), VaultError> {
-        self.put(std::mem::take(&mut commit.records));
+        let mut effects = Effects::default();
+        self.put(std::mem::take(&mut commit.records), &mut effects);
         for part in &commit.parts {
             let name = segment_name(part.id);
             let Some(object) = self.store.get(&name).await? else {
@@ -135,15 +136,15 @@ impl Walk<'_> {
                 return Err(tampered(format!("{name} is not what the commit names")));
             }
             let records = open_part(self.keys, part.id, &object).map_err(|e| tampered(format!("{name}: {e}")))?;
-            self.put(records);
+            self.put(records, &mut effects);
         }
+        self.state.settle(&mut effects);
         Ok(())
     }
 
-    fn put(&mut self, records: Vec<(Key, Option<Arc<Record>>)>) {
-        let mut effects = Effects::default();
+    fn put(&mut self, records: Vec<(Key, Option<Arc<Record>>)>, effects: &mut Effects) {
         for (key, record) in records {
-            self.state.apply(key, record, &mut effects);
+            self.state.apply(key, record, effects);
         }
     }
 
