@@ -22,7 +22,9 @@ fn pair() -> Option<Pair> {
 #[test]
 fn setuid_goes_when_a_user_writes() {
     let Some(pair) = pair() else { return };
-    pair.sh("for m in 6777 4777 2777; do printf 0123456789 > w$m; cp w$m t$m; cp w$m o$m; cp w$m m$m; chmod $m ?$m; done");
+    pair.sh(
+        "for m in 6777 4777 2777; do printf 0123456789 > w$m; cp w$m t$m; cp w$m o$m; cp w$m m$m; chmod $m ?$m; done",
+    );
     pair.sh(&format!("for m in 6777 4777 2777; do {AS_USER} sh -c \"echo x >> w$m\"; done; stat -c '%n %a' w*"));
     pair.sh(&format!("for m in 6777 4777 2777; do {AS_USER} truncate -s 5 t$m; done; stat -c '%n %a %s' t*"));
     pair.sh(&format!("for m in 6777 4777 2777; do {AS_USER} sh -c \": > o$m\"; done; stat -c '%n %a %s' o*"));
