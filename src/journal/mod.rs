@@ -333,7 +333,7 @@ impl Journal {
     /// Asks for a group commit and waits until `position` is durable; if the disk refuses for too long, an error, and
     /// the data stays queued.
     pub async fn wait_durable(&self, position: Position) -> Result<(), JournalError> {
-        if plants::on("J2-ack-before-sync") {
+        if plants::on("J2-ack-before-sync") && self.durable().1.is_some() {
             return Ok(());
         }
         let mut progress = self.progress.subscribe();
