@@ -1,1 +1,43 @@
-fn main() {}
+//! The program: shuts the door behind the secrets that it will hold, then hands the command line to [`dripfs::cli`].
+//!
+//! # One write, file by file
+//!
+//! 1. The kernel sends WRITE: `fuse/adapter.rs` takes it, `fs/file.rs` (`try_write`) looks after set-user-ID bits.
+//! 2. `cache/mod.rs` (`try_write`) puts the bytes into the file's entry, `cache/dirty.rs`. The kernel has its answer.
+//! 3. On close, fsync, a full 4 MiB or a few seconds' age, `upload/starter.rs` asks the entry for a capture
+//!    (`cache/entry.rs`: all dirty bytes at one instant), `upload/encryption.rs` seals it into extents
+//!    (`format/extent.rs`), `upload/journal.rs` waits for room and lets the entry append.
+//! 4. The entry runs one transaction (`history/mod.rs`): extents, pieces of the map (`history/map.rs`), size and times
+//!    become one change, which is in the journal's queue (`journal/mod.rs`) and in the overlay
+//!    (`history/overlay.rs`) at once.
+//! 5. `journal/writer.rs` seals blocks, writes, fdatasyncs. Here fsync returns.
+//! 6. Every few seconds `vault/round.rs` takes what is durable (`history/fold.rs`), `upload/remote_storage.rs` packs
+//!    extents into segments and puts them (`store/mod.rs`), one log object (`format/commit.rs`) moves the vault
+//!    there, `vault/pin.rs` remembers it, `upload/notifier.rs` tells who waits, and the journal lets go.
+//!
+//! # One read, file by file
+//!
+//! 1. The kernel sends READ: `fuse/adapter.rs`, `fs/file.rs` (`read`), `cache/read.rs`.
+//! 2. `cache/read.rs` (`plan`) copies what the entry has in memory and finds the stored pieces (`history/map.rs`);
+//!    clean frames come from `cache/frames.rs`. If that is all, the kernel has its answer in its own thread.
+//! 3. What is missing goes to `download/starter.rs` (one fetch however many ask), `download/remote_storage.rs` (the
+//!    journal's sealed bytes, else a GET on a 64 KiB grid: `store/mod.rs`, `get_range`), `download/encryption.rs`
+//!    (frames open or the read fails), `download/notifier.rs`, and back into `cache/frames.rs`.
+
+use std::process::ExitCode;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+fn main() -> ExitCode {
+    keep_memory_private();
+    ExitCode::from(dripfs::cli::run(std::env::args_os()))
+}
+
+/// Keys and plaintext are in this process: no core file, and no debugger of the same user.
+fn keep_memory_private() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let results = [set_dumpable_behavior(DumpableBehavior::NotDumpable), setrlimit(Resource::Core, none)];
+    if let Some(e) = results.into_iter().find_map(Result::err) {
+        eprintln!("dripfs: warning: memory cannot be kept out of core files: {e}");
+    }
+}

@@ -150,6 +150,86 @@ async fn what_was_fsynced_is_there_after_the_process_died_and_others_are_refused
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_map_that_outgrows_its_head_keeps_its_extents() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let mut bytes = noise(4, 40 * 5000);
+    let ino = drive.fs.create(Ino::ROOT, b"pieces", 0o644, ME).await.unwrap().ino;
+    for (k, part) in bytes.chunks(5000).enumerate() {
+        drive.fs.write(ino, k as u64 * 5000, part.to_vec(), false).await.unwrap();
+        drive.fs.fsync(ino, false).await.unwrap();
+        // Each state is in a commit of its own: the map moves from the head to records of its own on the way.
+        if k % 4 == 3 {
+            drive.sync(|_| ()).await.unwrap();
+        }
+        assert!(read(&drive, "pieces").await == bytes[..(k + 1) * 5000], "after piece {k}");
+    }
+    // The front of a piece is overwritten: what is left of it moves to another key.
+    drive.fs.write(ino, 10_000, noise(5, 100), false).await.unwrap();
+    bytes[10_000..10_100].copy_from_slice(&noise(5, 100));
+    drive.fs.fsync(ino, false).await.unwrap();
+    assert!(read(&drive, "pieces").await == bytes);
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(drive);
+    assert!(read(&place.reader().await, "pieces").await == bytes, "from the vault");
+    assert!(read(&place.open("a").await, "pieces").await == bytes, "with the journal");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writing_nothing_beyond_the_end_does_not_grow_a_file() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let ino = write(&drive, "file", b"abc").await;
+    assert_eq!(drive.fs.write(ino, 5000, Vec::new(), false).await, Ok(0));
+    assert_eq!(drive.fs.getattr(ino).await.unwrap().size, 3);
+    drive.close(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_is_counted_once_and_nothing_is_when_all_is_sent() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    drive.sync(|_| ()).await.unwrap();
+    let ino = drive.fs.create(Ino::ROOT, b"file", 0o644, ME).await.unwrap().ino;
+    for k in 0..5 {
+        drive.fs.write(ino, k * 100, vec![1; 100], false).await.unwrap();
+        drive.fs.fsync(ino, false).await.unwrap();
+    }
+    drive.fs.write(ino, 500, vec![1; 100], false).await.unwrap();
+    assert_eq!(drive.pending().pending_files, 1);
+    drive.sync(|_| ()).await.unwrap();
+    drive.fs.unlink(Ino::ROOT, b"file").await.unwrap();
+    drive.fs.forget(ino);
+    drive.sync(|_| ()).await.unwrap();
+    let status = drive.status();
+    assert_eq!((status.pending_files, status.pending_bytes), (0, 0));
+    assert_eq!(status.oldest_pending_seconds, 0.0);
+    drive.close(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_before_a_takeover_reaches_the_journal_and_close_ends() {
+    let place = Place::new().await;
+    let first = place.open("a").await;
+    let ino = first.fs.create(Ino::ROOT, b"file", 0o644, ME).await.unwrap().ino;
+    first.sync(|_| ()).await.unwrap();
+    let taker = DriveOptions { takeover: true, ..options(&place.state("b")) };
+    let second = Drive::open(place.store(), passphrase(), taker).await.unwrap();
+    // Too little for a capture of its own accord: it is dirty when the mount learns that it was fenced.
+    first.fs.create(Ino::ROOT, b"other", 0o644, ME).await.unwrap();
+    first.fs.fsync_dir(Ino::ROOT).await.unwrap();
+    first.fs.write(ino, 0, b"acknowledged".to_vec(), false).await.unwrap();
+    while first.status().state != "fenced" {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert!(!matches!(first.status().state.as_str(), "read-only"), "{:?}", first.status());
+    }
+    assert!(first.fs.fsync(ino, false).await.is_err(), "fsync on a fenced mount");
+    assert!(matches!(first.close(|_| ()).await.unwrap(), Closed::Pending(_)));
+    assert_eq!(first.status().cache.dirty_bytes, 0, "what was acknowledged is in the journal");
+    second.close(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_small_files_are_a_few_objects() {
     let place = Place::new().await;
     let drive = place.open("a").await;

@@ -11,9 +11,6 @@ use crate::base::sizes::EXTENT_MAX;
 /// Plaintext that is wiped when dropped.
 pub type Plain = Zeroizing<Vec<u8>>;
 
-/// The least capacity of a run, so that small appends do not move it at every step.
-const LEAST: usize = 4096;
-
 #[derive(Default)]
 pub struct Dirty {
     runs: BTreeMap<u64, Plain>,
@@ -50,7 +47,7 @@ impl Dirty {
                 }
                 _ => {
                     let n = data.len().min(EXTENT_MAX).min(room);
-                    let mut run = Plain::new(Vec::with_capacity(n.max(LEAST)));
+                    let mut run = Plain::new(Vec::with_capacity(n));
                     run.extend_from_slice(&data[..n]);
                     self.runs.insert(offset, run);
                     self.bytes += n;
@@ -101,7 +98,8 @@ fn clip(start: u64, run: &[u8], range: &Range<u64>, copy: &mut impl FnMut(u64, &
     }
 }
 
-/// Grows by hand: what `Vec` leaves behind when it moves is not wiped.
+/// Grows by hand: what `Vec` leaves behind when it moves is not wiped. A run begins no larger than what is written, or
+/// single bytes here and there would take a thousand times the memory that they count for; it doubles from there.
 fn append(run: &mut Plain, data: &[u8]) {
     if run.capacity() - run.len() < data.len() {
         let capacity = (run.len() + data.len()).max(2 * run.capacity()).min(EXTENT_MAX);

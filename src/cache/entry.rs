@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -37,6 +37,8 @@ pub struct Entry {
     pub settled: Notify,
     /// Reads and writes of this entry.
     pub hits: AtomicU64,
+    /// The kernel forgot the file, and nobody asked for it since.
+    pub forgotten: AtomicBool,
     /// Where the last read ended: the next one that begins there is sequential.
     pub read_end: AtomicU64,
 }
@@ -84,6 +86,7 @@ impl Entry {
             inner: Mutex::new(inner),
             settled: Notify::new(),
             hits: AtomicU64::new(0),
+            forgotten: AtomicBool::new(false),
             read_end: AtomicU64::new(u64::MAX),
         }
     }
@@ -140,9 +143,8 @@ impl Source for Entry {
     }
 
     fn append(&self, sealed: Vec<Sealed>) -> Result<Position, UploadError> {
-        if self.history.is_read_only() {
-            return Err(UploadError::ReadOnly);
-        }
+        // Also on a mount that was fenced meanwhile: these bytes were acknowledged, and in the journal, which is set
+        // aside whole, they can be rescued.
         let mut inner = self.lock();
         let frozen = inner.frozen.as_ref().expect("a capture is in flight");
         let bytes = frozen.runs.bytes();

@@ -37,6 +37,10 @@ use frames::Frames;
 /// How old dirty bytes may be before they are sent on without anybody's asking (promise 4: "within seconds").
 pub const DIRTY_AGE: Duration = Duration::from_secs(3);
 
+/// How long a write waits for room: longer than the journal does for what it is asked to take, shorter than the kernel's
+/// request may take.
+const ROOM_LIMIT: Duration = Duration::from_secs(45);
+
 /// Why bytes could not be kept or had.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum CacheError {
@@ -132,11 +136,11 @@ impl Cache {
     }
 
     fn entry(&self, ino: Ino) -> Arc<Entry> {
-        self.entries
-            .lock()
-            .entry(ino)
-            .or_insert_with(|| Arc::new(Entry::new(ino, self.history.clone(), self.budget.clone())))
-            .clone()
+        let mut entries = self.entries.lock();
+        let entry =
+            entries.entry(ino).or_insert_with(|| Arc::new(Entry::new(ino, self.history.clone(), self.budget.clone())));
+        entry.forgotten.store(false, Ordering::Relaxed);
+        entry.clone()
     }
 
     /// What a file's attributes are while bytes of it are not in the journal; `None` if its stored head tells all.
@@ -163,14 +167,23 @@ impl Cache {
     /// The kernel forgot the file. A dirty entry stays until its bytes are safe; the next sweep takes it.
     pub fn forget(&self, ino: Ino) {
         let mut entries = self.entries.lock();
-        let gone = entries.get(&ino).is_some_and(|entry| {
-            let clean = entry.lock().is_clean();
-            clean || !self.has_head(ino)
-        });
-        if gone && let Some(entry) = entries.remove(&ino) {
+        let Some(entry) = entries.get(&ino) else { return };
+        entry.forgotten.store(true, Ordering::Relaxed);
+        if self.is_done_with(entry)
+            && let Some(entry) = entries.remove(&ino)
+        {
             drop(entries);
             self.discard(&entry);
         }
+    }
+
+    /// May this entry, which the kernel forgot, go now? Called under the lock of `entries`, so that nobody else can
+    /// take hold of it: who holds it already (a capture, or a write that came right behind the forgetting) may put
+    /// bytes into it, which must not be lost.
+    fn is_done_with(&self, entry: &Arc<Entry>) -> bool {
+        Arc::strong_count(entry) == 1
+            && entry.forgotten.load(Ordering::Relaxed)
+            && (entry.lock().is_clean() || !self.has_head(entry.ino))
     }
 
     /// An unlinked file's dirty bytes die with it.
@@ -180,8 +193,10 @@ impl Cache {
         if inner.frozen.is_none() {
             inner.live = None;
         }
+        inner.dirty_since = None;
         drop(inner);
         self.budget.give_back(runs.bytes());
+        entry.settled.notify_waiters();
     }
 
     fn has_head(&self, ino: Ino) -> bool {
@@ -197,6 +212,9 @@ impl Cache {
         let Some(end) = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_MAX) else {
             return Some(Err(CacheError::TooLarge));
         };
+        if data.is_empty() {
+            return Some(Ok(()));
+        }
         if !self.budget.has_room() {
             return None;
         }
@@ -225,10 +243,11 @@ impl Cache {
         Some(Ok(()))
     }
 
-    /// Waits until a write has room; sends on what is dirty meanwhile.
-    pub async fn room(&self) {
+    /// Waits until a write has room; sends on what is dirty meanwhile. If there is none for long, the journal takes
+    /// nothing: it is full.
+    pub async fn room(&self) -> Result<(), CacheError> {
         self.send_on(Duration::ZERO);
-        self.budget.room().await;
+        tokio::time::timeout(ROOM_LIMIT, self.budget.room()).await.map_err(|_| CacheError::NoSpace)
     }
 
     fn stored_live(&self, ino: Ino) -> Option<Live> {
@@ -257,6 +276,15 @@ impl Cache {
 
     /// Begins captures of all files whose dirty bytes are at least this old; forgets entries that nobody uses.
     pub fn send_on(&self, age: Duration) {
+        let mut done = Vec::new();
+        self.entries.lock().retain(|_, entry| {
+            let keep = !self.is_done_with(entry);
+            if !keep {
+                done.push(entry.clone());
+            }
+            keep
+        });
+        done.iter().for_each(|entry| self.discard(entry));
         let entries: Vec<_> = self.entries.lock().values().cloned().collect();
         let pressed = self.budget.is_pressed();
         for entry in entries {
@@ -271,14 +299,16 @@ impl Cache {
     }
 
     /// Returns when all bytes of these files that were dirty at the call are in the journal (L2: by a capture begun
-    /// after the call). Ready at once for files without dirty bytes.
+    /// after the call). Ready at once for files without dirty bytes. One that fails keeps none of the others back; its
+    /// error is told in the end.
     pub async fn barrier(&self, inos: &[Ino]) -> Result<(), CacheError> {
+        let mut result = Ok(());
         for ino in inos {
             if let Some(entry) = self.existing(*ino) {
-                self.settle(&entry).await?;
+                result = result.and(self.settle(&entry).await);
             }
         }
-        Ok(())
+        result
     }
 
     async fn settle(&self, entry: &Arc<Entry>) -> Result<(), CacheError> {

@@ -71,7 +71,8 @@ impl Cache {
         let mut wanted = Vec::new();
         for piece in map::pieces(&view, ino, head, range.clone()) {
             match view.get(&Key::extent(piece.extent)) {
-                Some(record) => wanted.push(Wanted { piece, record: record.clone() }),
+                Some(record) if holds(record, &piece) => wanted.push(Wanted { piece, record: record.clone() }),
+                Some(_) => return Err(CacheError::Io(format!("{ino}: the map names bytes that its extent has not"))),
                 None => return Err(CacheError::Io(format!("{ino}: the map names an extent that is not there"))),
             }
         }
@@ -145,6 +146,11 @@ impl Cache {
         let known = (frames.start + 1..frames.end).find(|number| self.frames.get(id, *number).is_some());
         frames.start..known.unwrap_or(frames.end)
     }
+}
+
+/// Lies the piece within its extent? Nothing else may be computed with.
+fn holds(record: &Record, piece: &Piece) -> bool {
+    matches!(record, Record::Extent(extent) if u64::from(piece.start) + u64::from(piece.len) <= u64::from(extent.len))
 }
 
 /// What is left of `range` without `filled`.

@@ -1,1 +1,106 @@
-//! cli
+//! The command line: arguments, commands, passphrases, progress, exit codes. The only user of clap.
+//!
+//! Owns every word that a person reads on a terminal but the errors of the rooms below, which say themselves what
+//! happened. Does not own what the commands do: it asks the mount room.
+
+mod args;
+mod client;
+pub mod exit;
+mod logging;
+mod mount;
+mod options;
+mod passphrase;
+mod progress;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{CommandFactory, Parser};
+use log::LevelFilter;
+
+use args::{Arguments, Command};
+use exit::Failure;
+
+/// How much is said.
+#[derive(Clone, Copy, Debug)]
+struct Voice {
+    verbose: u8,
+    quiet: bool,
+}
+
+/// Runs the command line and returns the exit code.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            // Help and version are "errors" with exit code 0; a closed pipe takes nothing away from them.
+            let _ = usage.print();
+            return u8::try_from(usage.exit_code()).unwrap_or(exit::ERROR);
+        }
+    };
+    match command(arguments) {
+        Ok(code) => code,
+        Err(Failure { code, message }) => {
+            let _ = writeln!(std::io::stderr(), "dripfs: {message}");
+            code
+        }
+    }
+}
+
+fn command(arguments: Arguments) -> Result<u8, Failure> {
+    let voice = Voice { verbose: arguments.verbose, quiet: arguments.quiet };
+    let usual = match &arguments.command {
+        Command::Mount(mount) if !mount.background => LevelFilter::Info,
+        Command::ServeInBackground { .. } => LevelFilter::Info,
+        _ => LevelFilter::Warn,
+    };
+    let level = logging::level(usual, voice.verbose, voice.quiet);
+    if !matches!(arguments.command, Command::ServeInBackground { .. }) {
+        logging::to_stderr(level);
+    }
+    match arguments.command {
+        Command::Init(init) => mount::init(&init),
+        Command::Mount(args) => mount::mount(&args, voice),
+        Command::Sync(args) => client::sync(&args.dir, voice),
+        Command::Umount(args) => client::umount(&args.dir, voice),
+        Command::Status(args) => client::status(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "dripfs", &mut std::io::stdout());
+            Ok(exit::OK)
+        }
+        Command::ServeInBackground { .. } => mount::serve_in_background(level),
+    }
+}
+
+/// `1.5 GiB`: one digit after the point, powers of 1024.
+fn human_bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        let shown: Vec<String> = [0, 1023, 1024, 1536 * 1024, 5 << 30, 3 << 40].map(human_bytes).into();
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 GiB", "3.0 TiB"]);
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2_and_help_with_0() {
+        let run = |line: &str| run(std::iter::once("dripfs").chain(line.split(' ')).map(OsString::from));
+        assert_eq!(run("mount"), exit::USAGE);
+        assert_eq!(run("mount -o nonsense /no/vault /no/dir"), exit::USAGE);
+        assert_eq!(run("--version"), exit::OK);
+        assert_eq!(run("umount /no/such/mount"), exit::ERROR);
+        assert_eq!(run("mount ftp://host/x /tmp"), exit::ERROR);
+    }
+}

@@ -57,7 +57,7 @@ impl Fs {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;
             }
-            self.cache.room().await;
+            self.cache.room().await.map_err(|e| self.blame(ino, e))?;
         }
     }
 
@@ -187,6 +187,14 @@ impl Fs {
             Ok::<(), FsError>(())
         })?;
         Ok(())
+    }
+
+    /// Has this file bits that a write by an unprivileged process clears?
+    pub fn has_set_id(&self, ino: Ino) -> bool {
+        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+            Some(Record::Inode(inode)) => without_privileges(inode.mode) != inode.mode,
+            _ => false,
+        }
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {

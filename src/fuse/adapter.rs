@@ -19,6 +19,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::errno::errno;
+use super::kernel_cache::KernelCache;
 use super::options::{MountOptions, negotiate};
 use super::reply::{Reply, Slot, Terms, answer, guarded};
 use crate::base::sizes::NAME_MAX;
@@ -42,6 +43,7 @@ const FREE_INODES: u64 = 1 << 40;
 /// `Fs` as fuser wants it.
 pub(super) struct Adapter {
     fs: Arc<Fs>,
+    kernel: Arc<KernelCache>,
     runtime: Handle,
     /// How long the kernel may believe names and attributes; zero on a reading mount.
     ttl: Duration,
@@ -50,7 +52,7 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>, runtime: Handle, options: &MountOptions) -> Adapter {
+    pub fn new(fs: Arc<Fs>, kernel: Arc<KernelCache>, runtime: Handle, options: &MountOptions) -> Adapter {
         let ttl = options.ttl();
         // close never waits and never fails here, so the kernel need not ask at each.
         let mut file_flags = FopenFlags::FOPEN_NOFLUSH;
@@ -59,7 +61,7 @@ impl Adapter {
             file_flags |= FopenFlags::FOPEN_KEEP_CACHE;
             directory_flags |= FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
         }
-        Adapter { fs, runtime, ttl, file_flags, directory_flags }
+        Adapter { fs, kernel, runtime, ttl, file_flags, directory_flags }
     }
 
     fn answer<R, T, F>(
@@ -388,7 +390,16 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, file_flags) = (caller(request), self.file_flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        let operation = async move |fs: Arc<Fs>| fs.open(ino(number), truncate, writes(flags), caller).await;
+        let (number, kernel) = (ino(number), self.kernel.clone());
+        let operation = async move |fs: Arc<Fs>| {
+            let clears = truncate && caller.uid != 0 && fs.has_set_id(number);
+            fs.open(number, truncate, writes(flags), caller).await?;
+            // As after a write.
+            if clears {
+                kernel.attributes_changed(number);
+            }
+            Ok(())
+        };
         self.answer(Terms::finishing("open"), reply, operation, move |reply, ()| reply.opened(HANDLE, file_flags));
     }
 
@@ -441,13 +452,28 @@ impl Filesystem for Adapter {
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         guarded("write", || {
             let _inside = self.runtime.enter();
+            // The kernel leaves the clearing of set-ID bits to us, and then goes on believing the old mode: it takes
+            // size and times to change with a write, nothing else.
+            let clears = kill && self.fs.has_set_id(number);
             match self.fs.try_write(number, offset, data, kill) {
-                Some(Ok(written)) => reply.written(written),
+                Some(Ok(written)) => {
+                    if clears {
+                        self.kernel.attributes_changed(number);
+                    }
+                    reply.written(written);
+                }
                 Some(Err(error)) => Reply::error(reply, errno(&error)),
                 // The buffer is the kernel thread's: what has to wait needs a copy.
                 None => {
                     let data = data.to_vec();
-                    let operation = async move |fs: Arc<Fs>| fs.write(number, offset, data, kill).await;
+                    let kernel = self.kernel.clone();
+                    let operation = async move |fs: Arc<Fs>| {
+                        let written = fs.write(number, offset, data, kill).await?;
+                        if clears {
+                            kernel.attributes_changed(number);
+                        }
+                        Ok(written)
+                    };
                     self.answer(Terms::dropping("write"), reply, operation, |reply, written| reply.written(written));
                 }
             }

@@ -8,6 +8,7 @@
 
 mod adapter;
 mod errno;
+mod kernel_cache;
 mod mountpoint;
 mod options;
 mod reply;
@@ -15,12 +16,13 @@ mod reply;
 use std::path::Path;
 use std::sync::Arc;
 
-use fuser::{Filesystem, Session};
+use fuser::{Filesystem, Notifier, Session};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::fs::Fs;
 use adapter::Adapter;
+use kernel_cache::KernelCache;
 use mountpoint::Place;
 
 pub use mountpoint::{MountError, Unmounted, check as check_mountpoint};
@@ -28,18 +30,28 @@ pub use options::{MountOptions, negotiate};
 
 /// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
 pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> {
-    let adapter = Adapter::new(fs, Handle::current(), &options);
-    mount_filesystem(adapter, &options)
+    let kernel = Arc::new(KernelCache::default());
+    let adapter = Adapter::new(fs, kernel.clone(), Handle::current(), &options);
+    attach(adapter, &options, |notifier| kernel.reach(notifier))
 }
 
 /// Mounts any fuser filesystem the way [`mount`] does: what the drive is measured against shares all but the files.
 pub fn mount_filesystem(filesystem: impl Filesystem, options: &MountOptions) -> Result<Mounted, MountError> {
+    attach(filesystem, options, drop)
+}
+
+fn attach(
+    filesystem: impl Filesystem,
+    options: &MountOptions,
+    reach: impl FnOnce(Notifier),
+) -> Result<Mounted, MountError> {
     let path = check_mountpoint(&options.mountpoint)?;
     let attached = mountpoint::attach(path, options)?;
     let place = attached.place;
     let (acl, config) = options.session(attached.can_clone);
     let (tell, ended) = watch::channel(None);
     let started = Session::from_fd(filesystem, attached.device, acl, config).and_then(|session| {
+        reach(session.notifier());
         std::thread::Builder::new().name("fuse-session".into()).spawn(move || {
             let result = session.run().map_err(Arc::new);
             tell.send_replace(Some(result));

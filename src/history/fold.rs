@@ -49,7 +49,13 @@ impl Fold {
         for _ in 0..most {
             match self.waiting.front() {
                 Some(first) if first.position <= durable => {}
-                _ => return false,
+                _ => {
+                    // What was made and deleted again leaves nothing that could be late.
+                    if self.is_empty() {
+                        self.oldest = None;
+                    }
+                    return false;
+                }
             }
             let waiting = self.waiting.pop_front().expect("looked at above");
             for ((key, record), existed) in waiting.change.records.iter().zip(waiting.existed) {

@@ -16,7 +16,7 @@ pub mod map;
 pub mod overlay;
 pub mod transaction;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,6 +44,8 @@ pub struct State {
     /// Extents that died since the last round began, and those that died before and wait for its end.
     dying: Vec<ExtentId>,
     dying_before: Vec<ExtentId>,
+    /// When the oldest change of the round under way was made.
+    sending_since: Option<tokio::time::Instant>,
 }
 
 pub struct History {
@@ -83,9 +85,9 @@ pub struct Batch {
 }
 
 /// What waits for the vault: files whose contents changed, and sealed bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Waiting {
-    pub files: u64,
+    pub files: HashSet<Ino>,
     pub bytes: u64,
 }
 
@@ -102,6 +104,7 @@ impl History {
             next_extent: number,
             dying: Vec::new(),
             dying_before: Vec::new(),
+            sending_since: None,
         };
         History {
             state: RwLock::new(state),
@@ -223,19 +226,21 @@ impl History {
         // Folding a long backlog is done in steps, so that operations go on beside it.
         loop {
             let mut state = self.state.write();
-            // Asked for under the lock: an operation in between might fold what lies beyond an older answer.
+            // Read under the lock: operations fold too, and what they folded must not lie beyond the cut.
             let (durable, block) = journal.durable();
             let cut = if plants::on("C1-cut-past-durable") { journal.end() } else { durable };
+            let block = block?;
             if state.fold.advance(cut, 4096) {
                 continue;
             }
             if state.fold.folded().is_empty() {
                 return None;
             }
+            state.sending_since = state.fold.oldest();
             let records = state.fold.take();
             let dying = std::mem::take(&mut state.dying);
             state.dying_before.extend(dying);
-            return Some(Batch { cut, block: block?, records });
+            return Some(Batch { cut, block, records });
         }
     }
 
@@ -243,6 +248,7 @@ impl History {
     pub fn end_round(&self, placed: &[(ExtentId, Place)]) -> Vec<ExtentId> {
         let mut released = {
             let mut state = self.state.write();
+            state.sending_since = None;
             std::mem::take(&mut state.dying_before)
         };
         for part in placed.chunks(1024) {
@@ -258,6 +264,12 @@ impl History {
     /// When the oldest change that no round has taken was made; `None` if there is none.
     pub fn oldest_uncommitted(&self) -> Option<tokio::time::Instant> {
         self.state.read().fold.oldest()
+    }
+
+    /// When the oldest change that the vault lacks was made, also if a round has it under way.
+    pub fn oldest_pending(&self) -> Option<tokio::time::Instant> {
+        let state = self.state.read();
+        state.sending_since.or(state.fold.oldest())
     }
 
     /// Would a round with its cut there have anything to send?
@@ -278,7 +290,7 @@ impl History {
         let state = self.state.read();
         let mut waiting = Waiting::default();
         let mut count = |key: &Key, record: Option<&Record>| match (key.part, record) {
-            (Part::Head, Some(_)) => waiting.files += 1,
+            (Part::Head, Some(_)) => _ = waiting.files.insert(key.ino),
             (_, Some(Record::Extent(extent))) => waiting.bytes += u64::from(extent.stored),
             _ => {}
         };
@@ -299,6 +311,7 @@ impl State {
             let moves = orphans.iter().any(|(ino, keys)| *ino == key.ino && keys.binary_search(key).is_ok());
             existed[k] = (moves && record.is_none()) || self.overlay.apply(*key, record.clone(), &mut effects);
         }
+        self.overlay.settle(&mut effects);
         // Last: once an inode is an orphan, its links could not be deleted from the state any more.
         for (ino, keys) in orphans {
             self.overlay.orphan(*ino, keys);

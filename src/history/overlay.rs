@@ -29,10 +29,10 @@ pub struct Overlay {
 /// What a record's going or coming did.
 #[derive(Default)]
 pub struct Effects {
-    /// Extents whose last piece went; one that comes later in the same change may name them again.
-    unnamed: Vec<ExtentId>,
     /// Extents that nothing names any more and that only the journal holds.
     pub dead: Vec<ExtentId>,
+    /// Extents that lost their last name on the way; another record of the same change may name them again.
+    loose: Vec<ExtentId>,
 }
 
 impl Overlay {
@@ -56,7 +56,9 @@ impl Overlay {
         self.records.iter()
     }
 
-    /// Puts or deletes one record. Returns whether there was one under that key. [`Overlay::settle`] ends the change.
+    /// Puts or deletes one record. Returns whether there was one under that key. Once all records of a change (or
+    /// commit) are applied, [`Overlay::settle`] must follow: within one, the piece that names an extent may move from
+    /// one record to another.
     pub fn apply(&mut self, key: Key, record: Option<Arc<Record>>, effects: &mut Effects) -> bool {
         let orphan = self.is_orphan(key.ino);
         if let Some(record) = &record {
@@ -74,16 +76,14 @@ impl Overlay {
         old.is_some()
     }
 
-    /// A whole change is applied: extents that nothing names now go. Not before: a piece that moves to another key is
-    /// deleted under the one and put under the other, and its extent must live through both.
+    /// A change is applied as a whole: extents that nothing names now are dead.
     pub fn settle(&mut self, effects: &mut Effects) {
-        for id in std::mem::take(&mut effects.unnamed) {
+        for id in std::mem::take(&mut effects.loose) {
             if self.references.contains_key(&id) {
                 continue;
             }
-            let key = Key::extent(id);
             let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
-            if let Some(record) = map.remove(&key)
+            if let Some(record) = map.remove(&Key::extent(id))
                 && let Record::Extent(extent) = &*record
                 && extent.place == Place::Local
             {
@@ -213,7 +213,7 @@ impl Overlay {
             return;
         }
         self.references.remove(&id);
-        effects.unnamed.push(id);
+        effects.loose.push(id);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::cache::{Bounds, Cache, DIRTY_AGE};
 use crate::crypto::secret::Passphrase;
 use crate::download;
 use crate::format::change::Note;
+use crate::format::commit::ChainLink;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
@@ -107,7 +108,7 @@ pub struct RemoteStatus {
 }
 
 /// How far a drain has come: bytes and files still pending.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Progress {
     pub pending_files: u64,
     pub pending_bytes: u64,
@@ -251,17 +252,20 @@ impl Drive {
         let history = Arc::new(History::new(state, Some(journal.clone()), world.clock.clone(), epoch));
         let vain = history.replay(&changes, commit.cut);
         drop(changes);
-        let begun = history.note(Note::Mount);
-        journal.wait_durable(begun).await?;
-        let (Some(block), commit_cut) = (journal.durable().1, commit.cut) else {
-            return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: "the journal did not begin".into() });
+        let begun = begin_reign(&world, &keys, &history, &journal, &pins, pin, &reign, &newest, &commit).await;
+        let link = match begun {
+            Ok(link) => link,
+            Err(error) => {
+                // The caller may try again: two journals must not lie over one directory.
+                if let Err(error) = journal.close().await {
+                    log::warn!("{error}");
+                }
+                return Err(error);
+            }
         };
-        let link = epoch::open(&world.store, &keys, &world.random, &world.clock, &reign, &newest, block).await?;
-        pins.set(Pin { link, epoch, ..pin })?;
-        journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
         journal.release(&vain);
         journal.committed(commit.cut);
-        let chain = Chain { newest: link, cut: commit_cut, idle: false, time: commit.time };
+        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
         Ok(Drive::join(world, keys, history, journal, pins, reign, chain, options))
     }
 
@@ -322,6 +326,7 @@ impl Drive {
         let tasks = TaskTracker::new();
         let rounds_task = tokio::spawn(rounds.clone().run(stop_rounds.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
+        tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
         let writer = Writer { journal, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
@@ -351,6 +356,10 @@ impl Drive {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
         let drained = self.sync(progress).await;
         writer.stop_rounds.cancel();
+        if drained.is_err() {
+            // A round may be waiting for a store that does not answer: nobody waits for it any more.
+            writer.stop.cancel();
+        }
         let rounds_task = writer.rounds_task.lock().take();
         if let Some(task) = rounds_task
             && task.await.is_err()
@@ -396,9 +405,10 @@ impl Drive {
     pub fn pending(&self) -> Progress {
         let Some(writer) = &self.writer else { return Progress { pending_files: 0, pending_bytes: 0 } };
         let dirty = self.cache.counts();
-        let waiting = self.history.waiting();
+        let mut waiting = self.history.waiting();
+        waiting.files.extend(self.cache.dirty_files());
         Progress {
-            pending_files: dirty.dirty_files + waiting.files,
+            pending_files: waiting.files.len() as u64,
             pending_bytes: dirty.dirty_bytes + waiting.bytes + *writer.rounds.sending.lock(),
         }
     }
@@ -425,7 +435,7 @@ impl Drive {
             .to_owned(),
             pending_files,
             pending_bytes,
-            oldest_pending_seconds: self.history.oldest_uncommitted().map_or(0.0, |at| at.elapsed().as_secs_f64()),
+            oldest_pending_seconds: self.history.oldest_pending().map_or(0.0, |at| at.elapsed().as_secs_f64()),
             blocked_by: None,
             sequence: pin.link.sequence.0,
             epoch: pin.epoch.0,
@@ -458,7 +468,9 @@ impl Drive {
 }
 
 fn bounds(options: &DriveOptions) -> Bounds {
-    Bounds { clean_bytes: options.cache_bytes as usize, dirty_bytes: options.dirty_bytes as usize }
+    // All that is dirty of a file goes into the journal at once: what the journal cannot take whole, it never takes.
+    let dirty = options.dirty_bytes.min(options.journal_bytes / 4);
+    Bounds { clean_bytes: options.cache_bytes as usize, dirty_bytes: dirty as usize }
 }
 
 fn settings(options: &DriveOptions) -> Settings {
@@ -466,7 +478,7 @@ fn settings(options: &DriveOptions) -> Settings {
         file_bytes: (options.journal_bytes / 16).clamp(4 << 20, 256 << 20),
         sync_interval: Duration::from_secs(5),
         sync_bytes: 64 << 20,
-        memory_bytes: 128 << 20,
+        memory_bytes: options.dirty_bytes.max(128 << 20),
         disk_bytes: options.journal_bytes,
     }
 }
@@ -500,6 +512,42 @@ async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
             () = tokio::time::sleep(SWEEP) => cache.send_on(DIRTY_AGE),
         }
     }
+}
+
+/// A journal whose writer ended before the mount did (a panic) keeps nothing any more: nothing may be written then.
+async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: Arc<Notifier>, stop: CancellationToken) {
+    let mut progress = journal.watch();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        _ = progress.wait_for(|progress| progress.closed) => {}
+    }
+    log::error!("the journal's writer ended; the drive is read-only now; this is a bug, please report it");
+    history.make_read_only();
+    notifier.end("the journal's writer ended");
+}
+
+/// Creates the epoch record; the journal knows then what the vault had taken before (J5).
+#[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
+async fn begin_reign(
+    world: &World,
+    keys: &Keys,
+    history: &History,
+    journal: &Journal,
+    pins: &PinFile,
+    pin: Pin,
+    reign: &Reign,
+    newest: &walk::Newest,
+    commit: &walk::NewestCommit,
+) -> Result<ChainLink, VaultError> {
+    journal.wait_durable(history.note(Note::Mount)).await?;
+    let Some(block) = journal.durable().1 else {
+        return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: "the journal did not begin".into() });
+    };
+    let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
+    pins.set(Pin { link, epoch: reign.epoch, ..pin })?;
+    journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
+    Ok(link)
 }
 
 /// Decides whose the newest log object is (C4), whether this machine may write (E2), and what becomes of a journal

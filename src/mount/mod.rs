@@ -1,3 +1,23 @@
 //! Wiring and life cycle: what is joined to what, how a mount begins and ends, the control socket, status.
 
+pub mod background;
+pub mod control;
 pub mod drive;
+pub mod error;
+mod kernel;
+pub mod mountpoint;
+pub mod new_vault;
+mod notify;
+pub mod runtime_dir;
+pub mod serve;
+pub mod state_dir;
+
+pub use error::MountError;
+
+/// Where environment variables come from: the process, or a test.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<std::ffi::OsString>;
+
+/// The environment of this process; a variable that is set to nothing counts as not set.
+pub fn environment(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}

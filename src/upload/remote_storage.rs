@@ -4,6 +4,7 @@
 //! read together. A segment aims at 8 MiB. Nothing in it says what lies where: records do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -133,6 +134,15 @@ impl RemoteStorage {
         mut attempt: impl FnMut(u32) -> BoxFuture<'static, Result<T, StoreError>> + Send,
     ) -> Result<T, Stopped> {
         retry::retrying(&self.stop, Backoff::default(), &self.random, &mut attempt).await
+    }
+
+    /// Waits, for something of this machine that may mend itself; not beyond the mount's end.
+    pub async fn pause(&self, time: Duration) -> Result<(), Stopped> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Stopped::Cancelled),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
     }
 
     /// Creates an object if its name is free, however long the store takes to answer.

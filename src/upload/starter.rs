@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::sync::oneshot;
 
 use super::encryption::Encryption;
@@ -48,7 +49,9 @@ impl Starter {
         let (sender, receiver) = oneshot::channel();
         let this = self.clone();
         tokio::spawn(async move {
-            let result = this.run(&*source, capture).await;
+            // A panic must not leave frozen bytes behind that nobody can ever send.
+            let run = std::panic::AssertUnwindSafe(this.run(&*source, capture)).catch_unwind();
+            let result = run.await.unwrap_or(Err(UploadError::Sealing));
             if let Err(error) = &result {
                 source.give_back(error);
             }

@@ -32,7 +32,7 @@ use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Place, Record, Segment};
 use crate::history::{Batch, History};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::store::Created;
 use crate::store::retry::Stopped;
 use crate::upload::notifier::Notifier;
@@ -40,6 +40,8 @@ use crate::upload::remote_storage::{self, Outgoing, Packed, RemoteStorage, SendE
 
 /// The oldest change that no commit holds is at most this old when a round begins (C1).
 pub const ROUND_AGE: Duration = Duration::from_secs(5);
+/// How long a round waits for this machine's disk before it tries again.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// What a commit may carry beside its own fields: the smallest class, less a reserve for fields, nonce and tag.
 const SMALL: usize = CLASS_MIN - KIB;
 /// What the records of one commit, or of one part, may take.
@@ -186,12 +188,17 @@ impl Rounds {
 
     /// One round; with `last`, the commit says that nobody writes, and is made even if nothing changed.
     async fn round(&self, last: bool) -> Result<(), RoundError> {
-        let durable = self.journal.durable().0;
+        // After a failed round the vault lacks what that one took: no commit may go beyond it.
+        if let Some(why) = self.notifier.ended() {
+            return Err(VaultError::Stopped(why).into());
+        }
+        // Read before the round looks: what becomes durable after it has looked is not in this commit.
+        let (durable, block) = self.journal.durable();
         match self.history.begin_round() {
             Some(batch) => self.commit(plan(batch), last).await?,
             None if last => {
-                let (cut, Some(block)) = self.journal.durable() else { return Ok(()) };
-                self.commit(Plan { cut, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
+                let Some(block) = block else { return Ok(()) };
+                self.commit(Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
             }
             // Nothing up to there changed any record: the vault has it all.
             None => self.notifier.committed(durable),
@@ -302,24 +309,49 @@ impl Rounds {
     async fn took(&self, chain: Chain, placed: &[(ExtentId, Place)]) -> Result<(), RoundError> {
         let pin =
             Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
-        let (pins, blocking) = (self.pins.clone(), self.clock.is_real());
-        let pinned = if blocking {
-            tokio::task::spawn_blocking(move || pins.set(pin)).await.unwrap_or_else(|_| {
-                Err(VaultError::State { path: "pin".to_owned(), why: "writing it failed".to_owned() })
-            })
-        } else {
-            pins.set(pin)
-        };
-        pinned?;
+        let mut failures = 0;
+        while let Err(error) = self.set_pin(pin).await {
+            failures += 1;
+            self.disk_failed(failures, chain.idle, error).await?;
+        }
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
-        self.notifier.committed(chain.cut);
         let released = self.history.end_round(placed);
+        self.notifier.committed(chain.cut);
         let noted = self.history.note(Note::Took { link: chain.newest, cut: Some(chain.cut) });
-        self.journal.wait_durable(noted).await.map_err(SendError::from)?;
+        let mut failures = 0;
+        while let Err(error) = self.journal.wait_durable(noted).await {
+            if matches!(error, JournalError::Closed) {
+                return Err(SendError::from(error).into());
+            }
+            failures += 1;
+            self.disk_failed(failures, chain.idle, error.into()).await?;
+        }
         self.journal.release(&released);
         self.journal.committed(chain.cut);
         Ok(())
+    }
+
+    async fn set_pin(&self, pin: Pin) -> Result<(), VaultError> {
+        let pins = self.pins.clone();
+        if !self.clock.is_real() {
+            return pins.set(pin);
+        }
+        tokio::task::spawn_blocking(move || pins.set(pin))
+            .await
+            .unwrap_or_else(|_| Err(VaultError::State { path: "pin".to_owned(), why: "writing it failed".to_owned() }))
+    }
+
+    /// This machine's disk does not take what a commit that stands must leave on it (it is full, say). That passes,
+    /// and nothing is told before: the round waits and tries again. The last one of a mount does not wait for long.
+    async fn disk_failed(&self, failures: u32, last: bool, error: VaultError) -> Result<(), RoundError> {
+        if last && failures >= 3 {
+            return Err(error.into());
+        }
+        if failures == 1 {
+            log::error!("{error}; free space or check the disk: no more commits until this machine can remember them");
+        }
+        Ok(self.remote.pause(DISK_PAUSE).await?)
     }
 }
 

@@ -1,0 +1,247 @@
+//! The command line, as clap reads it. man/dripfs.1 says the same at length.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::mount::drive::Durability;
+
+const EXAMPLES: &str = "\
+Examples:
+  dripfs mount --init --background ~/vault ~/drive   make a vault in a directory, and mount it
+  cp -a ~/photos ~/drive/                            use it like any directory
+  dripfs sync ~/drive                                wait until all of it is in the vault
+  dripfs status ~/drive                              what is still to be sent
+  dripfs umount ~/drive                              send the rest, and unmount
+
+URL of a vault:
+  file:///path or a bare path   a directory
+  memory:///                    nothing stays: for trying things out
+
+Passphrase (the first that is given; otherwise it is asked for on the terminal):
+  --passphrase-file, --passphrase-command, --passphrase-fd, DRIPFS_PASSPHRASE_FILE
+
+Exit codes:
+  0 ok              10 no vault there             13 tampered with or rolled back
+  1 error           11 in use elsewhere           14 not everything reached the vault
+  2 usage           12 wrong passphrase              (it stays in the journal for the next mount)";
+
+/// Mounts a vault, an encrypted file tree kept in object storage, as a drive.
+#[derive(Parser, Debug)]
+#[command(name = "dripfs", version, after_help = "`dripfs --help` shows examples and exit codes.")]
+#[command(after_long_help = EXAMPLES, arg_required_else_help = true, subcommand_required = true)]
+#[command(disable_help_subcommand = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Log more; twice: much more. RUST_LOG overrules it.
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Log errors only, and print no progress.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a vault.
+    ///
+    /// Shows the recovery key once: with it the vault opens when the passphrase is lost. Nobody can show it again.
+    Init(Init),
+    /// Mount a vault on an empty directory.
+    ///
+    /// Stays in the foreground unless told otherwise, and says on standard error when the drive is ready. SIGTERM or
+    /// Ctrl-C unmounts, sends what the vault lacks, and ends; a second Ctrl-C does not wait for that.
+    #[command(after_long_help = OPTIONS)]
+    Mount(Box<Mount>),
+    /// Wait until everything written so far is in the vault.
+    Sync(Directory),
+    /// Send what the vault lacks, and unmount.
+    ///
+    /// Programs that still use the drive are cut off after 10 seconds. Exit code 14: the store did not answer, the
+    /// rest stays in the journal on this machine, and the next mount sends it.
+    Umount(Directory),
+    /// Show how a mount is doing, or all mounts of this user.
+    Status(Status),
+    /// Print completions for a shell.
+    Completions { shell: Shell },
+    /// The background half of `mount --background`; reads its task from standard input.
+    #[command(name = crate::mount::background::COMMAND, hide = true)]
+    ServeInBackground { dir: PathBuf },
+}
+
+const OPTIONS: &str = "\
+Options for -o, separated by commas:
+  ro, rw               read-only, or not
+  allow_other          other users may enter; permissions decide (needs user_allow_other in /etc/fuse.conf)
+  dev, suid, noexec    as in mount(8); nodev and nosuid unless given
+  noatime, relatime    as in mount(8)
+  durability=LEVEL     the same as --durability
+  state=DIR            the same as --state
+  cache=SIZE           decrypted bytes kept in memory for reading (256M)
+  dirty=SIZE           written bytes kept in memory; writers wait above it (128M)
+  journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it (4G)
+  compress=on|off      compress where it pays (on)
+  Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
+
+Durability, what has happened when fsync returns:
+  local    it is sealed in the journal on this machine's disk (default)
+  remote   it is in the vault
+  async    nothing is promised; it is hurried along";
+
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Where the vault goes: an empty or missing directory.
+    pub url: String,
+    #[command(flatten)]
+    pub passphrase: Passphrase,
+    #[command(flatten)]
+    pub new_vault: NewVault,
+    /// Everything local lies below DIR, to see whether the vault is known there.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Mount {
+    /// The vault.
+    pub url: String,
+    /// An empty directory.
+    pub dir: PathBuf,
+    /// Make the vault and the directory DIR where they are missing.
+    #[arg(long, conflicts_with = "read_only")]
+    pub init: bool,
+    /// Return once the drive answers, and go on in the background; the log is STATE/log.
+    #[arg(long)]
+    pub background: bool,
+    /// Write nothing.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Take the vault over from a machine that is gone. If it is not gone, it becomes read-only.
+    #[arg(long, conflicts_with = "read_only")]
+    pub takeover: bool,
+    /// What fsync waits for.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub durability: Option<Level>,
+    /// Everything local (journal, log) lies below DIR, one directory a vault.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Mount options, separated by commas; `dripfs mount --help` lists them.
+    #[arg(short = 'o', value_name = "OPT,...")]
+    pub options: Vec<String>,
+    #[command(flatten)]
+    pub passphrase: Passphrase,
+    #[command(flatten)]
+    pub new_vault: NewVault,
+}
+
+/// For commands that make a vault.
+#[derive(Args, Debug)]
+pub struct NewVault {
+    /// Write the recovery key of a new vault to F (which must not exist) instead of showing it.
+    #[arg(long, value_name = "F")]
+    pub recovery_file: Option<PathBuf>,
+    /// Memory that each guess at the passphrase costs, from 64 to 1024.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub kdf_memory: u32,
+}
+
+/// Where the passphrase comes from. One line end at its end is not part of it.
+#[derive(Args, Debug, Default)]
+pub struct Passphrase {
+    /// Read the passphrase from F.
+    #[arg(long, value_name = "F", group = "source")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from what the shell command C prints.
+    #[arg(long, value_name = "C", group = "source")]
+    pub passphrase_command: Option<String>,
+    /// Read the passphrase from the open file descriptor N.
+    #[arg(long, value_name = "N", group = "source")]
+    pub passphrase_fd: Option<i32>,
+}
+
+#[derive(Args, Debug)]
+pub struct Directory {
+    /// Where the drive is mounted.
+    pub dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Print JSON: one object, or without DIR an array of them.
+    #[arg(long)]
+    pub json: bool,
+    /// Print it anew each second.
+    #[arg(long)]
+    pub watch: bool,
+    /// Where the drive is mounted; all mounts of this user if left out.
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// Sealed in the journal on this machine's disk.
+    Local,
+    /// In the vault.
+    Remote,
+    /// Nothing is promised; it is hurried along.
+    Async,
+}
+
+impl From<Level> for Durability {
+    fn from(level: Level) -> Durability {
+        match level {
+            Level::Local => Durability::Local,
+            Level::Remote => Durability::Remote,
+            Level::Async => Durability::Async,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_published_forms_parse() {
+        for line in [
+            "init --recovery-file r --kdf-memory 64 file:///v",
+            "mount --init --background /v /d",
+            "mount --read-only --durability remote --state /s -o ro,noexec -o cache=1G /v /d",
+            "mount --takeover --passphrase-fd 3 /v /d",
+            "sync /d",
+            "umount /d",
+            "status",
+            "status --json --watch /d",
+            "completions bash",
+            "-vv status",
+            "status -q",
+        ] {
+            let words = std::iter::once("dripfs").chain(line.split(' '));
+            Arguments::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_has_exit_code_2() {
+        for line in [
+            "",
+            "dance",
+            "mount /v",
+            "sync",
+            "mount --durability never /v /d",
+            "mount --init --read-only /v /d",
+            "init --passphrase-fd 3 --passphrase-file f /v",
+        ] {
+            let words = std::iter::once("dripfs").chain(line.split(' ').filter(|word| !word.is_empty()));
+            assert_eq!(Arguments::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

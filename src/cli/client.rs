@@ -1,0 +1,296 @@
+//! `sync`, `umount` and `status`: they ask the process that serves the mount.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::Value;
+
+use super::args::Status;
+use super::exit::{self, Failure};
+use super::progress::Display;
+use super::{Voice, human_bytes, mount};
+use crate::mount::control::{self, CallError, Command};
+use crate::mount::mountpoint::{self, Mount};
+use crate::mount::runtime_dir::{self, Found};
+use crate::mount::serve::{Ended, MountStatus};
+use crate::mount::{MountError, environment};
+
+/// How long a process that said its last word may take to end.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+
+pub fn sync(dir: &Path, voice: Voice) -> Result<u8, Failure> {
+    let stream = find(dir)?;
+    let mut display = Display::new(voice.quiet);
+    control::call(stream, &Command::Sync, |now| display.show(now)).map_err(failure)?;
+    Ok(exit::OK)
+}
+
+pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
+    let stream = find(dir)?;
+    let mut display = Display::new(voice.quiet);
+    let ended = control::call(stream, &Command::Umount, |now| display.show(now)).map_err(failure)?;
+    drop(display);
+    let ended: Ended = serde_json::from_value(ended).map_err(|e| failure(CallError::Strange(e.to_string())))?;
+    wait_for_exit(ended.pid);
+    match ended.drained {
+        true => Ok(exit::OK),
+        false => Err(mount::not_drained(ended.pending_bytes)),
+    }
+}
+
+/// Until then the next mount would find the state directory in use.
+fn wait_for_exit(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    let mut wanted = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry, as its count says. Whatever it answers, there is nothing more to wait for.
+    unsafe { libc::poll(&mut wanted, 1, EXIT_PATIENCE.as_millis() as libc::c_int) };
+}
+
+pub fn status(args: &Status) -> Result<u8, Failure> {
+    loop {
+        let text = match &args.dir {
+            Some(dir) => one(dir, args.json)?,
+            None => all(args.json)?,
+        };
+        if let Err(e) = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+            // `dripfs status --watch | head` is not a failure.
+            return if e.kind() == io::ErrorKind::BrokenPipe {
+                Ok(exit::OK)
+            } else {
+                Err(MountError::io("status", e).into())
+            };
+        }
+        if !args.watch {
+            return Ok(exit::OK);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn one(dir: &Path, json: bool) -> Result<String, Failure> {
+    let value = control::call(find(dir)?, &Command::Status, |_| ()).map_err(failure)?;
+    render(&value, json)
+}
+
+fn render(value: &Value, json: bool) -> Result<String, Failure> {
+    if json {
+        return Ok(format!("{value}\n"));
+    }
+    let status = serde_json::from_value(value.clone()).map_err(|e| failure(CallError::Strange(e.to_string())))?;
+    Ok(table(&status))
+}
+
+fn all(json: bool) -> Result<String, Failure> {
+    let me = rustix::process::geteuid().as_raw();
+    let mut values = Vec::new();
+    for stream in runtime_dir::all(&environment, me) {
+        match control::call(stream, &Command::Status, |_| ()) {
+            Ok(value) => values.push(value),
+            // One that is just ending is no reason not to show the others.
+            Err(e) => log::warn!("{e}"),
+        }
+    }
+    let answered = |dir: &Path| values.iter().any(|value| Path::new(&text(value, "mountpoint")) == dir);
+    for mount in mountpoint::drives().iter().filter(|mount| mount.owner == Some(me) && !answered(&mount.dir)) {
+        log::warn!("{}", silent(&mount.dir));
+    }
+    if json {
+        return Ok(format!("{}\n", Value::from(values)));
+    }
+    if values.is_empty() {
+        return Ok("no drive of yours is mounted\n".into());
+    }
+    let shown: Result<Vec<String>, Failure> = values.iter().map(|value| render(value, false)).collect();
+    Ok(shown?.join("\n"))
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn table(mount: &MountStatus) -> String {
+    let status = &mount.status;
+    let mut rows = vec![
+        ("mounted on", mount.mountpoint.display().to_string()),
+        ("vault", status.url.clone()),
+        ("state", state(mount)),
+        ("durability", status.durability.clone()),
+        ("pending", pending(mount)),
+    ];
+    if let Some(file) = &status.blocked_by {
+        rows.push(("waiting for", file.clone()));
+    }
+    rows.extend([
+        (
+            "last commit",
+            format!("{:.0} s ago (number {}, epoch {})", status.last_commit_age_seconds, status.sequence, status.epoch),
+        ),
+        ("journal", human_bytes(status.journal_bytes)),
+        (
+            "cache",
+            format!(
+                "{} in {} files, {} hits, {} misses",
+                human_bytes(status.cache.bytes),
+                status.cache.entries,
+                status.cache.hits,
+                status.cache.misses
+            ),
+        ),
+        ("store", format!("{} requests, {} errors", status.remote.requests, status.remote.errors)),
+        ("pin", status.pin.clone()),
+        ("process", mount.pid.to_string()),
+    ]);
+    rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+}
+
+fn state(mount: &MountStatus) -> String {
+    let unmounting = if mount.unmounting { ", unmounting" } else { "" };
+    match &mount.status.reason {
+        Some(reason) => format!("{}{unmounting}: {reason}", mount.status.state),
+        None => format!("{}{unmounting}", mount.status.state),
+    }
+}
+
+fn pending(mount: &MountStatus) -> String {
+    let status = &mount.status;
+    match (status.pending_files, status.pending_bytes) {
+        (0, 0) => "nothing: everything is in the vault".into(),
+        (files, bytes) => {
+            format!("{} in {files} files, the oldest for {:.0} s", human_bytes(bytes), status.oldest_pending_seconds)
+        }
+    }
+}
+
+/// The process that serves `dir`.
+fn find(dir: &Path) -> Result<UnixStream, Failure> {
+    let whole = mountpoint::canonical(dir).map_err(|e| Failure::error(format!("{}: {e}", dir.display())))?;
+    let mounted = mountpoint::mounted_on(&whole).filter(Mount::is_dripfs);
+    let owner = mounted.as_ref().and_then(|mount| mount.owner);
+    let me = rustix::process::geteuid().as_raw();
+    let found = runtime_dir::connect(&environment, me, owner, &whole);
+    let shown = whole.display();
+    match (found, mounted) {
+        (Found::Alive(stream), _) => Ok(stream),
+        (_, Some(mount)) if me != 0 && mount.owner.is_some_and(|owner| owner != me) => Err(Failure::error(format!(
+            "the drive on {shown} was mounted by user {}: ask as that user or as root",
+            mount.owner.unwrap_or_default()
+        ))),
+        (_, Some(mount)) => Err(Failure::error(silent(&mount.dir))),
+        (Found::Dead, None) => Err(Failure::error(format!(
+            "nothing is mounted on {shown}, and the process that served it is gone: mount it again, what was fsynced \
+             is in its journal"
+        ))),
+        (Found::None, None) => Err(Failure::error(format!(
+            "{shown} is not where a drive is mounted; `dripfs status` lists those that are"
+        ))),
+    }
+}
+
+/// A drive that nobody answers for: its process died, or listens where this user does not look.
+fn silent(dir: &Path) -> String {
+    let shown = dir.display();
+    match mountpoint::is_dead(dir) {
+        true => format!(
+            "the drive on {shown} is dead, its process is gone: clear it with `{}`, then mount it again; what was \
+             fsynced is in its journal",
+            mountpoint::cure(dir)
+        ),
+        false => format!(
+            "the drive on {shown} lives, but its control socket is not in the runtime directory: set XDG_RUNTIME_DIR \
+             as it was when it was mounted (`umount {shown}` ends it too, and sends the rest in the background)"
+        ),
+    }
+}
+
+fn failure(error: CallError) -> Failure {
+    match error {
+        CallError::Failed { code, message } => Failure::new(code, message),
+        other => Failure::error(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::drive::{CacheStatus, RemoteStatus, Status};
+
+    fn example() -> MountStatus {
+        MountStatus {
+            mountpoint: "/mnt/x".into(),
+            pid: 7,
+            unmounting: false,
+            status: Status {
+                state: "outage".into(),
+                reason: Some("the store does not answer".into()),
+                url: "file:///v".into(),
+                durability: "local".into(),
+                pending_files: 2,
+                pending_bytes: 4096,
+                oldest_pending_seconds: 12.0,
+                blocked_by: None,
+                sequence: 9,
+                epoch: 3,
+                pin: "abc".into(),
+                last_commit_age_seconds: 30.4,
+                cache: CacheStatus::default(),
+                journal_bytes: 8192,
+                remote: RemoteStatus { requests: 5, errors: 1 },
+                damaged_files: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn json_is_flat_and_has_what_is_published() {
+        let value = serde_json::to_value(example()).unwrap();
+        for name in [
+            "mountpoint",
+            "state",
+            "pending_files",
+            "pending_bytes",
+            "oldest_pending_seconds",
+            "blocked_by",
+            "sequence",
+            "pin",
+            "cache",
+            "remote",
+        ] {
+            assert!(value.get(name).is_some(), "{name}");
+        }
+        let line = render(&value, true).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+        assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn the_table_says_what_is_pending_and_why() {
+        let shown = render(&serde_json::to_value(example()).unwrap(), false).unwrap();
+        assert!(shown.contains("outage: the store does not answer"), "{shown}");
+        assert!(shown.contains("4.0 KiB in 2 files, the oldest for 12 s"), "{shown}");
+        assert!(shown.contains("30 s ago (number 9, epoch 3)"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_no_drive_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let failure = find(dir.path()).unwrap_err();
+        assert!(failure.code == 1 && failure.message.contains("not where a drive is mounted"), "{}", failure.message);
+        assert!(find(Path::new("/no/such/dir")).unwrap_err().message.contains("/no/such/dir"));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_not_waited_for() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let began = std::time::Instant::now();
+        // Ended or not yet reaped: neither is waited out.
+        wait_for_exit(child.id());
+        child.wait().unwrap();
+        wait_for_exit(child.id());
+        assert!(began.elapsed() < EXIT_PATIENCE);
+    }
+}

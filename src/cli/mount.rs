@@ -1,0 +1,272 @@
+//! `init` and `mount`: everything that can be checked cheaply comes before the passphrase is asked for.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use log::LevelFilter;
+use parking_lot::Mutex;
+
+use super::args::{Init, Mount, NewVault};
+use super::exit::{self, Failure};
+use super::options::{self, MountOptions};
+use super::progress::Display;
+use super::{Voice, human_bytes, logging, passphrase};
+use crate::format::header::Cost;
+use crate::mount::background::{self, News};
+use crate::mount::drive::{Closed, Progress};
+use crate::mount::new_vault::{self, Recovery};
+use crate::mount::serve::{self, Observer, Request, durability_name};
+use crate::mount::{MountError, environment, mountpoint, state_dir};
+use crate::store::{self, Store};
+use crate::vault::VaultError;
+
+pub fn init(args: &Init) -> Result<u8, Failure> {
+    let request = new_vault_request(&args.new_vault)?;
+    let store = store::open(&args.url)?;
+    if store.is_volatile() {
+        return Err(Failure::usage(
+            "a vault in memory ends with the process: use `dripfs mount --init memory:/// DIR`",
+        ));
+    }
+    let state = state_dir::choose(args.state.as_deref(), store.url(), &environment, is_root())?;
+    let runtime = small_runtime()?;
+    if runtime.block_on(new_vault::stands(&store))? {
+        return Err(VaultError::Exists { url: store.url().to_owned() }.into());
+    }
+    state_dir::refuse_if_known(&state, store.url())?;
+    let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), true)?;
+    let file = request.recovery_file.as_deref();
+    let made = new_vault::make(&store, &state, &passphrase, request.cost(), file);
+    let (id, recovery) = runtime.block_on(made)?;
+    eprintln!("dripfs: made vault {id} at {url}; mount it with: dripfs mount {url} DIR", url = store.url());
+    match (recovery, file) {
+        (Recovery::Written, Some(path)) => say_recovery_written(path),
+        (Recovery::Shown(key), _) => show_recovery_key(&key)?,
+        (Recovery::Written, None) => unreachable!("a key is written only to a file that was asked for"),
+    }
+    Ok(exit::OK)
+}
+
+pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
+    let options = options::parse(args.options.iter().map(String::as_str))?;
+    let new = new_vault_request(&args.new_vault)?;
+    let read_only = args.read_only || options.read_only;
+    if read_only && (args.init || args.takeover) {
+        return Err(Failure::usage("a read-only mount neither makes a vault nor takes one over"));
+    }
+    let store = store::open(&args.url)?;
+    let dir = prepare_dir(&args.dir, args.init, store.url())?;
+    let state = choose_state(args, &options, &store)?;
+    let makes = !look_for_vault(&store, args.init, &state)?;
+    state_dir::prepare(&state)?;
+    // Only a look, before anything is typed: whoever serves takes it again.
+    drop(state_dir::lock(&state)?);
+    let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), makes)?;
+    let request = Request {
+        url: store.url().to_owned(),
+        dir,
+        state,
+        init: args.init.then_some(new),
+        read_only,
+        durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
+        takeover: args.takeover,
+        compress: options.compress,
+        cache_bytes: options.cache_bytes,
+        dirty_bytes: options.dirty_bytes,
+        journal_bytes: options.journal_bytes,
+        kernel_words: options.kernel_words,
+        background: args.background,
+    };
+    drop(store);
+    if args.background {
+        background::start(&request, &passphrase, &logging::arguments(voice.verbose, voice.quiet), tell)?;
+        say_ready(&request);
+        return Ok(exit::OK);
+    }
+    let observer = Arc::new(Foreground { display: Mutex::new(Display::new(voice.quiet)) });
+    closed(serve::serve(request, passphrase, observer)?)
+}
+
+/// The background half.
+pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
+    let (request, passphrase) = background::receive()?;
+    let log = request.state.join(state_dir::LOG);
+    logging::to_file(level, log.clone()).map_err(|e| Failure::error(format!("{}: {e}", log.display())))?;
+    match background::serve(request, passphrase, exit::code_of) {
+        Ok(Closed::Drained) => Ok(exit::OK),
+        Ok(Closed::Pending(bytes)) => {
+            log::warn!("{} did not reach the vault; the journal keeps them for the next mount", human_bytes(bytes));
+            Ok(exit::NOT_DRAINED)
+        }
+        // It was reported and logged.
+        Err(error) => Ok(exit::code_of(&error)),
+    }
+}
+
+fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
+    let (least, most) = (Cost::FLOOR.memory_kib / 1024, Cost::CEILING.memory_kib / 1024);
+    if !(least..=most).contains(&args.kdf_memory) {
+        return Err(Failure::usage(format!("--kdf-memory {}: from {least} to {most} MiB", args.kdf_memory)));
+    }
+    let kdf_memory_kib = args.kdf_memory * 1024;
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|e| Failure::usage(format!("--recovery-file {}: {e}", path.display())))
+    };
+    Ok(serve::Init { kdf_memory_kib, recovery_file: args.recovery_file.as_ref().map(absolute).transpose()? })
+}
+
+fn prepare_dir(dir: &Path, make: bool, url: &str) -> Result<PathBuf, Failure> {
+    mountpoint::check_fuse(&environment)?;
+    if make {
+        mountpoint::make(dir)?;
+    }
+    let dir = mountpoint::check(dir)?;
+    mountpoint::check_apart(&dir, url)?;
+    Ok(dir)
+}
+
+fn choose_state(args: &Mount, options: &MountOptions, store: &Store) -> Result<PathBuf, Failure> {
+    let explicit = args.state.as_deref().or(options.state.as_deref());
+    // What is in memory is another vault each time, and so is what is remembered of it.
+    let mut url = store.url().to_owned();
+    if store.is_volatile() {
+        url = format!("{url}#{}", std::process::id());
+    }
+    Ok(state_dir::choose(explicit, &url, &environment, is_root())?)
+}
+
+/// Does a vault stand there? It is an error where one should.
+fn look_for_vault(store: &Store, init: bool, state: &Path) -> Result<bool, Failure> {
+    let stands = small_runtime()?.block_on(new_vault::stands(store))?;
+    match (stands, init) {
+        (false, true) => state_dir::refuse_if_known(state, store.url())?,
+        (false, false) => return Err(VaultError::NotFound { url: store.url().to_owned() }.into()),
+        (true, _) => {}
+    }
+    Ok(stands)
+}
+
+fn small_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| MountError::io("the runtime cannot start", e).into())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn closed(closed: Closed) -> Result<u8, Failure> {
+    match closed {
+        Closed::Drained => {
+            log::info!("unmounted; everything is in the vault");
+            Ok(exit::OK)
+        }
+        Closed::Pending(bytes) => Err(not_drained(bytes)),
+    }
+}
+
+/// Also what `dripfs umount` says.
+pub fn not_drained(bytes: u64) -> Failure {
+    let left = human_bytes(bytes);
+    Failure::new(
+        exit::NOT_DRAINED,
+        format!("unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them"),
+    )
+}
+
+struct Foreground {
+    display: Mutex<Display>,
+}
+
+impl Observer for Foreground {
+    fn recovery_key(&self, key: &str) {
+        tell(News::RecoveryKey(key));
+    }
+
+    fn recovery_written(&self, path: &Path) {
+        tell(News::RecoveryWritten(path));
+    }
+
+    fn ready(&self, request: &Request) -> io::Result<()> {
+        say_ready(request);
+        Ok(())
+    }
+
+    fn draining(&self, now: Progress) {
+        self.display.lock().show(now);
+    }
+
+    fn exit_code(&self, error: &MountError) -> u8 {
+        exit::code_of(error)
+    }
+}
+
+fn tell(news: News<'_>) {
+    match news {
+        News::RecoveryWritten(path) => say_recovery_written(path),
+        News::RecoveryKey(key) => {
+            if let Err(e) = show_recovery_key(key) {
+                eprintln!("dripfs: {}", e.message);
+            }
+        }
+    }
+}
+
+fn say_ready(request: &Request) {
+    let (url, dir) = (&request.url, request.dir.display());
+    let level = match request.read_only {
+        true => "read-only".to_owned(),
+        false => format!("durability {}", durability_name(request.durability)),
+    };
+    // A closed standard error is no reason to end a mount.
+    let _ = writeln!(io::stderr(), "dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");
+}
+
+fn say_recovery_written(path: &Path) {
+    eprintln!("dripfs: the recovery key is in {}: keep it away from this machine", path.display());
+}
+
+fn show_recovery_key(key: &str) -> Result<(), Failure> {
+    let text = format!(
+        "Recovery key, shown only this once:\n\n    {key}\n\nIt opens the vault where the passphrase would. Write it \
+         down and keep it away from this machine: without it\na lost passphrase means a lost vault.\n"
+    );
+    let shown = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    shown.map_err(|e| Failure::error(format!("the recovery key could not be shown ({e}); the vault was made")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kdf_below_the_floor_or_above_the_ceiling_is_refused() {
+        let asked = |kdf_memory| new_vault_request(&NewVault { recovery_file: None, kdf_memory });
+        assert_eq!(asked(63).unwrap_err().code, exit::USAGE);
+        assert_eq!(asked(1025).unwrap_err().code, exit::USAGE);
+        assert_eq!(asked(64).unwrap().cost().memory_kib, 65_536);
+        assert_eq!(asked(256).unwrap().cost(), Cost::DEFAULT);
+    }
+
+    #[test]
+    fn a_vault_is_looked_for_before_anything_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store::open(dir.path().to_str().unwrap()).unwrap();
+        assert_eq!(look_for_vault(&store, false, dir.path()).unwrap_err().code, exit::NO_VAULT);
+        assert!(!look_for_vault(&store, true, dir.path()).unwrap());
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("pin"), b"").unwrap();
+        assert_eq!(look_for_vault(&store, true, state.path()).unwrap_err().code, exit::TAMPERED);
+        std::fs::create_dir(dir.path().join("header")).unwrap();
+        std::fs::write(dir.path().join("header/1"), b"").unwrap();
+        assert!(look_for_vault(&store, false, state.path()).unwrap());
+    }
+
+    #[test]
+    fn what_is_left_behind_is_told_with_its_own_exit_code() {
+        assert_eq!(closed(Closed::Drained).unwrap(), exit::OK);
+        let failure = closed(Closed::Pending(1536)).unwrap_err();
+        assert!(failure.code == 14 && failure.message.contains("1.5 KiB"), "{}", failure.message);
+    }
+}

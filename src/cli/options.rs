@@ -1,0 +1,203 @@
+//! Words of `-o`: those of mount(8), those of dripfs, and those that others put into fstab.
+
+use std::path::PathBuf;
+
+use super::exit::Failure;
+use crate::mount::drive::Durability;
+use crate::mount::serve::durability_of;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What all `-o` together say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MountOptions {
+    pub read_only: bool,
+    pub durability: Option<Durability>,
+    pub state: Option<PathBuf>,
+    pub compress: bool,
+    pub cache_bytes: u64,
+    pub dirty_bytes: u64,
+    pub journal_bytes: u64,
+    /// For the kernel, in order.
+    pub kernel_words: Vec<String>,
+}
+
+impl Default for MountOptions {
+    fn default() -> MountOptions {
+        MountOptions {
+            read_only: false,
+            durability: None,
+            state: None,
+            compress: true,
+            cache_bytes: 256 * MIB,
+            dirty_bytes: 128 * MIB,
+            journal_bytes: 4096 * MIB,
+            kernel_words: Vec::new(),
+        }
+    }
+}
+
+/// What concerns the kernel alone.
+const KERNEL: [&str; 12] = [
+    "allow_other",
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
+    "exec",
+    "noexec",
+    "atime",
+    "noatime",
+    "relatime",
+    "default_permissions",
+    "sync",
+];
+
+/// What concerns mount(8), systemd and file managers, and nothing here.
+const SWALLOWED: [&str; 16] = [
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "defaults",
+    "nofail",
+    "_netdev",
+    "async",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "nostrictatime",
+];
+
+/// Reads the arguments of all `-o`, a later word overruling an earlier one.
+pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, Failure> {
+    let mut options = MountOptions::default();
+    for word in lists.into_iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
+        take(&mut options, word)?;
+    }
+    Ok(options)
+}
+
+fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
+    match word {
+        "ro" => options.read_only = true,
+        "rw" => options.read_only = false,
+        _ if KERNEL.contains(&word) => options.kernel_words.push(word.to_owned()),
+        _ if SWALLOWED.contains(&word) || word.starts_with("x-") || word.starts_with("comment=") => {}
+        _ => match word.split_once('=') {
+            Some((name, value)) => take_setting(options, name, value)?,
+            None => return Err(unknown(word)),
+        },
+    }
+    Ok(())
+}
+
+fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(), Failure> {
+    let choice = |allowed: &str| Failure::usage(format!("the mount option {name}={value}: {name} is one of {allowed}"));
+    match name {
+        "durability" => {
+            options.durability = Some(durability_of(value).ok_or_else(|| choice("local, remote, async"))?);
+        }
+        "state" if value.is_empty() => return Err(choice("the paths of directories")),
+        "state" => options.state = Some(PathBuf::from(value)),
+        "compress" => {
+            options.compress = match value {
+                "on" => true,
+                "off" => false,
+                _ => return Err(choice("on, off")),
+            }
+        }
+        // Below these an extent of 4 MiB, twice and with its neighbours, has no room.
+        "cache" => options.cache_bytes = size(name, value, 16 * MIB)?,
+        "dirty" => options.dirty_bytes = size(name, value, 16 * MIB)?,
+        "journal" => options.journal_bytes = size(name, value, 64 * MIB)?,
+        _ => return Err(unknown(name)),
+    }
+    Ok(())
+}
+
+fn unknown(name: &str) -> Failure {
+    Failure::usage(format!("unknown mount option {name:?}; `dripfs mount --help` lists them"))
+}
+
+/// `64M`, `4G`, `1024K`, `2T` or bytes; powers of 1024.
+fn size(name: &str, value: &str, least: u64) -> Result<u64, Failure> {
+    let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = value[digits.len()..].to_ascii_uppercase();
+    let factor = match unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit) {
+        "" => Some(1),
+        "K" => Some(1024),
+        "M" => Some(MIB),
+        "G" => Some(1024 * MIB),
+        "T" => Some(1024 * 1024 * MIB),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    match bytes {
+        Some(bytes) if bytes >= least => Ok(bytes),
+        Some(_) => Err(Failure::usage(format!("the mount option {name}={value}: at least {}M", least / MIB))),
+        None => Err(Failure::usage(format!("the mount option {name}={value}: not a size such as 256M or 4G"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_and_words_are_read_from_all_lists() {
+        let options = parse(["ro,noexec,cache=1G", "dirty=65536K,journal=67108864,compress=off", "state=/s,"]).unwrap();
+        assert!(options.read_only && !options.compress);
+        assert_eq!(options.kernel_words, ["noexec"]);
+        assert_eq!(options.cache_bytes, 1 << 30);
+        assert_eq!((options.dirty_bytes, options.journal_bytes), (64 << 20, 64 << 20));
+        assert_eq!(options.state, Some("/s".into()));
+        let later = parse(["ro,durability=async", "rw,durability=remote"]).unwrap();
+        assert!(!later.read_only);
+        assert_eq!(later.durability, Some(Durability::Remote));
+    }
+
+    #[test]
+    fn what_fstab_holds_for_others_is_swallowed() {
+        let line = "rw,auto,noauto,user,nouser,users,owner,defaults,nofail,_netdev,x-systemd.automount,comment=a=b";
+        assert_eq!(parse([line]).unwrap(), MountOptions::default());
+        assert_eq!(parse(["relatime,noatime"]).unwrap().kernel_words, ["relatime", "noatime"]);
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        for (list, named) in [
+            ("nonsense", "\"nonsense\""),
+            ("chache=1G", "\"chache\""),
+            ("cache=1X", "cache=1X"),
+            ("cache=", "cache="),
+            ("cache=1M", "at least 16M"),
+            ("journal=99999999999999T", "journal="),
+            ("durability=never", "local, remote, async"),
+            ("compress=yes", "on, off"),
+            ("state=", "state="),
+        ] {
+            let failure = parse([list]).unwrap_err();
+            assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024_however_they_are_spelled() {
+        for spelled in ["1G", "1g", "1GiB", "1GB", "1024M", "1073741824"] {
+            assert_eq!(size("cache", spelled, 0).unwrap(), 1 << 30, "{spelled}");
+        }
+    }
+
+    #[test]
+    fn every_word_for_the_kernel_is_one_that_the_kernel_side_takes() {
+        let mut kernel = crate::fuse::MountOptions::new("file:///v", "/mnt");
+        for word in KERNEL {
+            assert!(kernel.set(word), "{word}");
+        }
+    }
+}

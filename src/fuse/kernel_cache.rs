@@ -1,0 +1,31 @@
+//! What the kernel believes of names and attributes, where it would go on believing what is no longer so.
+//!
+//! Nearly everything that changes here is the kernel's own request, and it knows what its requests change. This is
+//! about the exceptions.
+
+use std::sync::OnceLock;
+
+use fuser::{INodeNo, Notifier};
+
+use crate::base::Ino;
+
+/// The way to the kernel's caches; silent until the session stands.
+#[derive(Default)]
+pub(super) struct KernelCache(OnceLock<Notifier>);
+
+impl KernelCache {
+    pub fn reach(&self, notifier: Notifier) {
+        // A session has one notifier, set once.
+        let _ = self.0.set(notifier);
+    }
+
+    /// The kernel must ask for this inode's attributes again. Called from handlers: it touches no pages, so it waits
+    /// for no request.
+    pub fn attributes_changed(&self, ino: Ino) {
+        let Some(notifier) = self.0.get() else { return };
+        // A negative offset: attributes alone, no pages.
+        if let Err(e) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
+            log::warn!("the kernel did not take back what it knew of {ino}: {e}");
+        }
+    }
+}

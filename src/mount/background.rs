@@ -1,0 +1,218 @@
+//! A mount in the background: this program executed anew in a session of its own.
+//!
+//! The starting process hands the request and the passphrase over the child's standard input (never argv, never the
+//! environment), and waits on its standard output for one word: ready, or why not. The child's standard error is the
+//! log in the state directory. Nothing is forked without exec, so no thread or lock is lost half-way.
+//!
+//! Owns both ends of that exchange. Does not own what is asked for, nor the words that a person reads.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::drive::{Closed, Progress};
+use super::serve::{self, Observer, Request};
+use super::{MountError, state_dir};
+use crate::crypto::secret::Passphrase;
+
+/// The hidden command by which this program is executed anew.
+pub const COMMAND: &str = "serve-in-background";
+
+/// More than a request and a passphrase together ever have.
+const INPUT_MAX: u64 = 4 * 1024 * 1024;
+
+/// What the child says, one JSON object a line.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    RecoveryKey(String),
+    RecoveryWritten(PathBuf),
+    Ready,
+    Failed { code: u8, message: String },
+}
+
+/// What the starting process has to tell a person while it waits.
+pub enum News<'a> {
+    RecoveryKey(&'a str),
+    RecoveryWritten(&'a std::path::Path),
+}
+
+/// Starts the child and returns when its mount answers. `arguments` come before the hidden command (the log level).
+pub fn start(
+    request: &Request,
+    passphrase: &Passphrase,
+    arguments: &[String],
+    mut tell: impl FnMut(News<'_>),
+) -> Result<(), MountError> {
+    state_dir::prepare(&request.state)?;
+    let log = request.state.join(state_dir::LOG);
+    let log_file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
+    let log_file = log_file.map_err(|e| MountError::io(log.display().to_string(), e))?;
+    let fails = |e| MountError::io("the background process cannot be started", e);
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("dripfs")
+        .args(arguments)
+        .arg(COMMAND)
+        // Only so that a list of processes tells mounts apart.
+        .arg(&request.dir)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        .spawn()
+        .map_err(fails)?;
+    let mut input = child.stdin.take().expect("standard input was asked for");
+    let output = child.stdout.take().expect("standard output was asked for");
+    // A child that died at once shows below, by having said nothing.
+    let _ = write_request(&mut input, request, passphrase);
+    drop(input);
+    let result = read_reports(BufReader::new(output), &mut tell);
+    match result {
+        Some(result) => result,
+        None => Err(MountError::Reported {
+            code: 1,
+            message: format!("the background process ended before the drive was ready; its log is {}", log.display()),
+        }),
+    }
+}
+
+fn write_request(out: &mut impl Write, request: &Request, passphrase: &Passphrase) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, request)?;
+    out.write_all(b"\n")?;
+    out.write_all(passphrase.as_bytes())
+}
+
+fn read_reports(input: impl BufRead, tell: &mut impl FnMut(News<'_>)) -> Option<Result<(), MountError>> {
+    for line in input.split(b'\n') {
+        let line = Zeroizing::new(line.ok()?);
+        match serde_json::from_slice(&line).ok()? {
+            Report::RecoveryKey(key) => tell(News::RecoveryKey(&Zeroizing::new(key))),
+            Report::RecoveryWritten(path) => tell(News::RecoveryWritten(&path)),
+            Report::Ready => return Some(Ok(())),
+            Report::Failed { code, message } => return Some(Err(MountError::Reported { code, message })),
+        }
+    }
+    None
+}
+
+/// The child's first half: leaves the terminal and learns what to do.
+pub fn receive() -> Result<(Request, Passphrase), MountError> {
+    let fails = |e: io::Error| MountError::io("this command is for dripfs itself; use `dripfs mount --background`", e);
+    let received = read_request(io::stdin().lock()).map_err(fails)?;
+    rustix::process::setsid().map_err(|e| fails(e.into()))?;
+    Ok(received)
+}
+
+fn read_request(input: impl Read) -> io::Result<(Request, Passphrase)> {
+    let mut input = BufReader::new(input.take(INPUT_MAX));
+    let mut line = Vec::new();
+    input.read_until(b'\n', &mut line)?;
+    let request = serde_json::from_slice(&line)?;
+    let mut passphrase = Vec::new();
+    input.read_to_end(&mut passphrase)?;
+    Ok((request, Passphrase::new(passphrase)))
+}
+
+/// The child's second half: serves, and reports to whoever started it.
+pub fn serve(request: Request, passphrase: Passphrase, exit_code: fn(&MountError) -> u8) -> Result<Closed, MountError> {
+    let reporter = Arc::new(Reporter { out: Mutex::new(Some(io::stdout())), exit_code });
+    let result = serve::serve(request, passphrase, reporter.clone());
+    if let Err(error) = &result {
+        log::error!("{error}");
+        // Once it was ready nobody listens any more; the log has it.
+        let _ = reporter.report(&Report::Failed { code: exit_code(error), message: error.to_string() });
+    }
+    result
+}
+
+struct Reporter {
+    /// `None` once the starting process was told that the mount is ready.
+    out: Mutex<Option<io::Stdout>>,
+    exit_code: fn(&MountError) -> u8,
+}
+
+impl Reporter {
+    fn report(&self, report: &Report) -> io::Result<()> {
+        let out = self.out.lock();
+        let Some(mut out) = out.as_ref() else { return Ok(()) };
+        let mut line = Zeroizing::new(serde_json::to_vec(report)?);
+        line.push(b'\n');
+        out.write_all(&line)?;
+        out.flush()
+    }
+}
+
+impl Observer for Reporter {
+    fn recovery_key(&self, key: &str) {
+        if let Err(e) = self.report(&Report::RecoveryKey(key.to_owned())) {
+            log::error!("nobody was there to be told the recovery key: {e}");
+        }
+    }
+
+    fn recovery_written(&self, path: &std::path::Path) {
+        // The file is there; that somebody is told so is a courtesy.
+        let _ = self.report(&Report::RecoveryWritten(path.to_owned()));
+    }
+
+    fn ready(&self, request: &Request) -> io::Result<()> {
+        log::info!("ready: {} on {}", request.url, request.dir.display());
+        self.report(&Report::Ready)?;
+        *self.out.lock() = None;
+        Ok(())
+    }
+
+    fn draining(&self, now: Progress) {
+        log::debug!("draining: {} files, {} bytes left", now.pending_files, now.pending_bytes);
+    }
+
+    fn exit_code(&self, error: &MountError) -> u8 {
+        (self.exit_code)(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reports(text: &str) -> (Option<Result<(), MountError>>, Vec<String>) {
+        let mut news = Vec::new();
+        let result = read_reports(text.as_bytes(), &mut |piece| match piece {
+            News::RecoveryKey(key) => news.push(key.to_owned()),
+            News::RecoveryWritten(path) => news.push(path.display().to_string()),
+        });
+        (result, news)
+    }
+
+    #[test]
+    fn ready_failed_and_silence_are_told_apart() {
+        let (result, news) = reports("{\"recovery_key\":\"abc\"}\n\"ready\"\n");
+        assert!(matches!(result, Some(Ok(()))));
+        assert_eq!(news, ["abc"]);
+        let (result, _) = reports("{\"failed\":{\"code\":12,\"message\":\"wrong passphrase\"}}\n");
+        assert!(matches!(result, Some(Err(MountError::Reported { code: 12, .. }))));
+        assert!(reports("").0.is_none());
+        assert!(reports("thread panicked\n").0.is_none());
+    }
+
+    #[test]
+    fn any_passphrase_arrives_as_it_was() {
+        let text = r#"{"url":"file:///v","dir":"/m","state":"/s","init":null,"read_only":false,"durability":"local",
+            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1,"kernel_words":[],
+            "background":true}"#;
+        let request: Request = serde_json::from_str(text).unwrap();
+        let passphrase = Passphrase::new(b"two\nlines \xff\0 \r\n".to_vec());
+        let mut sent = Vec::new();
+        write_request(&mut sent, &request, &passphrase).unwrap();
+        let (back, received) = read_request(&sent[..]).unwrap();
+        assert_eq!(back.url, request.url);
+        assert_eq!(received.as_bytes(), passphrase.as_bytes());
+    }
+}

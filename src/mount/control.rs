@@ -1,0 +1,292 @@
+//! The control socket: how `dripfs sync`, `status` and `umount` speak to the process that serves a mount.
+//!
+//! One JSON object a line. Asked: `{"command":"sync"}`. Answered: any number of `{"progress":{...}}`, then one
+//! `{"done":...}` or `{"error":{"code":1,"message":"..."}}`.
+//!
+//! Owns the protocol on both sides. Does not own what the commands do.
+//! Invariants: only the same user or root is heard; a line has at most [`LINE_MAX`] bytes; a client that reads slowly
+//! or not at all costs one task and a few buffers, for a bounded time, and holds up nobody else.
+
+use std::future::Future;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
+
+use super::drive::Progress;
+
+/// The longest line that is read, on either side.
+pub const LINE_MAX: u64 = 64 * 1024;
+/// How many clients are served at a time; more wait.
+const CLIENTS_MAX: usize = 32;
+/// How long a client may take to say something, and to read an answer.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+/// The serving side says something at least this often while a command runs.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a client waits for a sign of life.
+const SERVER_PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub enum Command {
+    /// Answers once everything written before is in the vault.
+    Sync,
+    Status,
+    /// Unmounts and drains, then answers.
+    Umount,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    Progress(Progress),
+    Done(Value),
+    Error { code: u8, message: String },
+}
+
+impl Reply {
+    fn ends(&self) -> bool {
+        !matches!(self, Reply::Progress(_))
+    }
+}
+
+/// What carries out the commands.
+pub trait Handler: Send + Sync + 'static {
+    /// Sends replies, the last of them `Done` or `Error`. Progress goes by `try_send`: a slow client misses some.
+    fn handle(self: Arc<Self>, command: Command, replies: mpsc::Sender<Reply>) -> impl Future<Output = ()> + Send;
+}
+
+/// Serves clients until the listener fails or the caller drops this; each on its own task of `tasks`.
+pub async fn serve(listener: tokio::net::UnixListener, handler: Arc<impl Handler>, tasks: TaskTracker) {
+    let room = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let me = rustix::process::geteuid().as_raw();
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                // Out of descriptors, most likely: it passes, and must not spin.
+                log::warn!("control socket: {e}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == me || peer.uid() == 0 => {}
+            Ok(peer) => {
+                log::warn!("control socket: user {} was turned away", peer.uid());
+                continue;
+            }
+            Err(_) => continue,
+        }
+        let handler = handler.clone();
+        tasks.spawn(async move {
+            converse(stream, handler).await;
+            drop(permit);
+        });
+    }
+}
+
+/// One client, from its first line until it closes or errs.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send, handler: Arc<impl Handler>) {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut read = tokio::io::BufReader::new(read);
+    loop {
+        let mut line = Vec::new();
+        let mut bounded = (&mut read).take(LINE_MAX);
+        match tokio::time::timeout(CLIENT_PATIENCE, bounded.read_until(b'\n', &mut line)).await {
+            Ok(Ok(0)) | Ok(Err(_)) | Err(_) => return,
+            Ok(Ok(_)) => {}
+        }
+        let refused = |message: String| Reply::Error { code: 1, message };
+        if line.last() != Some(&b'\n') {
+            let _ = send(&mut write, &refused("the line is too long or unfinished".into())).await;
+            return;
+        }
+        let command = match serde_json::from_slice::<Command>(&line) {
+            Ok(command) => command,
+            Err(e) => {
+                let answer = refused(format!("the running dripfs does not know this command: {e}"));
+                match send(&mut write, &answer).await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
+        };
+        if answer(&mut write, handler.clone(), command).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs one command and passes its replies on. The command goes on if the client leaves: an unmount is not undone.
+async fn answer(write: &mut (impl AsyncWrite + Unpin), handler: Arc<impl Handler>, command: Command) -> io::Result<()> {
+    let (sender, mut replies) = mpsc::channel(16);
+    tokio::spawn(handler.handle(command, sender));
+    while let Some(reply) = replies.recv().await {
+        send(write, &reply).await?;
+        if reply.ends() {
+            return Ok(());
+        }
+    }
+    send(write, &Reply::Error { code: 1, message: "the command ended without an answer".into() }).await
+}
+
+async fn send(write: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    match tokio::time::timeout(CLIENT_PATIENCE, write.write_all(&line)).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The serving process says so.
+    #[error("{message}")]
+    Failed { code: u8, message: String },
+    #[error("the process that serves the mount ended before it answered; what was fsynced is safe in its journal")]
+    Ended,
+    #[error("the process that serves the mount does not answer: {0}")]
+    Silent(io::Error),
+    #[error("the process that serves the mount answers what this dripfs does not understand: {0}")]
+    Strange(String),
+}
+
+/// Asks the serving process and waits for its last word.
+pub fn call(stream: UnixStream, command: &Command, mut progress: impl FnMut(Progress)) -> Result<Value, CallError> {
+    stream.set_read_timeout(Some(SERVER_PATIENCE)).map_err(CallError::Silent)?;
+    stream.set_write_timeout(Some(SERVER_PATIENCE)).map_err(CallError::Silent)?;
+    let mut line = serde_json::to_vec(command).map_err(|e| CallError::Strange(e.to_string()))?;
+    line.push(b'\n');
+    (&stream).write_all(&line).map_err(CallError::Silent)?;
+    let mut read = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        match io::Read::take(&mut read, LINE_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => return Err(CallError::Ended),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Err(CallError::Ended),
+            Err(e) => return Err(CallError::Silent(e)),
+            Ok(_) => {}
+        }
+        match serde_json::from_slice(&line).map_err(|e| CallError::Strange(e.to_string()))? {
+            Reply::Progress(now) => progress(now),
+            Reply::Done(value) => return Ok(value),
+            Reply::Error { code, message } => return Err(CallError::Failed { code, message }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Syncs in three steps, knows its status, and cannot be unmounted.
+    struct Toy;
+
+    impl Handler for Toy {
+        async fn handle(self: Arc<Self>, command: Command, replies: mpsc::Sender<Reply>) {
+            let last = match command {
+                Command::Sync => {
+                    for pending_bytes in [3, 2, 1] {
+                        let _ = replies.try_send(Reply::Progress(Progress { pending_files: 1, pending_bytes }));
+                    }
+                    Reply::Done(Value::Null)
+                }
+                Command::Status => Reply::Done(serde_json::json!({ "state": "ready" })),
+                Command::Umount => Reply::Error { code: 1, message: "no".into() },
+            };
+            let _ = replies.send(last).await;
+        }
+    }
+
+    fn serving() -> (UnixStream, tokio::runtime::Runtime) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move { converse(tokio::net::UnixStream::from_std(theirs).unwrap(), Arc::new(Toy)).await });
+        (ours, runtime)
+    }
+
+    #[test]
+    fn commands_are_answered_with_progress_and_one_last_word() {
+        let (stream, _runtime) = serving();
+        let mut seen = Vec::new();
+        let again = || stream.try_clone().unwrap();
+        assert_eq!(call(again(), &Command::Sync, |p| seen.push(p.pending_bytes)).unwrap(), Value::Null);
+        assert_eq!(seen, [3, 2, 1]);
+        assert_eq!(call(again(), &Command::Status, |_| ()).unwrap()["state"], "ready");
+        let error = call(again(), &Command::Umount, |_| ()).unwrap_err();
+        assert!(matches!(error, CallError::Failed { code: 1, message } if message == "no"));
+    }
+
+    #[test]
+    fn the_lines_are_as_documented() {
+        let line = |reply: &Reply| serde_json::to_string(reply).unwrap();
+        assert_eq!(serde_json::to_string(&Command::Sync).unwrap(), r#"{"command":"sync"}"#);
+        assert_eq!(serde_json::from_str::<Command>(r#"{"command":"umount"}"#).unwrap(), Command::Umount);
+        assert_eq!(
+            line(&Reply::Progress(Progress { pending_files: 1, pending_bytes: 2 })),
+            r#"{"progress":{"pending_files":1,"pending_bytes":2}}"#
+        );
+        assert_eq!(line(&Reply::Done(Value::Null)), r#"{"done":null}"#);
+        assert_eq!(line(&Reply::Error { code: 11, message: "x".into() }), r#"{"error":{"code":11,"message":"x"}}"#);
+    }
+
+    #[test]
+    fn an_unknown_command_is_refused_and_the_next_one_served() {
+        let (stream, _runtime) = serving();
+        (&stream).write_all(b"{\"command\":\"dance\"}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("does not know this command"), "{line}");
+        call(stream, &Command::Status, |_| ()).unwrap();
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_off() {
+        let (stream, _runtime) = serving();
+        let sender = stream.try_clone().unwrap();
+        std::thread::spawn(move || {
+            // The other side closes long before this is through.
+            let _ = (&sender).write_all(&vec![b'x'; 16 * LINE_MAX as usize]);
+        });
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.contains("too long"), "{line}");
+    }
+
+    #[test]
+    fn a_process_that_ended_is_told_from_one_that_answers() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            BufReader::new(&theirs).read_line(&mut line).unwrap();
+        });
+        assert!(matches!(call(ours, &Command::Status, |_| ()), Err(CallError::Ended)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let (_silent, theirs) = tokio::io::duplex(64);
+        let began = tokio::time::Instant::now();
+        converse(theirs, Arc::new(Toy)).await;
+        assert_eq!(began.elapsed(), CLIENT_PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_let_go() {
+        let (mut deaf, theirs) = tokio::io::duplex(32);
+        deaf.write_all(b"{\"command\":\"sync\"}\n").await.unwrap();
+        tokio::time::timeout(2 * CLIENT_PATIENCE, converse(theirs, Arc::new(Toy))).await.unwrap();
+    }
+}

@@ -1,0 +1,286 @@
+//! The mount point: everything that can be wrong with it, each with its own message, before anything is unlocked.
+//!
+//! Owns the checks and the reading of the kernel's mount table. Does not own mounting.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+use thiserror::Error;
+
+use super::Environment;
+
+#[derive(Debug, Error)]
+pub enum MountpointError {
+    #[error("{dir} does not exist: make it with `mkdir {dir}`", dir = .0.display())]
+    Missing(PathBuf),
+    #[error("{} is not a directory: a drive is mounted on an empty directory", .0.display())]
+    NotDirectory(PathBuf),
+    #[error(
+        "{} is not empty: what lies there would be hidden under the drive; choose an empty directory", .0.display()
+    )]
+    NotEmpty(PathBuf),
+    #[error(
+        "a dripfs drive is mounted on {dir} already: see `dripfs status {dir}`, or unmount it with `dripfs umount \
+         {dir}`",
+        dir = .0.display()
+    )]
+    AlreadyOurs(PathBuf),
+    #[error("another filesystem ({kind}) is mounted on {} already: choose another directory", dir.display())]
+    AlreadyOther { dir: PathBuf, kind: String },
+    #[error("you may not mount on {}: {why}", dir.display())]
+    NotPermitted { dir: PathBuf, why: String },
+    #[error(
+        "{dir} is a dead mount, its process is gone (\"Transport endpoint is not connected\"): clear it with `{cure}`, \
+         then mount again; nothing that was fsynced is lost",
+        dir = dir.display()
+    )]
+    Dead { dir: PathBuf, cure: String },
+    #[error("{} and the vault {} lie one in the other: choose a directory apart from the vault", dir.display(), vault.display())]
+    Overlap { dir: PathBuf, vault: PathBuf },
+    #[error("/dev/fuse is missing: load the kernel module with `modprobe fuse` (in a container: --device /dev/fuse)")]
+    NoFuse,
+    #[error("/dev/fuse cannot be opened: {0}; ask for its mode to be 0666, or mount as root")]
+    FuseNotPermitted(io::Error),
+    #[error("fusermount3 is not installed, and only root mounts without it: install the package fuse3")]
+    NoFusermount,
+    #[error("{}: {why}", dir.display())]
+    Other { dir: PathBuf, why: io::Error },
+}
+
+/// What clears a mount whose process is gone.
+pub fn cure(dir: &Path) -> String {
+    match rustix::process::geteuid().is_root() {
+        true => format!("umount -l {}", dir.display()),
+        false => format!("fusermount3 -uz {}", dir.display()),
+    }
+}
+
+/// Makes the mount point and the directories above it, where they are missing.
+pub fn make(dir: &Path) -> Result<(), MountpointError> {
+    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(MountpointError::NotPermitted {
+            dir: dir.to_owned(),
+            why: "it cannot be made: permission denied".into(),
+        }),
+        // A file in its place and a dead mount have better messages below.
+        Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotConnected) => Ok(()),
+        Err(why) => Err(MountpointError::Other { dir: dir.to_owned(), why }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The one name of a mount point, also when its process is gone.
+pub fn canonical(dir: &Path) -> io::Result<PathBuf> {
+    dir.canonicalize().or_else(|error| {
+        let whole = std::path::absolute(dir)?;
+        match (whole.parent(), whole.file_name()) {
+            (Some(parent), Some(name)) if error.kind() != io::ErrorKind::NotFound => {
+                Ok(parent.canonicalize()?.join(name))
+            }
+            _ => Err(error),
+        }
+    })
+}
+
+/// Is this directory one to mount on? Returns its canonical name.
+pub fn check(dir: &Path) -> Result<PathBuf, MountpointError> {
+    let wrong = |e: io::Error| explain(dir, e);
+    let whole = canonical(dir).map_err(wrong)?;
+    // Before anything asks the filesystem that stands there: it may be dead, or hang.
+    let mounted = mounted_on(&whole);
+    if let Some(mount) = &mounted
+        && !mount.is_dripfs()
+    {
+        return Err(MountpointError::AlreadyOther { dir: whole, kind: mount.kind.clone() });
+    }
+    let meta = std::fs::metadata(&whole).map_err(|e| explain(&whole, e))?;
+    if mounted.is_some() {
+        return Err(MountpointError::AlreadyOurs(whole));
+    }
+    if !meta.is_dir() {
+        return Err(MountpointError::NotDirectory(whole));
+    }
+    if std::fs::read_dir(&whole).map_err(|e| explain(&whole, e))?.next().is_some() {
+        return Err(MountpointError::NotEmpty(whole));
+    }
+    if !rustix::process::geteuid().is_root() && rustix::fs::access(&whole, Access::WRITE_OK).is_err() {
+        let why = "you need to be able to write to it".into();
+        return Err(MountpointError::NotPermitted { dir: whole, why });
+    }
+    Ok(whole)
+}
+
+fn explain(dir: &Path, error: io::Error) -> MountpointError {
+    let dir = dir.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound => MountpointError::Missing(dir),
+        io::ErrorKind::NotADirectory => MountpointError::NotDirectory(dir),
+        io::ErrorKind::NotConnected => MountpointError::Dead { cure: cure(&dir), dir },
+        io::ErrorKind::PermissionDenied => MountpointError::NotPermitted { dir, why: "permission denied".into() },
+        _ => MountpointError::Other { dir, why: error },
+    }
+}
+
+/// A drive that lies in its own vault, or a vault on its own drive, would wait for itself.
+pub fn check_apart(dir: &Path, vault_url: &str) -> Result<(), MountpointError> {
+    // Compared as canonical URLs, which have one spelling for both.
+    let path = |url: &str| url.strip_prefix("file://").map(PathBuf::from);
+    let here = dir.to_str().and_then(|dir| crate::store::canonical_url(dir).ok());
+    let (Some(vault), Some(here)) = (path(vault_url), here.as_deref().and_then(path)) else { return Ok(()) };
+    match here.starts_with(&vault) || vault.starts_with(&here) {
+        true => Err(MountpointError::Overlap { dir: dir.to_owned(), vault }),
+        false => Ok(()),
+    }
+}
+
+/// Can this user mount at all?
+pub fn check_fuse(env: Environment<'_>) -> Result<(), MountpointError> {
+    check_device(Path::new("/dev/fuse"))?;
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let path = env("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+    match std::env::split_paths(&path).any(|dir| dir.join("fusermount3").is_file()) {
+        true => Ok(()),
+        false => Err(MountpointError::NoFusermount),
+    }
+}
+
+fn check_device(device: &Path) -> Result<(), MountpointError> {
+    match std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(device) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(MountpointError::NoFuse),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => Err(MountpointError::NoFuse),
+        Err(e) => Err(MountpointError::FuseNotPermitted(e)),
+    }
+}
+
+/// A line of the kernel's mount table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mount {
+    pub dir: PathBuf,
+    /// The filesystem type, such as `fuse.dripfs`.
+    pub kind: String,
+    /// Who mounted it, for FUSE.
+    pub owner: Option<u32>,
+    /// The number of the device, by which the kernel knows a FUSE connection.
+    pub connection: Option<u32>,
+}
+
+impl Mount {
+    pub fn is_dripfs(&self) -> bool {
+        self.kind == "fuse.dripfs"
+    }
+}
+
+/// The filesystem on top of this very directory, if it is a mount point.
+pub fn mounted_on(dir: &Path) -> Option<Mount> {
+    mounts().into_iter().rev().find(|mount| mount.dir == dir)
+}
+
+/// Is the process that serves this mount gone?
+pub fn is_dead(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotConnected)
+}
+
+/// All drives in the kernel's mount table.
+pub fn drives() -> Vec<Mount> {
+    mounts().into_iter().filter(Mount::is_dripfs).collect()
+}
+
+fn mounts() -> Vec<Mount> {
+    // Without /proc the checks that ask the directory itself remain.
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    table.split(|&b| b == b'\n').filter_map(parse_line).collect()
+}
+
+/// `36 35 98:0 /root /mnt rw,noatime master:1 - fuse.dripfs source rw,user_id=0`
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&b| b == b' ');
+    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let connection = device.strip_prefix("0:").and_then(|minor| minor.parse().ok());
+    let dir = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let kind = fields.by_ref().skip_while(|field| *field != b"-").nth(1)?;
+    let options = fields.nth(1).unwrap_or_default();
+    let owner = options.split(|&b| b == b',').find_map(|option| option.strip_prefix(b"user_id="));
+    let owner = owner.and_then(|uid| std::str::from_utf8(uid).ok()?.parse().ok());
+    Some(Mount { dir, kind: std::ffi::OsStr::from_bytes(kind).to_string_lossy().into_owned(), owner, connection })
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after.get(..3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        match (byte, octal) {
+            (b'\\', Some(value)) => {
+                out.push(value);
+                rest = &after[3..];
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_that_is_wrong_has_its_own_error() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().canonicalize().unwrap();
+        let error = check(&dir.join("missing")).unwrap_err();
+        assert!(matches!(error, MountpointError::Missing(_)) && error.to_string().contains("mkdir"), "{error}");
+        std::fs::write(dir.join("file"), b"").unwrap();
+        assert!(matches!(check(&dir.join("file")), Err(MountpointError::NotDirectory(_))));
+        assert!(matches!(check(&dir), Err(MountpointError::NotEmpty(_))));
+        assert!(matches!(check(&dir.join("file/below")), Err(MountpointError::NotDirectory(_))));
+        std::fs::create_dir(dir.join("good")).unwrap();
+        std::os::unix::fs::symlink("good", dir.join("link")).unwrap();
+        assert_eq!(check(&dir.join("link")).unwrap(), dir.join("good"));
+        assert!(matches!(check(Path::new("/proc")), Err(MountpointError::AlreadyOther { kind, .. }) if kind == "proc"));
+    }
+
+    #[test]
+    fn a_dead_mount_comes_with_its_cure() {
+        let error = explain(Path::new("/mnt/x"), io::Error::from_raw_os_error(libc::ENOTCONN)).to_string();
+        assert!(error.contains("Transport endpoint") && error.contains("/mnt/x`"), "{error}");
+    }
+
+    #[test]
+    fn drive_and_vault_lie_apart() {
+        for (dir, fits) in [("/v", false), ("/v/x", false), ("/", false), ("/vx", true), ("/mnt", true)] {
+            assert_eq!(check_apart(Path::new(dir), "file:///v").is_ok(), fits, "{dir}");
+        }
+        check_apart(Path::new("/mnt"), "memory:///").unwrap();
+    }
+
+    #[test]
+    fn the_device_is_missing_or_not_permitted() {
+        assert!(matches!(check_device(Path::new("/no/such/device")), Err(MountpointError::NoFuse)));
+        // A directory cannot be opened for writing: the nearest to a device that is refused.
+        assert!(matches!(check_device(Path::new("/")), Err(MountpointError::FuseNotPermitted(_))));
+    }
+
+    #[test]
+    fn the_mount_table_is_read_with_its_escapes() {
+        let line = b"36 35 0:45 / /mnt/a\\040b rw,nosuid shared:7 - fuse.dripfs file:///v rw,user_id=1000,group_id=5";
+        let mount = parse_line(line).unwrap();
+        let kind = "fuse.dripfs".into();
+        assert_eq!(mount, Mount { dir: "/mnt/a b".into(), kind, owner: Some(1000), connection: Some(45) });
+        assert!(mount.is_dripfs());
+        assert_eq!(parse_line(b"1 2 0:1 / /x rw - tmpfs t rw").unwrap().owner, None);
+        assert_eq!(parse_line(b""), None);
+        assert!(mounted_on(Path::new("/proc")).is_some());
+    }
+}

@@ -1,0 +1,542 @@
+//! One mount from its first look at the state directory to its last byte in the vault.
+//!
+//! Order: state directory checked and locked; vault made if asked; control socket bound; drive opened; kernel told;
+//! ready. Then serve until a signal, `dripfs umount`, or somebody's umount(8). Then the reverse: the kernel lets go,
+//! the drive drains and closes, waiting clients hear how it ended.
+//!
+//! Owns that order and the signals. Does not own what the steps do, nor what is printed ([`Observer`]).
+//! Invariants: whatever ends a mount, the drive is drained the same way; a drain without progress ends after
+//! [`STALL`], what remains is in the journal.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use super::control::{self, Command, Handler, Reply};
+use super::drive::{Closed, Drive, DriveOptions, Durability, Progress, Status};
+use super::kernel::Attached;
+use super::new_vault::{self, Recovery};
+use super::{MountError, environment, kernel, notify, runtime_dir, state_dir};
+use crate::crypto::secret::Passphrase;
+use crate::format::header::Cost;
+use crate::store::{self, Store};
+
+/// A drain that moves nothing for so long is given up.
+const STALL: Duration = Duration::from_secs(90);
+/// How long programs that use the drive may go on after it was detached under them.
+const LET_GO: Duration = Duration::from_secs(10);
+/// How long clients may take to hear the last word.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Everything that a mount is asked for, but the passphrase.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Canonical.
+    pub url: String,
+    /// Canonical.
+    pub dir: PathBuf,
+    /// This vault's own state directory.
+    pub state: PathBuf,
+    /// Make the vault if there is none.
+    pub init: Option<Init>,
+    pub read_only: bool,
+    #[serde(with = "durability_word")]
+    pub durability: Durability,
+    pub takeover: bool,
+    pub compress: bool,
+    pub cache_bytes: u64,
+    pub dirty_bytes: u64,
+    pub journal_bytes: u64,
+    /// Words of `-o` that concern the kernel, in order.
+    pub kernel_words: Vec<String>,
+    /// There is no terminal whose end should end the mount.
+    pub background: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Init {
+    /// Memory of the passphrase KDF.
+    pub kdf_memory_kib: u32,
+    pub recovery_file: Option<PathBuf>,
+}
+
+impl Init {
+    pub fn cost(&self) -> Cost {
+        Cost { memory_kib: self.kdf_memory_kib, ..Cost::DEFAULT }
+    }
+}
+
+/// The words for durability levels, in options, status and messages.
+pub fn durability_name(level: Durability) -> &'static str {
+    match level {
+        Durability::Local => "local",
+        Durability::Remote => "remote",
+        Durability::Async => "async",
+    }
+}
+
+pub fn durability_of(word: &str) -> Option<Durability> {
+    [Durability::Local, Durability::Remote, Durability::Async].into_iter().find(|level| durability_name(*level) == word)
+}
+
+mod durability_word {
+    use super::{Durability, durability_name, durability_of};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(level: &Durability, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(durability_name(*level))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Durability, D::Error> {
+        let word = String::deserialize(d)?;
+        durability_of(&word).ok_or_else(|| serde::de::Error::custom("unknown durability"))
+    }
+}
+
+/// Who is told how it goes: a terminal, or the process that started this one.
+pub trait Observer: Send + Sync + 'static {
+    /// A vault was made: its recovery key is shown now or never.
+    fn recovery_key(&self, key: &str);
+    fn recovery_written(&self, path: &Path);
+    /// The mount answers. An error (nobody waits for it any more) ends the mount.
+    fn ready(&self, request: &Request) -> std::io::Result<()>;
+    fn draining(&self, now: Progress);
+    /// The exit code of an error, for clients of the control socket.
+    fn exit_code(&self, error: &MountError) -> u8;
+}
+
+/// What `dripfs status` shows of a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    pub mountpoint: PathBuf,
+    pub pid: u32,
+    /// The drive is being drained; the mount ends then.
+    pub unmounting: bool,
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+/// How an unmount ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ended {
+    pub drained: bool,
+    pub pending_bytes: u64,
+    /// The process that served the mount; it is about to end.
+    pub pid: u32,
+}
+
+/// Serves a mount until it ends.
+pub fn serve(request: Request, passphrase: Passphrase, observer: Arc<dyn Observer>) -> Result<Closed, MountError> {
+    state_dir::prepare(&request.state)?;
+    let _lock = state_dir::lock(&request.state)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| MountError::io("the runtime cannot start", e))?;
+    let (url, state) = (request.url.clone(), request.state.clone());
+    let result = runtime.block_on(run(request, passphrase, observer));
+    // A thread may hang in a store that does not answer; the process need not wait for it.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if url.starts_with("memory:")
+        && let Err(e) = std::fs::remove_dir_all(&state)
+    {
+        log::warn!("{}: not removed: {e}", state.display());
+    }
+    result
+}
+
+async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observer>) -> Result<Closed, MountError> {
+    let mut signals = Signals::new(request.background)?;
+    let (listener, socket) = bind(&request.dir)?;
+    let drive = tokio::select! {
+        drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
+        () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
+    };
+    let options = kernel::options(&request.url, &request.dir, request.read_only, &request.kernel_words);
+    let attached = match kernel::attach(drive.fs.clone(), options) {
+        Ok(attached) => attached,
+        Err(error) => {
+            // The epoch that was just opened is closed again, so that another machine may write.
+            if let Err(e) = drain(&drive, &mut signals, |_| ()).await {
+                log::warn!("{}: {e}", request.url);
+            }
+            return Err(error);
+        }
+    };
+    let (stop, stops) = mpsc::channel(1);
+    let (phase, _) = watch::channel(Phase::Serving);
+    let server = Arc::new(Server { drive, request, stop, phase, observer });
+    let clients = TaskTracker::new();
+    let accepting = tokio::spawn(control::serve(listener, server.clone(), clients.clone()));
+    let result = server.live(attached, stops, &mut signals).await;
+    server.tell_the_end(&result);
+    accepting.abort();
+    clients.close();
+    let _ = tokio::time::timeout(FAREWELL, clients.wait()).await;
+    drop(socket);
+    result
+}
+
+async fn open(request: &Request, passphrase: Passphrase, observer: &dyn Observer) -> Result<Drive, MountError> {
+    let store = store::open(&request.url)?;
+    if let Some(init) = &request.init
+        && !new_vault::stands(&store).await?
+    {
+        make_vault(&store, request, init, &passphrase, observer).await?;
+    }
+    let options = DriveOptions {
+        state: request.state.clone(),
+        read_only: request.read_only,
+        durability: request.durability,
+        takeover: request.takeover,
+        compress: request.compress,
+        cache_bytes: request.cache_bytes,
+        dirty_bytes: request.dirty_bytes,
+        journal_bytes: request.journal_bytes,
+    };
+    Ok(Drive::open(store, passphrase, options).await?)
+}
+
+async fn make_vault(
+    store: &Store,
+    request: &Request,
+    init: &Init,
+    passphrase: &Passphrase,
+    observer: &dyn Observer,
+) -> Result<(), MountError> {
+    let file = init.recovery_file.as_deref();
+    let (id, recovery) = new_vault::make(store, &request.state, passphrase, init.cost(), file).await?;
+    log::info!("made vault {id} at {}", request.url);
+    match (recovery, file) {
+        (Recovery::Written, Some(path)) => observer.recovery_written(path),
+        (Recovery::Shown(key), _) => observer.recovery_key(&key),
+        (Recovery::Written, None) => unreachable!("a key is written only to a file that was asked for"),
+    }
+    Ok(())
+}
+
+/// The control socket's file, removed when the mount ends.
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // One that stays is recognised as dead by the next who meets it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn bind(dir: &Path) -> Result<(tokio::net::UnixListener, Socket), MountError> {
+    let runtime = runtime_dir::make(&environment, rustix::process::geteuid().as_raw())?;
+    let (listener, path) = runtime_dir::bind(&runtime, dir)?;
+    let listener =
+        tokio::net::UnixListener::from_std(listener).map_err(|e| MountError::io(path.display().to_string(), e))?;
+    Ok((listener, Socket(path)))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    background: bool,
+}
+
+impl Signals {
+    fn new(background: bool) -> Result<Signals, MountError> {
+        let listen = |kind| signal(kind).map_err(|e| MountError::io("signals", e));
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            background,
+        })
+    }
+
+    /// Somebody wants the mount to end.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => if !self.background { return },
+            }
+        }
+    }
+
+    /// Somebody at the terminal does not want to wait for the drain.
+    async fn impatience(&mut self) {
+        // `None` never comes: the stream lives as long as the process.
+        self.interrupt.recv().await;
+    }
+}
+
+/// A wish to unmount: where its first outcome goes, whether the mount left the tree.
+type Stop = oneshot::Sender<Result<(), (u8, String)>>;
+
+#[derive(Clone)]
+enum Phase {
+    Serving,
+    Draining(Progress),
+    Ended(Result<Closed, (u8, String)>),
+}
+
+struct Server {
+    drive: Arc<Drive>,
+    request: Request,
+    stop: mpsc::Sender<Stop>,
+    phase: watch::Sender<Phase>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Server {
+    /// From ready to drained.
+    async fn live(
+        &self,
+        attached: Attached,
+        stops: mpsc::Receiver<Stop>,
+        signals: &mut Signals,
+    ) -> Result<Closed, MountError> {
+        notify::ready(&self.request.dir);
+        match self.observer.ready(&self.request) {
+            Ok(()) => self.until_stopped(&attached, stops, signals).await,
+            Err(_) => detach_anyhow(&attached).await,
+        }
+        notify::stopping();
+        if tokio::time::timeout(LET_GO, attached.gone()).await.is_err() {
+            log::warn!("{}: programs still use the drive; they are cut off now", self.request.dir.display());
+            attached.cut().await;
+        }
+        drain(&self.drive, signals, |now| {
+            self.phase.send_replace(Phase::Draining(now));
+            self.observer.draining(now);
+            notify::extend(STALL.as_secs(), now.pending_bytes);
+        })
+        .await
+    }
+
+    /// Returns when the kernel has let go of the mount point.
+    async fn until_stopped(&self, attached: &Attached, mut stops: mpsc::Receiver<Stop>, signals: &mut Signals) {
+        loop {
+            tokio::select! {
+                () = attached.gone() => return,
+                () = signals.stop() => return detach_anyhow(attached).await,
+                Some(stop) = stops.recv() => {
+                    let result = attached.detach().await;
+                    let done = result.is_ok();
+                    // A client that left wanted the same.
+                    let _ = stop.send(result.map_err(|e| (self.observer.exit_code(&e), e.to_string())));
+                    if done {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_the_end(&self, result: &Result<Closed, MountError>) {
+        let end = result.as_ref().map(|closed| *closed);
+        self.phase.send_replace(Phase::Ended(end.map_err(|e| (self.observer.exit_code(e), e.to_string()))));
+    }
+
+    fn status(&self) -> MountStatus {
+        MountStatus {
+            mountpoint: self.request.dir.clone(),
+            pid: std::process::id(),
+            unmounting: !matches!(*self.phase.borrow(), Phase::Serving),
+            status: self.drive.status(),
+        }
+    }
+
+    async fn sync(&self, replies: &mpsc::Sender<Reply>) -> Reply {
+        let last = Mutex::new(None);
+        let work = self.drive.sync(|now| *last.lock() = Some(now));
+        match beating(replies, || *last.lock(), work).await {
+            Ok(()) => Reply::Done(serde_json::Value::Null),
+            Err(e) => {
+                let error = MountError::from(e);
+                Reply::Error { code: self.observer.exit_code(&error), message: error.to_string() }
+            }
+        }
+    }
+
+    async fn umount(&self, replies: &mpsc::Sender<Reply>) -> Reply {
+        let (answer, answered) = oneshot::channel();
+        // No receiver any more: it is being unmounted already, and this client waits with the others.
+        if self.stop.send(answer).await.is_ok()
+            && let Ok(Err((code, message))) = answered.await
+        {
+            return Reply::Error { code, message };
+        }
+        let mut phase = self.phase.subscribe();
+        let now = || match &*self.phase.borrow() {
+            Phase::Draining(now) => Some(*now),
+            _ => None,
+        };
+        let ended = async {
+            match phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.as_deref() {
+                Ok(Phase::Ended(end)) => end.clone(),
+                _ => Err((1, "the mount ended without saying how".into())),
+            }
+        };
+        match beating(replies, now, ended).await {
+            Ok(closed) => ended_reply(closed),
+            Err((code, message)) => Reply::Error { code, message },
+        }
+    }
+}
+
+/// The last word to `dripfs umount`. The process id lets it wait until the state directory is free again.
+fn ended_reply(closed: Closed) -> Reply {
+    let (drained, pending_bytes) = match closed {
+        Closed::Drained => (true, 0),
+        Closed::Pending(bytes) => (false, bytes),
+    };
+    let pid = std::process::id();
+    match serde_json::to_value(Ended { drained, pending_bytes, pid }) {
+        Ok(value) => Reply::Done(value),
+        Err(e) => Reply::Error { code: 1, message: e.to_string() },
+    }
+}
+
+impl Handler for Server {
+    async fn handle(self: Arc<Self>, command: Command, replies: mpsc::Sender<Reply>) {
+        let last = match command {
+            Command::Status => match serde_json::to_value(self.status()) {
+                Ok(status) => Reply::Done(status),
+                Err(e) => Reply::Error { code: 1, message: e.to_string() },
+            },
+            Command::Sync => self.sync(&replies).await,
+            Command::Umount => self.umount(&replies).await,
+        };
+        // A client that left does not hear it.
+        let _ = replies.send(last).await;
+    }
+}
+
+/// For those who do not take no for an answer: what cannot be detached is cut off later.
+async fn detach_anyhow(attached: &Attached) {
+    if let Err(e) = attached.detach().await {
+        log::error!("{e}");
+    }
+}
+
+/// Sends how far it is at every heartbeat while `work` runs.
+async fn beating<T>(
+    replies: &mpsc::Sender<Reply>,
+    now: impl Fn() -> Option<Progress>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut beat = tokio::time::interval(control::HEARTBEAT);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            _ = beat.tick() => {
+                let progress = now().unwrap_or(Progress { pending_files: 0, pending_bytes: 0 });
+                // Full: the client is slow and misses this one.
+                let _ = replies.try_send(Reply::Progress(progress));
+            }
+        }
+    }
+}
+
+/// Closes the drive, unless nothing moves for [`STALL`] or somebody loses patience.
+async fn drain(
+    drive: &Drive,
+    signals: &mut Signals,
+    told: impl Fn(Progress) + Send + Sync,
+) -> Result<Closed, MountError> {
+    let (moved, seen) = watch::channel(None);
+    let close = drive.close(|now| {
+        told(now);
+        moved.send_if_modified(|last: &mut Option<Progress>| last.replace(now) != Some(now));
+    });
+    let left = || Closed::Pending(seen.borrow().map_or(0, |now| now.pending_bytes));
+    tokio::select! {
+        closed = close => Ok(closed?),
+        () = stalled(seen.clone()) => {
+            log::error!("nothing reached the vault for {} s: the rest stays in the journal", STALL.as_secs());
+            Ok(left())
+        }
+        () = signals.impatience() => {
+            log::warn!("not waiting for the vault any longer: the rest stays in the journal");
+            Ok(left())
+        }
+    }
+}
+
+/// Returns when nothing has changed for [`STALL`].
+async fn stalled(mut seen: watch::Receiver<Option<Progress>>) {
+    while let Ok(changed) = tokio::time::timeout(STALL, seen.changed()).await {
+        if changed.is_err() {
+            // The drain ended, and with it the sender; its own end is what counts.
+            return std::future::pending().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(pending_bytes: u64) -> Progress {
+        Progress { pending_files: 1, pending_bytes }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_moves_is_waited_for_and_one_that_does_not_is_given_up() {
+        let (moved, seen) = watch::channel(None);
+        let began = tokio::time::Instant::now();
+        tokio::spawn(async move {
+            for k in 0..4 {
+                tokio::time::sleep(STALL - Duration::from_secs(1)).await;
+                moved.send_replace(Some(at(100 - k)));
+            }
+            std::future::pending::<()>().await;
+        });
+        stalled(seen).await;
+        assert_eq!(began.elapsed(), 5 * STALL - Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_hears_a_heartbeat_while_it_waits() {
+        let (sender, mut replies) = mpsc::channel(16);
+        let work = tokio::time::sleep(Duration::from_millis(2_500));
+        beating(&sender, || Some(at(7)), work).await;
+        let mut heard = 0;
+        while let Ok(Reply::Progress(now)) = replies.try_recv() {
+            assert_eq!(now.pending_bytes, 7);
+            heard += 1;
+        }
+        assert_eq!(heard, 3);
+    }
+
+    #[test]
+    fn a_request_survives_the_way_to_the_background() {
+        let request = Request {
+            url: "file:///v".into(),
+            dir: "/mnt".into(),
+            state: "/s".into(),
+            init: Some(Init { kdf_memory_kib: 65_536, recovery_file: None }),
+            read_only: false,
+            durability: Durability::Remote,
+            takeover: false,
+            compress: true,
+            cache_bytes: 1,
+            dirty_bytes: 2,
+            journal_bytes: 3,
+            kernel_words: vec!["noexec".into()],
+            background: true,
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        let back: Request = serde_json::from_str(&text).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{request:?}"));
+        assert!(text.contains(r#""durability":"remote""#));
+    }
+}
