@@ -27,8 +27,9 @@
 //! corrupted bytes below the durable end, ENOSPC, cryptography. Random search, not proof.
 //!
 //! Use: `CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --test simulation` (without optimisation a history takes thirty times
-//! as long; the result is the same). `--features plants` adds the search for planted bugs. DRIPFS_SIM_SECONDS: how long (20). DRIPFS_SIM_FROM: the first seed (from the
-//! clock, and printed). DRIPFS_SIM_SEED: one seed, told step by step.
+//! as long, with the same result); `--features plants` adds the search for planted bugs. DRIPFS_SIM_SECONDS: how long
+//! (20). DRIPFS_SIM_FROM: the first seed (from the clock, and printed). DRIPFS_SIM_SEED: one seed, told step by step.
+//! DRIPFS_SIM_PLANT: this planted bug alone.
 
 mod model;
 mod oracle;
@@ -545,7 +546,7 @@ fn history(seed: u64, told: bool, tally: &mut Tally) -> Result<(), String> {
     tally.looks += sim.looks.get();
     tally.steps += sim.steps.get();
     result.map_err(|why| {
-        format!("seed {seed}: {why}\nrepeat: DRIPFS_SIM_SEED={seed} cargo test --test simulation histories -- --exact")
+        format!("seed {seed}: {why}\nrepeat: CARGO_PROFILE_DEV_OPT_LEVEL=1 DRIPFS_SIM_SEED={seed} cargo test --test simulation histories -- --exact")
     })
 }
 
