@@ -228,8 +228,8 @@ impl History {
             let mut state = self.state.write();
             // Read under the lock: operations fold too, and what they folded must not lie beyond the cut.
             let (durable, block) = journal.durable();
-            let cut = if plants::on("C1-cut-past-durable") { journal.end() } else { durable };
             let block = block?;
+            let cut = if plants::on("C1-cut-past-durable") { journal.end() } else { durable };
             if state.fold.advance(cut, 4096) {
                 continue;
             }

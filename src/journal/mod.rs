@@ -32,11 +32,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::base::disk::Disk;
-use crate::base::{ExtentId, Position, Random, plants};
+use crate::base::{ExtentId, Position, Random, plants, watch};
 use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::keys::Keys;

@@ -1,0 +1,107 @@
+//! Mountpoints that are none.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{self, Vault, is_root, succeed, wait_until};
+use crate::{CHEAP, Nobody, assert_sound, check_refusal, mount_on, mount_with_state, needs_root};
+use crate::{refused, snapshot, sound_vault};
+
+#[test]
+fn a_missing_mountpoint_is_told_with_the_way_to_make_it() {
+    let Some(mut vault) = sound_vault() else { return };
+    let (before, dir) = (snapshot(&vault.remote()), vault.root().join("nowhere"));
+    refused(&mut mount_on(&vault, &dir), 1, &["nowhere does not exist", "mkdir "]);
+    assert!(!dir.exists(), "only --init makes directories");
+    assert!(before == snapshot(&vault.remote()), "the vault was touched");
+    assert_sound(&mut vault);
+}
+
+#[test]
+fn a_mountpoint_that_is_not_empty_keeps_what_lies_there() {
+    let Some(mut vault) = sound_vault() else { return };
+    let before = snapshot(&vault.remote());
+    let mine = vault.mountpoint().join("mine");
+    fs::write(&mine, b"precious").expect("a write");
+    refused(&mut mount_on(&vault, &vault.mountpoint()), 1, &["is not empty", "choose an empty directory"]);
+    assert_eq!(fs::read(&mine).expect("still there"), b"precious");
+    assert!(before == snapshot(&vault.remote()), "the vault was touched");
+    fs::remove_file(&mine).expect("our own file");
+    assert_sound(&mut vault);
+}
+
+#[test]
+fn a_file_is_no_mountpoint() {
+    let Some(vault) = sound_vault() else { return };
+    let before = snapshot(&vault.remote());
+    let file = vault.root().join("file");
+    fs::write(&file, b"precious").expect("a write");
+    refused(&mut mount_on(&vault, &file), 1, &["file is not a directory", "empty directory"]);
+    refused(&mut mount_on(&vault, &file.join("below")), 1, &["is not a directory"]);
+    assert_eq!(fs::read(&file).expect("still there"), b"precious");
+    assert!(before == snapshot(&vault.remote()), "the vault was touched");
+}
+
+#[test]
+fn a_drive_that_is_mounted_already_goes_on() {
+    let Some(vault) = sound_vault() else { return };
+    let Some(mut other) = Vault::new() else { return };
+    other.mount_with(&CHEAP);
+    fs::write(other.mountpoint().join("a"), b"before").expect("a write");
+    let before = snapshot(&vault.remote());
+    let dir = other.mountpoint();
+    refused(&mut mount_on(&vault, &dir), 1, &["is mounted on", "already", "dripfs umount"]);
+    refused(&mut mount_on(&vault, Path::new("/proc")), 1, &["another filesystem (proc)", "already"]);
+    assert!(before == snapshot(&vault.remote()), "the vault was touched");
+    fs::write(dir.join("b"), b"after").expect("the drive goes on");
+    assert_eq!(fs::read(dir.join("a")).expect("the drive goes on"), b"before");
+    other.umount();
+}
+
+#[test]
+fn a_dead_mount_comes_with_its_cure_and_loses_nothing() {
+    let Some(mut vault) = Vault::new() else { return };
+    vault.mount_with(&CHEAP);
+    let dir = vault.mountpoint();
+    fs::write(dir.join("kept"), crate::KEPT).expect("a write");
+    fs::File::open(dir.join("kept")).and_then(|file| file.sync_all()).expect("fsync");
+    for pid in vault.daemons() {
+        // SAFETY: a signal to a process that runs our binary on our mountpoint.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    wait_until("the daemon is gone", || vault.daemons().is_empty());
+    let cure = if is_root() { "umount -l" } else { "fusermount3 -uz" };
+    refused(&mut mount_on(&vault, &dir), 1, &["dead mount", cure, "nothing that was fsynced is lost"]);
+    refused(vault.dripfs(["status"]).arg(&dir), 1, &["is dead", cure]);
+    common::detach(&dir);
+    assert_sound(&mut vault);
+}
+
+#[test]
+fn a_mountpoint_that_one_may_not_write_to_is_refused() {
+    if !needs_root() {
+        return;
+    }
+    let Some(vault) = sound_vault() else { return };
+    let nobody = Nobody::with_copy_of(&vault);
+    let before = snapshot(&nobody.root.path().join("vault"));
+    let device = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/fuse c 10 229";
+    let closed = nobody.run(&vault, &format!("{device}\nchown 0:0 mnt; chmod 755 mnt; exec $MOUNT"));
+    check_refusal(&closed, 1, &["you may not mount on", "write to it"]);
+    let hidden = nobody.run(&vault, &format!("{device}\nmkdir -m 700 mnt/x; exec $MOUNT/x"));
+    check_refusal(&hidden, 1, &["you may not mount on", "permission denied"]);
+    assert!(before == snapshot(&nobody.root.path().join("vault")), "the vault was touched");
+}
+
+#[test]
+fn a_drive_in_its_own_vault_would_wait_for_itself() {
+    let Some(mut vault) = sound_vault() else { return };
+    let inside = vault.remote().join("mnt");
+    fs::create_dir(&inside).expect("room for a directory");
+    refused(&mut mount_on(&vault, &inside), 1, &["lie one in the other"]);
+    fs::remove_dir(&inside).expect("nothing is mounted there");
+    assert_sound(&mut vault);
+    let state = vault.root().join("another");
+    succeed(&mut mount_with_state(&vault, &state, &vault.mountpoint()));
+    vault.umount();
+}
