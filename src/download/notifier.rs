@@ -1,8 +1,7 @@
 //! Notifier: the one answer of a fetch reaches all who asked.
 
-use tokio::sync::watch;
-
 use super::{DownloadError, Frames};
+use crate::base::watch;
 
 /// `None` until the fetch has ended.
 pub type Answer = Option<Result<Frames, DownloadError>>;

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::encryption::Encryption;
 use super::notifier::{self, Answer};
 use super::remote_storage::RemoteStorage;
 use super::{DownloadError, Frames};
-use crate::base::ExtentId;
+use crate::base::{ExtentId, watch};
 use crate::format::record::Extent;
 
 type Wanted = (ExtentId, u32, u32);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::block::{self, Block, Opened, PREFIX_LEN, Prefix, TableEntry};
@@ -23,7 +23,7 @@ use super::file::{self, HEADER_LEN, Header, Kind, Name, Place, Tail};
 use super::writer::{self, Writer};
 use super::{Journal, JournalError, Progress, Queue, Recovered, Settings, io_error};
 use crate::base::disk::{Disk, File};
-use crate::base::{ExtentId, FileId, Position, Random, plants};
+use crate::base::{ExtentId, FileId, Position, Random, plants, watch};
 use crate::crypto::{aead, kdf};
 use crate::format::FormatError;
 use crate::format::change::{Change, Note};

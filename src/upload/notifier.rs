@@ -1,8 +1,6 @@
 //! Notifier: who waits for the vault learns what it holds.
 
-use tokio::sync::watch;
-
-use crate::base::Position;
+use crate::base::{Position, watch};
 
 /// How far the vault has come.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -221,6 +221,8 @@ impl Rounds {
             self.send_segments(plan.outgoing.clone(), &mut records).await?
         };
         if plants::on("J5-drop-uploaded") {
+            let taken = self.history.note(Note::Took { link: chain.newest, cut: Some(plan.cut) });
+            self.journal.wait_durable(taken).await.map_err(SendError::from)?;
             self.journal.release(&placed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
             self.journal.committed(plan.cut);
         }

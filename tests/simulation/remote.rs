@@ -127,7 +127,7 @@ impl Remote {
                 arrives != 0
             });
         }
-        self.deliver().await;
+        self.deliver(None).await;
     }
 
     pub fn now(&self) -> Duration {
@@ -161,7 +161,7 @@ impl Remote {
             state.outage_until = Duration::ZERO;
             state.late.iter_mut().for_each(|late| late.due = Duration::ZERO);
         }
-        self.deliver().await;
+        self.deliver(None).await;
     }
 
     fn fate(&self, put: bool) -> (Fate, Duration, Duration) {
@@ -218,10 +218,15 @@ impl Remote {
         state.late.push(Late { due, location, payload, options, machine });
     }
 
-    /// Applies what has arrived by now.
-    async fn deliver(&self) {
+    /// Applies what has arrived by now, and now and then, of all instants, what is late under the name that somebody is
+    /// about to create.
+    async fn deliver(&self, wanted: Option<&Path>) {
         let now = self.now();
-        let due: Vec<Late> = self.state.lock().late.extract_if(.., |late| late.due <= now).collect();
+        let due: Vec<Late> = {
+            let mut state = self.state.lock();
+            let hurry = wanted.filter(|_| state.dice.chance(50));
+            state.late.extract_if(.., |late| late.due <= now || Some(&late.location) == hurry).collect()
+        };
         for late in due {
             // Refused if the name is taken: nobody waits for the answer.
             drop(self.apply(&late.location, late.payload, late.options, late.machine).await);
@@ -268,7 +273,7 @@ impl ObjectStore for Front {
         step(power).await;
         let (fate, before, after) = self.remote.fate(true);
         tokio::time::sleep(before).await;
-        self.remote.deliver().await;
+        self.remote.deliver(Some(location)).await;
         step(power).await;
         match fate {
             Fate::Fine | Fate::Twice => {
@@ -305,7 +310,7 @@ impl ObjectStore for Front {
         step(power).await;
         let (fate, before, after) = self.remote.fate(false);
         tokio::time::sleep(before).await;
-        self.remote.deliver().await;
+        self.remote.deliver(None).await;
         match fate {
             Fate::Fine => {
                 let result = self.remote.objects.get_opts(location, options).await;
