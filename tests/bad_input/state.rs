@@ -51,7 +51,7 @@ fn a_disk_that_fills_up_while_the_drive_is_used_loses_nothing_that_was_fsynced()
     let Some(mut vault) = sound_vault() else { return };
     let script = r#"
         mount -t tmpfs -o size=24m none "$1"
-        "$DRIPFS" mount --background --state "$1" "$2" "$3"
+        "$DRIPFS" mount --background -o journal=64M --state "$1" "$2" "$3"
         head -c 1000000 /dev/urandom > "$2.first"
         dd if="$2.first" of="$3/first" bs=64k conv=fsync status=none
         fallocate -l 22m "$1/fill" || head -c 22m /dev/zero > "$1/fill"
@@ -62,7 +62,7 @@ fn a_disk_that_fills_up_while_the_drive_is_used_loses_nothing_that_was_fsynced()
         "$DRIPFS" status "$3" >/dev/null || exit 92
         rm "$1/fill"
         timeout 60 "$DRIPFS" umount "$3" || echo "umount: $?" >&2
-        timeout 60 "$DRIPFS" mount --background --state "$1" "$2" "$3" || exit 93
+        timeout 60 "$DRIPFS" mount --background -o journal=64M --state "$1" "$2" "$3" || exit 93
         cmp "$2.first" "$3/first" || exit 94
         timeout 60 "$DRIPFS" umount "$3" || exit 95
     "#;

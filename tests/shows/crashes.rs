@@ -108,7 +108,8 @@ import sqlite3, sys
 path, mode, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 db = sqlite3.connect(path, isolation_level=None)
 assert db.execute(f"pragma journal_mode={mode}").fetchone()[0] == mode
-db.execute("pragma synchronous=full")
+# A rollback journal is over when it is unlinked; only "extra" fsyncs the directory then, and only that is a promise.
+db.execute("pragma synchronous=" + ("full" if mode == "wal" else "extra"))
 db.execute("create table if not exists t(n integer primary key, filler blob)")
 while True:
     n += 1
@@ -141,8 +142,11 @@ fn sqlite_survives(mode: &str) {
         let mut words = said.split_whitespace();
         assert_eq!(words.next(), Some("ok"), "{mode}, kill {kill}: {said}");
         let rows: Vec<u64> = words.map(|word| word.parse().expect("a number")).collect();
-        // One more may have been committed without having been printed.
-        assert!(rows[0] == rows[1] && rows[1] >= committed && rows[1] <= committed + 1, "{mode}: {committed}: {said}");
+        // One more may have been committed without having been printed. And where a commit ends with the unlinking of a
+        // journal, SQLite takes it for good that the directory cannot be opened for its fsync (unixDelete): a drive that
+        // dies between the two may bring back the journal, and so take back the last row, though it was printed.
+        let least = if mode == "wal" { committed } else { committed.saturating_sub(1) };
+        assert!(rows[0] == rows[1] && rows[1] >= least && rows[1] <= committed + 1, "{mode}: {committed}: {said}");
         committed = rows[1];
     }
     println!("sqlite, {mode}: 5 kills, {committed} rows committed and there, integrity_check ok");

@@ -108,7 +108,7 @@ fn a_source_tree_survives_the_loss_of_the_machine() {
     // Symlinks with absolute targets inside are the same text on the drive.
     let bytes: u64 = files(&source).iter().map(|(_, len)| len).sum();
     vault.mount_with(&CHEAP);
-    let tar = r#"tar -C "$1" -cf - . | tar -C "$2" -xpf - --same-owner --delay-directory-restore"#;
+    let tar = r#"tar -C "$1" --format=posix -cf - . | tar -C "$2" -xpf - --same-owner --delay-directory-restore"#;
     let flags = if crate::common::is_root() { tar.to_owned() } else { tar.replace("--same-owner", "") };
     succeed(Command::new("bash").args(["-ec", &flags, "bash"]).arg(&source).arg(vault.mountpoint()));
     vault.umount();
