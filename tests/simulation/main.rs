@@ -90,6 +90,8 @@ pub struct Sim {
     steps: Cell<u64>,
     /// Whose log object is the newest, and whether it says that nobody writes.
     idle: Cell<bool>,
+    /// The machine that came up last: what is acknowledged locally lies there.
+    worker: Cell<usize>,
     /// Everything was in the vault, and nothing was done since.
     drained: Cell<bool>,
 }
@@ -241,6 +243,7 @@ impl Sim {
             crashes: Cell::new(0),
             steps: Cell::new(0),
             idle: Cell::new(true),
+            worker: Cell::new(usize::MAX),
             drained: Cell::new(false),
         }
     }
@@ -361,6 +364,8 @@ impl Sim {
             Err(_) if power.is_gone() => return Ok(End::Crashed),
             Err(error) => return Err(format!("after the mount: {error}")),
         };
+        // A machine that took over and crashed before it came up owes nothing of what was acknowledged elsewhere.
+        let own = self.worker.replace(plan.machine) == plan.machine && own;
         let at = self.oracle.borrow_mut().recovered(&found(&model), own, "after the mount");
         self.say(&format!("came back as of {at:?}: {:?}", model.names.entries));
         at?;
@@ -602,6 +607,11 @@ fn an_extent_whose_piece_moved_within_one_change_was_forgotten() {
     for seed in [77, 100, 204, 401, 645] {
         history(seed, false, &mut Tally::default()).expect("the history is clean");
     }
+}
+
+#[test]
+fn a_late_epoch_record_of_an_earlier_try_was_taken_for_another_machines() {
+    history(20_791, false, &mut Tally::default()).expect("the history is clean");
 }
 
 /// A harness that finds no planted bug tests nothing.
