@@ -5,7 +5,7 @@
 #
 # Without a second argument it makes a vault and a mount of its own with DRIPFS (default: target/debug/dripfs), and
 # removes both. With one it tests what is mounted there. Needs root (it becomes other users), cargo for the first run,
-# and makes the users that the suite wants if they are missing. Judged by the summary: the exit code says nothing.
+# and makes the users that the suite wants for its time if they are missing. Judged by the summary: the exit code says nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,8 +24,12 @@ skip() {
 if ! "$TOOLS/bin/pjdfstest" --version 2>/dev/null | grep -q "$VERSION"; then
     cargo install --quiet pjdfstest --version "$VERSION" --root "$TOOLS"
 fi
+MADE=()
 for user in tests pjdfstest; do
-    id "$user" >/dev/null 2>&1 || useradd --system --user-group --no-create-home "$user"
+    if ! id "$user" >/dev/null 2>&1; then
+        useradd --system --user-group --no-create-home "$user"
+        MADE+=("$user")
+    fi
 done
 # Debian calls nobody's group nogroup; others call it nobody.
 NOBODY=$(id -gn nobody)
@@ -39,6 +43,7 @@ finish() {
     fi
     if [ -d "$WORK/other" ]; then umount "$WORK/other" 2>/dev/null || true; fi
     rm -rf --one-file-system "$WORK"
+    for user in "${MADE[@]}"; do userdel "$user" 2>/dev/null || true; done
 }
 trap finish EXIT
 
@@ -68,6 +73,7 @@ utime_now = {}
 
 [settings]
 naptime = 0.02
+# mount -o remount would ask for a program dripfs in PATH (mount.fuse3): reading mounts have tests of their own.
 allow_remount = false
 
 [dummy_auth]
@@ -76,10 +82,11 @@ END
 
 umask 022
 OUTPUT=$WORK/output
-"$TOOLS/bin/pjdfstest" -c "$WORK/pjdfstest.toml" -p "$MOUNT" -s "$WORK/other" > "$OUTPUT" 2>&1 || true
+RUST_BACKTRACE=0 "$TOOLS/bin/pjdfstest" -c "$WORK/pjdfstest.toml" -p "$MOUNT" -s "$WORK/other" > "$OUTPUT" 2>&1 || true
 
-echo "Failures:"
-grep -E '(FAILED|[Ff]ailed)' "$OUTPUT" | grep -v '^Summary' || echo "  none"
+# One line a test: name and verdict; the line after it says why.
+echo "Failed:"
+sed 's/\x1b\[[0-9;]*m//g' "$OUTPUT" | grep -A1 'FAILED$' || echo "  nothing"
 SUMMARY=$(sed 's/\x1b\[[0-9;]*m//g' "$OUTPUT" | grep -i 'summary' | tail -1)
 if [ -z "$SUMMARY" ]; then
     tail -30 "$OUTPUT" >&2
@@ -88,4 +95,6 @@ if [ -z "$SUMMARY" ]; then
 fi
 echo "$SUMMARY"
 if [ -n "${PJDFSTEST_OUTPUT:-}" ]; then cp "$OUTPUT" "$PJDFSTEST_OUTPUT"; fi
-echo "$SUMMARY" | grep -qE '\b0 failed' || exit 1
+PASSED=$(echo "$SUMMARY" | grep -oE '[0-9]+ passed' | cut -d' ' -f1)
+# A run that skipped nearly all would have no failures either.
+echo "$SUMMARY" | grep -qE '\b0 failed' && [ "${PASSED:-0}" -ge 380 ]

@@ -46,7 +46,12 @@ impl Cache {
                 Ok(()) => return Ok(plan.out.into()),
                 Err(DownloadError::Gone) => {}
                 Err(error) => {
-                    log::error!("{ino}: bytes from {offset}: {error}");
+                    // An outage has its own line; one for each read would bury it.
+                    let level = match error {
+                        DownloadError::Store(_) => log::Level::Debug,
+                        _ => log::Level::Error,
+                    };
+                    log::log!(level, "{ino}: bytes from {offset}: {error}");
                     return Err(CacheError::Io(error.to_string()));
                 }
             }

@@ -140,9 +140,13 @@ fn choose_state(args: &Mount, options: &MountOptions, store: &Store) -> Result<P
 fn look_for_vault(store: &Store, init: bool, state: &Path) -> Result<bool, Failure> {
     let stands = small_runtime()?.block_on(new_vault::stands(store))?;
     match (stands, init) {
-        (false, true) => state_dir::refuse_if_known(state, store.url())?,
-        (false, false) => return Err(VaultError::NotFound { url: store.url().to_owned() }.into()),
         (true, _) => {}
+        (false, init) => {
+            state_dir::refuse_if_known(state, store.url())?;
+            if !init {
+                return Err(VaultError::NotFound { url: store.url().to_owned() }.into());
+            }
+        }
     }
     Ok(stands)
 }
@@ -258,6 +262,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         std::fs::write(state.path().join("pin"), b"").unwrap();
         assert_eq!(look_for_vault(&store, true, state.path()).unwrap_err().code, exit::TAMPERED);
+        assert_eq!(look_for_vault(&store, false, state.path()).unwrap_err().code, exit::TAMPERED);
         std::fs::create_dir(dir.path().join("header")).unwrap();
         std::fs::write(dir.path().join("header/1"), b"").unwrap();
         assert!(look_for_vault(&store, false, state.path()).unwrap());

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 
 use super::encryption::Encryption;
@@ -46,7 +48,9 @@ impl Starter {
                 entry.insert(receiver.clone());
                 let (this, extent) = (self.clone(), extent.clone());
                 tokio::spawn(async move {
-                    let result = this.bring(id, extent, frames).await;
+                    // A panic must not leave the range marked as being fetched for ever.
+                    let bringing = AssertUnwindSafe(this.bring(id, extent, frames)).catch_unwind();
+                    let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
                     this.in_flight.lock().remove(&wanted);
                     sender.send_replace(Some(result));
                 });

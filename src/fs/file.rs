@@ -139,6 +139,9 @@ impl Fs {
 
     /// syncfs: everything written before the call.
     pub async fn sync_all(&self) -> Result<Position, FsError> {
+        if matches!(self.safety, Safety::Nothing) {
+            return Ok(Position(0));
+        }
         let dirty = self.cache.dirty_files();
         self.cache.barrier(&dirty).await?;
         let ((), position) = self.history.transact(|tx| {

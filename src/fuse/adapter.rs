@@ -2,7 +2,7 @@
 //!
 //! Every method copies what must outlive it (names; data only if the write has to wait), and hands a future to
 //! `reply::answer`. File handles are not used: a request's inode says all. Lookup
-//! counts are not kept either: inode numbers are never used again, so a FORGET brings the whole count at once.
+//! counts are kept in `lookups`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use super::errno::errno;
 use super::kernel_cache::KernelCache;
+use super::lookups::Lookups;
 use super::options::{MountOptions, negotiate};
 use super::reply::{Reply, Slot, Terms, answer, guarded};
 use crate::base::sizes::NAME_MAX;
@@ -43,6 +44,7 @@ const FREE_INODES: u64 = 1 << 40;
 /// `Fs` as fuser wants it.
 pub(super) struct Adapter {
     fs: Arc<Fs>,
+    lookups: Arc<Lookups>,
     kernel: Arc<KernelCache>,
     runtime: Handle,
     /// How long the kernel may believe names and attributes; zero on a reading mount.
@@ -61,7 +63,7 @@ impl Adapter {
             file_flags |= FopenFlags::FOPEN_KEEP_CACHE;
             directory_flags |= FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
         }
-        Adapter { fs, kernel, runtime, ttl, file_flags, directory_flags }
+        Adapter { fs, lookups: Arc::default(), kernel, runtime, ttl, file_flags, directory_flags }
     }
 
     fn answer<R, T, F>(
@@ -83,8 +85,11 @@ impl Adapter {
     where
         F: Future<Output = Result<Attributes, FsError>> + Send + 'static,
     {
-        let ttl = self.ttl;
-        self.answer(terms, reply, operation, move |reply, made| reply.entry(&ttl, &file_attr(&made), GENERATION));
+        let (ttl, lookups) = (self.ttl, self.lookups.clone());
+        self.answer(terms, reply, operation, move |reply, made| {
+            lookups.told(made.ino);
+            reply.entry(&ttl, &file_attr(&made), GENERATION);
+        });
     }
 
     fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Fs>) -> F)
@@ -231,6 +236,7 @@ async fn list<R: Listing>(
     mut cookie: u64,
     ttl: Duration,
     reply: Slot<R>,
+    lookups: &Lookups,
 ) -> Result<(), FsError> {
     let mut some = false;
     loop {
@@ -242,8 +248,16 @@ async fn list<R: Listing>(
         };
         let end = entries.is_empty();
         for entry in entries {
+            // The kernel counts an entry that comes with attributes as looked up.
+            let counts = R::WITH_ATTRIBUTES && entry.attributes.is_some();
+            if counts {
+                lookups.told(entry.ino);
+            }
             // No room, or no caller any more.
             if reply.with(|reply| reply.push(&entry, &ttl)).unwrap_or(true) {
+                if counts {
+                    lookups.not_told(entry.ino);
+                }
                 return Ok(());
             }
             some = true;
@@ -268,15 +282,21 @@ impl Filesystem for Adapter {
             Err(FsError::NotFound) if !ttl.is_zero() => Ok(nothing()),
             found => found.map(|found| file_attr(&found)),
         };
+        let lookups = self.lookups.clone();
         self.answer(Terms::finishing("lookup"), reply, operation, move |reply, found| {
+            if found.ino != INodeNo(Ino::NONE.0) {
+                lookups.told(ino(found.ino));
+            }
             reply.entry(&ttl, &found, GENERATION);
         });
     }
 
-    fn forget(&self, _: &Request, number: INodeNo, _: u64) {
+    fn forget(&self, _: &Request, number: INodeNo, count: u64) {
         guarded("forget", || {
             let _inside = self.runtime.enter();
-            self.fs.forget(ino(number));
+            if self.lookups.forgotten(ino(number), count) {
+                self.fs.forget(ino(number));
+            }
         });
     }
 
@@ -415,8 +435,10 @@ impl Filesystem for Adapter {
     ) {
         let (name, caller) = (owned(name), caller(request));
         let (ttl, file_flags) = (self.ttl, self.file_flags);
+        let lookups = self.lookups.clone();
         let operation = async move |fs: Arc<Fs>| fs.create(ino(parent), &name, mode, caller).await;
         self.answer(Terms::finishing("create"), reply, operation, move |reply, made| {
+            lookups.told(made.ino);
             reply.created(&ttl, &file_attr(&made), GENERATION, HANDLE, file_flags);
         });
     }
@@ -509,15 +531,15 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
         let (slot, ttl) = (Slot::new(reply), self.ttl);
-        let filled = slot.clone();
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled).await;
+        let (filled, lookups) = (slot.clone(), self.lookups.clone());
+        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled, &lookups).await;
         self.answer(Terms::finishing("readdir"), slot, operation, |slot, ()| slot.send(ReplyDirectory::ok));
     }
 
     fn readdirplus(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
         let (slot, ttl) = (Slot::new(reply), self.ttl);
-        let filled = slot.clone();
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled).await;
+        let (filled, lookups) = (slot.clone(), self.lookups.clone());
+        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled, &lookups).await;
         self.answer(Terms::finishing("readdirplus"), slot, operation, |slot, ()| slot.send(ReplyDirectoryPlus::ok));
     }
 

@@ -9,6 +9,7 @@
 mod adapter;
 mod errno;
 mod kernel_cache;
+mod lookups;
 mod mountpoint;
 mod options;
 mod reply;

@@ -570,6 +570,18 @@ fn settle_ownership(
         }
         return Ok(recovered);
     }
+    // The file of the block that the vault names is here, the block is not: damage, or an older copy of the directory.
+    if !takeover
+        && let Some(block) = newest.block
+        && recovered.blocks.iter().any(|known| known.file == block.file)
+    {
+        return Err(VaultError::State {
+            path: JOURNAL_DIR.to_owned(),
+            why: "the journal lacks what the vault has from it: it is damaged, or an older copy was put back; \
+                  `--takeover` sets it aside and goes on from the vault"
+                .to_owned(),
+        });
+    }
     if !newest.idle && !takeover {
         return Err(VaultError::InUse { host: newest.host.clone(), time: show(commit.time) });
     }
@@ -581,7 +593,13 @@ fn settle_ownership(
     let kept = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();
     let uncommitted =
         recovered.changes.iter().filter(|(at, c)| *at > kept && !c.orphan && !c.records.is_empty()).count();
+    let all_known = recovered.took.is_some() && uncommitted == 0;
     drop(recovered);
+    if all_known {
+        // E3: all of it is in the vault, and foreign history is simply followed.
+        drop_journal(world)?;
+        return Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?);
+    }
     let aside = format!("aside/{:020}-{}", newest.link.sequence.0, world.clock.now().secs);
     Journal::set_aside(&*world.disk, JOURNAL_DIR, &aside)?;
     if uncommitted > 0 {
@@ -591,6 +609,16 @@ fn settle_ownership(
         );
     }
     Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?)
+}
+
+/// Removes a journal that holds nothing new, oldest file first (J5), so that what a crash leaves is a journal too.
+fn drop_journal(world: &World) -> Result<(), VaultError> {
+    let failed = |e: std::io::Error| VaultError::State { path: JOURNAL_DIR.to_owned(), why: e.to_string() };
+    for name in world.disk.list(JOURNAL_DIR).map_err(failed)? {
+        world.disk.remove(&format!("{JOURNAL_DIR}/{name}")).map_err(failed)?;
+        world.disk.sync_dir(JOURNAL_DIR).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// A point in time for people: UTC, to the second (RFC 3339).
