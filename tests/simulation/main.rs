@@ -131,6 +131,22 @@ fn unlocked() -> Unlocked {
     Unlocked { keys: Keys::from_master(&Key::from_bytes(born.master)), header: born.header }
 }
 
+thread_local! {
+    /// Panics in this thread: a task's is caught, and would go unnoticed.
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -477,8 +493,11 @@ impl Sim {
         let runtime = runtime();
         let local = LocalSet::new();
         let end = local.block_on(&runtime, self.life(plan, disk));
+        runtime.block_on(async { self.remote.stop() });
         drop(local);
-        runtime.block_on(self.remote.end());
+        drop(runtime);
+        let end = if PANICS.replace(0) > 0 { Err("something panicked".to_owned()) } else { end };
+        crate::runtime().block_on(self.remote.end());
         let power_cut = self.chance(60);
         *disk = match power_cut && !matches!(end, Ok(End::Drained)) {
             true => disk.power_cut(&mut self.dice.borrow_mut()),
@@ -543,6 +562,7 @@ struct Tally {
 
 /// One history. The error says what is wrong and how to see it again.
 fn history(seed: u64, told: bool, tally: &mut Tally) -> Result<(), String> {
+    count_panics();
     let sim = Rc::new(Sim::new(seed, told));
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.run()))
         .unwrap_or_else(|_| Err("something panicked".to_owned()));
