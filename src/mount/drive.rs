@@ -585,7 +585,9 @@ fn settle_ownership(
     if !newest.idle && !takeover {
         return Err(VaultError::InUse { host: newest.host.clone(), time: show(commit.time) });
     }
-    if recovered.changes.is_empty() && recovered.last.is_none() {
+    // Nothing of ours is in it: foreign history is simply followed (E3). The journal stays, for it knows the block of an
+    // epoch record that an earlier try of this machine sent and that may still arrive (C4).
+    if recovered.changes.iter().all(|(_, change)| change.records.is_empty()) {
         return Ok(recovered);
     }
     let kept = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();

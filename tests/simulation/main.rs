@@ -90,6 +90,8 @@ pub struct Sim {
     steps: Cell<u64>,
     /// Whose log object is the newest, and whether it says that nobody writes.
     idle: Cell<bool>,
+    /// The machine that came up last: what is acknowledged locally lies there.
+    worker: Cell<usize>,
     /// Everything was in the vault, and nothing was done since.
     drained: Cell<bool>,
 }
@@ -127,6 +129,22 @@ fn born() -> &'static Born {
 fn unlocked() -> Unlocked {
     let born = born();
     Unlocked { keys: Keys::from_master(&Key::from_bytes(born.master)), header: born.header }
+}
+
+thread_local! {
+    /// Panics in this thread: a task's is caught, and would go unnoticed.
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+    });
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -241,6 +259,7 @@ impl Sim {
             crashes: Cell::new(0),
             steps: Cell::new(0),
             idle: Cell::new(true),
+            worker: Cell::new(usize::MAX),
             drained: Cell::new(false),
         }
     }
@@ -361,6 +380,8 @@ impl Sim {
             Err(_) if power.is_gone() => return Ok(End::Crashed),
             Err(error) => return Err(format!("after the mount: {error}")),
         };
+        // A machine that took over and crashed before it came up owes nothing of what was acknowledged elsewhere.
+        let own = self.worker.replace(plan.machine) == plan.machine && own;
         let at = self.oracle.borrow_mut().recovered(&found(&model), own, "after the mount");
         self.say(&format!("came back as of {at:?}: {:?}", model.names.entries));
         at?;
@@ -472,8 +493,11 @@ impl Sim {
         let runtime = runtime();
         let local = LocalSet::new();
         let end = local.block_on(&runtime, self.life(plan, disk));
+        runtime.block_on(async { self.remote.stop() });
         drop(local);
-        runtime.block_on(self.remote.end());
+        drop(runtime);
+        let end = if PANICS.replace(0) > 0 { Err("something panicked".to_owned()) } else { end };
+        crate::runtime().block_on(self.remote.end());
         let power_cut = self.chance(60);
         *disk = match power_cut && !matches!(end, Ok(End::Drained)) {
             true => disk.power_cut(&mut self.dice.borrow_mut()),
@@ -538,6 +562,7 @@ struct Tally {
 
 /// One history. The error says what is wrong and how to see it again.
 fn history(seed: u64, told: bool, tally: &mut Tally) -> Result<(), String> {
+    count_panics();
     let sim = Rc::new(Sim::new(seed, told));
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.run()))
         .unwrap_or_else(|_| Err("something panicked".to_owned()));
@@ -602,6 +627,11 @@ fn an_extent_whose_piece_moved_within_one_change_was_forgotten() {
     for seed in [77, 100, 204, 401, 645] {
         history(seed, false, &mut Tally::default()).expect("the history is clean");
     }
+}
+
+#[test]
+fn a_late_epoch_record_of_an_earlier_try_was_taken_for_another_machines() {
+    history(20_791, false, &mut Tally::default()).expect("the history is clean");
 }
 
 /// A harness that finds no planted bug tests nothing.

@@ -40,6 +40,9 @@ struct Late {
 struct State {
     dice: Dice,
     late: Vec<Late>,
+    /// Puts that a machine waits for and that have not arrived, by number.
+    flying: Vec<(u64, Late)>,
+    flights: u64,
     born: BTreeMap<Path, Duration>,
     /// Of a hundred requests so many go wrong.
     trouble: u64,
@@ -76,6 +79,8 @@ impl Remote {
         let state = State {
             dice: Dice::new(seed),
             late: Vec::new(),
+            flying: Vec::new(),
+            flights: 0,
             born: BTreeMap::new(),
             trouble,
             outage_until: Duration::ZERO,
@@ -111,20 +116,24 @@ impl Remote {
         self.state.lock().began = Instant::now();
     }
 
-    /// It ended. Of what was on its way some is lost, some arrives now, some later.
+    /// It ends, and its clock with it.
+    pub fn stop(&self) {
+        let mut state = self.state.lock();
+        let passed = state.began.elapsed();
+        state.before += passed + Duration::from_secs(1);
+        state.began = Instant::now();
+    }
+
+    /// It ended, and nothing of it runs any more. Of what was on its way some is lost, some arrives now, some later.
     pub async fn end(&self) {
         {
             let mut state = self.state.lock();
-            let passed = state.began.elapsed();
-            state.before += passed + Duration::from_secs(1);
             state.began = Instant::now();
-            let State { dice, late, .. } = &mut *state;
+            let State { dice, late, before, .. } = &mut *state;
             late.retain_mut(|late| {
-                let arrives = dice.below(3);
-                if arrives == 1 {
-                    late.due = Duration::ZERO;
-                }
-                arrives != 0
+                let fate = dice.below(4);
+                late.due = if fate == 1 { Duration::ZERO } else { *before + Duration::from_millis(dice.below(40_000)) };
+                fate != 0
             });
         }
         self.deliver(None).await;
@@ -218,6 +227,22 @@ impl Remote {
         state.late.push(Late { due, location, payload, options, machine });
     }
 
+    fn fly<'a>(
+        &'a self,
+        location: &Path,
+        payload: &PutPayload,
+        options: &PutOptions,
+        machine: usize,
+        power: &'a Power,
+    ) -> Flight<'a> {
+        let mut state = self.state.lock();
+        state.flights += 1;
+        let number = state.flights;
+        let (location, payload, options) = (location.clone(), payload.clone(), options.clone());
+        state.flying.push((number, Late { due: Duration::ZERO, location, payload, options, machine }));
+        Flight { remote: self, power, number }
+    }
+
     /// Applies what has arrived by now, and now and then, of all instants, what is late under the name that somebody is
     /// about to create.
     async fn deliver(&self, wanted: Option<&Path>) {
@@ -257,6 +282,31 @@ impl fmt::Debug for Front {
     }
 }
 
+/// A put between its call and its arrival. If the machine dies meanwhile, it may still arrive.
+struct Flight<'a> {
+    remote: &'a Remote,
+    power: &'a Power,
+    number: u64,
+}
+
+impl Flight<'_> {
+    fn end(&self) -> Option<Late> {
+        let mut state = self.remote.state.lock();
+        let at = state.flying.iter().position(|(number, _)| *number == self.number)?;
+        Some(state.flying.swap_remove(at).1)
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if let Some(late) = self.end()
+            && self.power.is_gone()
+        {
+            self.remote.state.lock().late.push(late);
+        }
+    }
+}
+
 /// From here on nothing happens if the power is gone.
 async fn step(power: &Power) {
     if !power.step() {
@@ -272,9 +322,11 @@ impl ObjectStore for Front {
         };
         step(power).await;
         let (fate, before, after) = self.remote.fate(true);
+        let flight = self.remote.fly(location, &payload, &options, self.machine, power);
         tokio::time::sleep(before).await;
         self.remote.deliver(Some(location)).await;
         step(power).await;
+        drop(flight.end());
         match fate {
             Fate::Fine | Fate::Twice => {
                 let result = self.remote.apply(location, payload.clone(), options.clone(), self.machine).await;
