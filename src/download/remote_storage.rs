@@ -65,7 +65,7 @@ impl RemoteStorage {
             Place::Local => Err(DownloadError::Gone),
             Place::Segment { id, offset } => {
                 let name = segment_name(id);
-                Ok((self.from_segment(id, &name, offset + stored.start..offset + stored.end).await?, name))
+                Ok((self.segment_bytes(id, &name, offset + stored.start..offset + stored.end).await?, name))
             }
             Place::Inline { sequence, offset } => {
                 let name = log_name(sequence);
@@ -80,7 +80,7 @@ impl RemoteStorage {
     }
 
     /// Grid blocks that are kept, and one GET from the first that is not to the last that is not.
-    async fn from_segment(&self, id: ObjectId, name: &str, range: Range<u32>) -> Result<Bytes, DownloadError> {
+    async fn segment_bytes(&self, id: ObjectId, name: &str, range: Range<u32>) -> Result<Bytes, DownloadError> {
         let grid = READ_GRID as u32;
         let (first, last) = (range.start / grid, range.end.div_ceil(grid));
         let mut kept: Vec<Option<Bytes>> = {

@@ -179,10 +179,10 @@ mod tests {
     use super::*;
 
     /// What a caller got: `Ok` is a value, `Err` an errno. Like fuser's replies it answers EIO when it is dropped.
-    struct Recorder(Option<Arc<Mutex<Vec<Result<u32, i32>>>>>);
+    struct Recorder(Option<Answers>);
 
     impl Recorder {
-        fn new() -> (Recorder, Arc<Mutex<Vec<Result<u32, i32>>>>) {
+        fn new() -> (Recorder, Answers) {
             let answers = Arc::new(Mutex::new(Vec::new()));
             (Recorder(Some(answers.clone())), answers)
         }

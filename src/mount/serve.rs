@@ -6,7 +6,7 @@
 //!
 //! Owns that order and the signals. Does not own what the steps do, nor what is printed ([`Observer`]).
 //! Invariants: whatever ends a mount, the drive is drained the same way; a drain without progress ends after
-//! [`STALL`], what remains is in the journal.
+//! `STALL`, what remains is in the journal.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

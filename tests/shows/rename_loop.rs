@@ -75,7 +75,13 @@ fn live_and_die(vault: &mut Vault, done: &Mutex<Done>, life: Duration) {
     std::thread::scope(|scope| {
         scope.spawn(|| save_until_killed(&dir, done));
         // Each sync makes a round; without them there would be one in five seconds.
-        scope.spawn(|| while !over.load(Ordering::Relaxed) && sync.status().is_ok_and(|status| status.success()) {});
+        scope.spawn(|| {
+            loop {
+                if over.load(Ordering::Relaxed) || !sync.status().is_ok_and(|status| status.success()) {
+                    break;
+                }
+            }
+        });
         std::thread::sleep(life);
         over.store(true, Ordering::Relaxed);
         vault.kill();
