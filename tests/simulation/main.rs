@@ -624,14 +624,16 @@ fn a_seed_repeats_its_history() {
 /// Seeds that once found something. (What a seed does changes with the simulation: these keep what they can.)
 #[test]
 fn an_extent_whose_piece_moved_within_one_change_was_forgotten() {
-    for seed in [77, 100, 204, 401, 645] {
+    for seed in [28, 1032, 2001] {
         history(seed, false, &mut Tally::default()).expect("the history is clean");
     }
 }
 
 #[test]
 fn a_late_epoch_record_of_an_earlier_try_was_taken_for_another_machines() {
-    history(20_791, false, &mut Tally::default()).expect("the history is clean");
+    for seed in [1378, 51_920] {
+        history(seed, false, &mut Tally::default()).expect("the history is clean");
+    }
 }
 
 /// A harness that finds no planted bug tests nothing.
