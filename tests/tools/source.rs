@@ -32,6 +32,7 @@ pub fn make(top: &Path) {
         settle(&top.join(name), &mut 0);
     }
     times(&top.join("times"));
+    set_time(top, 1_400_000_000, 123_456_000);
 }
 
 /// Gives everything below a time of its own, long past, the directory itself last: tools take what is as old as what
