@@ -49,11 +49,16 @@ pub fn to_file(level: LevelFilter, path: PathBuf) -> io::Result<()> {
     Ok(())
 }
 
-/// Other crates' chatter stays out below debug.
+/// RUST_LOG decides where it is set. Else other crates' chatter stays out below debug.
 fn filtered(level: LevelFilter) -> Builder {
     let mut builder = Builder::new();
-    let others = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Warn) };
-    builder.filter_level(others).filter_module("dripfs", level).parse_default_env();
+    match std::env::var("RUST_LOG") {
+        Ok(words) if !words.is_empty() => builder.parse_filters(&words),
+        _ => {
+            let others = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Warn) };
+            builder.filter_level(others).filter_module("dripfs", level)
+        }
+    };
     builder
 }
 

@@ -14,9 +14,9 @@ use super::progress::Display;
 use super::{Voice, human_bytes, logging, passphrase};
 use crate::format::header::Cost;
 use crate::mount::background::{self, News};
-use crate::mount::drive::{Closed, Progress};
+use crate::mount::drive::{Closed, DriveOptions, Progress};
 use crate::mount::new_vault::{self, Recovery};
-use crate::mount::serve::{self, Observer, Request, durability_name};
+use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
 use crate::store::{self, Store};
 use crate::vault::VaultError;
@@ -66,15 +66,17 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     let request = Request {
         url: store.url().to_owned(),
         dir,
-        state,
+        drive: DriveOptions {
+            state,
+            read_only,
+            durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
+            takeover: args.takeover,
+            compress: options.compress,
+            cache_bytes: options.cache_bytes,
+            dirty_bytes: options.dirty_bytes,
+            journal_bytes: options.journal_bytes,
+        },
         init: args.init.then_some(new),
-        read_only,
-        durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
-        takeover: args.takeover,
-        compress: options.compress,
-        cache_bytes: options.cache_bytes,
-        dirty_bytes: options.dirty_bytes,
-        journal_bytes: options.journal_bytes,
         kernel_words: options.kernel_words,
         background: args.background,
     };
@@ -91,7 +93,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
 /// The background half.
 pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     let (request, passphrase) = background::receive()?;
-    let log = request.state.join(state_dir::LOG);
+    let log = request.drive.state.join(state_dir::LOG);
     logging::to_file(level, log.clone()).map_err(|e| Failure::error(format!("{}: {e}", log.display())))?;
     match background::serve(request, passphrase, exit::code_of) {
         Ok(Closed::Drained) => Ok(exit::OK),
@@ -219,9 +221,9 @@ fn tell(news: News<'_>) {
 
 fn say_ready(request: &Request) {
     let (url, dir) = (&request.url, request.dir.display());
-    let level = match request.read_only {
+    let level = match request.drive.read_only {
         true => "read-only".to_owned(),
-        false => format!("durability {}", durability_name(request.durability)),
+        false => format!("durability {}", request.drive.durability.name()),
     };
     // A closed standard error is no reason to end a mount.
     let _ = writeln!(io::stderr(), "dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");

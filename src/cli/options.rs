@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::exit::Failure;
 use crate::mount::drive::Durability;
-use crate::mount::serve::durability_of;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -100,7 +99,7 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
     let choice = |allowed: &str| Failure::usage(format!("the mount option {name}={value}: {name} is one of {allowed}"));
     match name {
         "durability" => {
-            options.durability = Some(durability_of(value).ok_or_else(|| choice("local, remote, async"))?);
+            options.durability = Some(Durability::of(value).ok_or_else(|| choice("local, remote, async"))?);
         }
         "state" if value.is_empty() => return Err(choice("the paths of directories")),
         "state" => options.state = Some(PathBuf::from(value)),

@@ -460,6 +460,23 @@ fn read_string(r: &mut Reader<'_>, most: usize) -> Result<Box<[u8]>, FormatError
 }
 
 impl Inode {
+    /// The root directory of a new vault.
+    pub fn root(owner: (u32, u32), now: Timestamp) -> Inode {
+        Inode {
+            mode: libc::S_IFDIR | 0o755,
+            uid: owner.0,
+            gid: owner.1,
+            rdev: 0,
+            nlink: 2,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            target: None,
+            extra: None,
+        }
+    }
+
     fn write<W: Sink>(&self, w: &mut Writer<W>) {
         let optional = usize::from(self.rdev != 0) + usize::from(self.target.is_some());
         begin(w, 8 + optional, NO_GROUP, &self.extra);

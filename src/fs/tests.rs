@@ -48,7 +48,11 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys.clone(), Position(0)).expect("recover");
     let journal = Journal::resume(recovered, random.clone(), SETTINGS, Position(0)).expect("resume");
     let mut overlay = Overlay::default();
-    overlay.apply(Key::inode(Ino::ROOT), Some(Arc::new(Record::Inode(root(clock.now())))), &mut Effects::default());
+    overlay.apply(
+        Key::inode(Ino::ROOT),
+        Some(Arc::new(Record::Inode(Inode::root((0, 0), clock.now())))),
+        &mut Effects::default(),
+    );
     let history = Arc::new(History::new(overlay, Some(journal.clone()), clock.clone(), Epoch(1)));
     let store = store::open("memory:///").expect("a store in memory");
     let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()));
@@ -69,22 +73,6 @@ const SETTINGS: Settings = Settings {
     memory_bytes: 1 << 30,
     disk_bytes: 1 << 30,
 };
-
-fn root(now: Timestamp) -> Inode {
-    Inode {
-        mode: libc::S_IFDIR | 0o755,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        nlink: 2,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        target: None,
-        extra: None,
-    }
-}
 
 /// Shorthands, each of which must succeed.
 impl Fs {

@@ -60,7 +60,7 @@ impl Fs {
             match found {
                 true if create => return Err(FsError::Exists),
                 false if replace => return Err(FsError::NoAttribute),
-                false if list(tx, ino).len() + name.len() + 1 > LIST_MAX => return Err(FsError::NoSpace),
+                false if list(tx, ino, true).len() + name.len() + 1 > LIST_MAX => return Err(FsError::NoSpace),
                 _ => {}
             }
             touch(tx, ino)?;
@@ -69,9 +69,9 @@ impl Fs {
         })
     }
 
-    /// The names, each with a zero after it.
-    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        Ok(list(&self.history.view(), ino))
+    /// The names, each with a zero after it. `trusted` names are shown to the privileged alone (xattr(7)).
+    pub async fn listxattr(&self, ino: Ino, trusted: bool) -> Result<Vec<u8>, FsError> {
+        Ok(list(&self.history.view(), ino, trusted))
     }
 
     pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
@@ -153,10 +153,12 @@ fn touch(tx: &mut Transaction<'_>, ino: Ino) -> Result<(), FsError> {
     Ok(())
 }
 
-fn list(source: &impl Source, ino: Ino) -> Vec<u8> {
+fn list(source: &impl Source, ino: Ino, trusted: bool) -> Vec<u8> {
     let mut names = Vec::new();
     source.each(Key::xattr(ino, 0, 0), Key::xattr(ino, u64::MAX, u16::MAX), |_, record| {
-        if let Record::Xattr(xattr) = record {
+        if let Record::Xattr(xattr) = record
+            && (trusted || !xattr.name.starts_with(b"trusted."))
+        {
             names.extend_from_slice(&xattr.name);
             names.push(0);
         }

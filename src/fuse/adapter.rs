@@ -116,7 +116,8 @@ fn writes(flags: OpenFlags) -> bool {
     flags.acc_mode() != OpenAccMode::O_RDONLY
 }
 
-fn file_type(mode: u32) -> FileType {
+/// The type in a mode, in the protocol's terms.
+pub fn file_type(mode: u32) -> FileType {
     match mode & libc::S_IFMT {
         libc::S_IFDIR => FileType::Directory,
         libc::S_IFLNK => FileType::Symlink,
@@ -589,8 +590,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _: &Request, number: INodeNo, buffer: u32, reply: ReplyXattr) {
-        let operation = async move |fs: Arc<Fs>| fs.listxattr(ino(number)).await;
+    fn listxattr(&self, request: &Request, number: INodeNo, buffer: u32, reply: ReplyXattr) {
+        let trusted = request.uid() == 0;
+        let operation = async move |fs: Arc<Fs>| fs.listxattr(ino(number), trusted).await;
         self.answer(Terms::finishing("listxattr"), reply, operation, move |reply, names| {
             send_xattr(reply, buffer, &names);
         });

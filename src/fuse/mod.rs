@@ -10,6 +10,7 @@ mod adapter;
 mod errno;
 mod kernel_cache;
 mod lookups;
+pub mod mount_table;
 mod mountpoint;
 mod options;
 mod reply;
@@ -26,7 +27,8 @@ use adapter::Adapter;
 use kernel_cache::KernelCache;
 use mountpoint::Place;
 
-pub use mountpoint::{MountError, Unmounted, check as check_mountpoint};
+pub use adapter::file_type;
+pub use mountpoint::{MountError, Unmounted};
 pub use options::{MountOptions, negotiate};
 
 /// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
@@ -46,8 +48,7 @@ fn attach(
     options: &MountOptions,
     reach: impl FnOnce(Notifier),
 ) -> Result<Mounted, MountError> {
-    let path = check_mountpoint(&options.mountpoint)?;
-    let attached = mountpoint::attach(path, options)?;
+    let attached = mountpoint::attach(options)?;
     let place = attached.place;
     let (acl, config) = options.session(attached.can_clone);
     let (tell, ended) = watch::channel(None);

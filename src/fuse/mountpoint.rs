@@ -1,4 +1,4 @@
-//! The mount table: checks a mountpoint, mounts on it, unmounts it.
+//! Mounting and unmounting. What can be wrong with a mount point beforehand is looked at in `mount::mountpoint`.
 //!
 //! Root mounts by mount(2); anybody else through the setuid helper fusermount3. fuser's own ways are not taken: as
 //! root it loses the filesystem's subtype and gives up on a busy unmount, as a user it lets a comma in the source
@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +21,7 @@ use rustix::mount::UnmountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use thiserror::Error;
 
+use super::mount_table::{Mount, mounted_on};
 use super::options::MountOptions;
 
 const DEVICE: &str = "/dev/fuse";
@@ -33,16 +33,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// Why the drive could not be mounted or unmounted.
 #[derive(Debug, Error)]
 pub enum MountError {
-    #[error("the mountpoint {0} does not exist: make it with mkdir, or name another directory")]
-    Missing(PathBuf),
-    #[error("the mountpoint {0} is not a directory: name an empty directory")]
-    NotDirectory(PathBuf),
-    #[error("the mountpoint {0} is not empty: a mount would hide what is in it; name an empty directory")]
-    NotEmpty(PathBuf),
-    #[error("{path} is mounted already ({what}): unmount it first (dripfs umount {path}), or name another directory")]
-    AlreadyMounted { path: PathBuf, what: String },
-    #[error("{0} still carries a mount whose process is gone: clear it with fusermount3 -uz {0}, then mount again")]
-    Dead(PathBuf),
     #[error("no permission to use the mountpoint {0}: it must be a directory that you may write to")]
     Denied(PathBuf),
     #[error("/dev/fuse is missing: load the module (modprobe fuse); in a container, pass --device /dev/fuse")]
@@ -76,98 +66,6 @@ pub enum Unmounted {
     Before,
 }
 
-/// Looks whether `path` can be mounted on, and says how it is spelled in the mount table.
-pub fn check(path: &Path) -> Result<PathBuf, MountError> {
-    let absolute = std::path::absolute(path).map_err(|e| describe(path, e))?;
-    // Asked before the path itself is: what is mounted there may be dead, or hang.
-    refuse_mounted(&absolute)?;
-    let real = absolute.canonicalize().map_err(|e| describe(&absolute, e))?;
-    refuse_mounted(&real)?;
-    if !real.metadata().map_err(|e| describe(&real, e))?.is_dir() {
-        return Err(MountError::NotDirectory(real));
-    }
-    let mut entries = real.read_dir().map_err(|e| describe(&real, e))?;
-    if entries.next().is_some() {
-        return Err(MountError::NotEmpty(real));
-    }
-    Ok(real)
-}
-
-fn describe(path: &Path, error: io::Error) -> MountError {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => MountError::Missing(path.to_owned()),
-        Some(libc::ENOTDIR) => MountError::NotDirectory(path.to_owned()),
-        Some(libc::EACCES | libc::EPERM) => MountError::Denied(path.to_owned()),
-        Some(libc::ENOTCONN) => MountError::Dead(path.to_owned()),
-        _ => MountError::system(format!("cannot look at the mountpoint {}", path.display()), error),
-    }
-}
-
-fn refuse_mounted(path: &Path) -> Result<(), MountError> {
-    let Some(entry) = topmost(path)?.filter(|entry| entry.kind.starts_with("fuse")) else {
-        return Ok(());
-    };
-    match rustix::fs::stat(path) {
-        Err(Errno::NOTCONN) => Err(MountError::Dead(path.to_owned())),
-        _ => {
-            let what = format!("{}, {}", entry.kind, entry.source);
-            Err(MountError::AlreadyMounted { path: path.to_owned(), what })
-        }
-    }
-}
-
-/// One line of /proc/self/mountinfo.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Entry {
-    /// Major and minor number: which mounted filesystem this is.
-    device: String,
-    path: PathBuf,
-    kind: String,
-    source: String,
-}
-
-/// The mount that one meets at `path`, if it is a mountpoint.
-fn topmost(path: &Path) -> Result<Option<Entry>, MountError> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(|e| MountError::system("cannot read the mount table /proc/self/mountinfo", e))?;
-    let lines = table.split(|byte| *byte == b'\n');
-    // Later mounts cover earlier ones.
-    Ok(lines.filter_map(parse).rfind(|entry| entry.path == path))
-}
-
-fn parse(line: &[u8]) -> Option<Entry> {
-    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let dash = fields.iter().position(|field| *field == b"-")?;
-    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
-    Some(Entry {
-        device: text(fields.get(2)?),
-        path: PathBuf::from(OsStr::from_bytes(&unescape(fields.get(4)?))),
-        kind: text(fields.get(dash + 1)?),
-        source: text(fields.get(dash + 2)?),
-    })
-}
-
-/// Blanks, backslashes and line ends are written as three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
-        match digits {
-            Some(digits) => {
-                let value = digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-                out.push(value as u8);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
-}
-
 /// A mount that stands, and the kernel's end of it.
 pub(super) struct Attached {
     pub device: OwnedFd,
@@ -183,8 +81,9 @@ pub(super) struct Place {
     device: String,
 }
 
-/// Mounts an empty connection at `path` (from `check`). The kernel then waits for the handshake.
-pub(super) fn attach(path: PathBuf, options: &MountOptions) -> Result<Attached, MountError> {
+/// Mounts an empty connection. The kernel then waits for the handshake.
+pub(super) fn attach(options: &MountOptions) -> Result<Attached, MountError> {
+    let path = options.mountpoint.clone();
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
@@ -195,7 +94,7 @@ pub(super) fn attach(path: PathBuf, options: &MountOptions) -> Result<Attached, 
         (mount_as_user(&path, options)?, can_clone)
     };
     match topmost(&path)? {
-        Some(entry) => Ok(Attached { device, place: Place { path, device: entry.device }, can_clone }),
+        Some(mount) => Ok(Attached { device, place: Place { path, device: mount.device }, can_clone }),
         None => Err(MountError::system(
             format!("cannot mount on {}", path.display()),
             io::Error::other("it vanished at once"),
@@ -314,8 +213,12 @@ pub(super) fn detach_now(place: &Place) -> Result<Unmounted, MountError> {
     Err(MountError::system(format!("cannot unmount {}", place.path.display()), io::Error::from(Errno::BUSY)))
 }
 
+fn topmost(path: &Path) -> Result<Option<Mount>, MountError> {
+    mounted_on(path).map_err(|e| MountError::system("cannot read the mount table /proc/self/mountinfo", e))
+}
+
 fn still_there(place: &Place) -> Result<bool, MountError> {
-    Ok(topmost(&place.path)?.is_some_and(|entry| entry.device == place.device))
+    Ok(topmost(&place.path)?.is_some_and(|mount| mount.device == place.device))
 }
 
 /// False if it is busy.
@@ -350,37 +253,6 @@ fn unmount_as_user(place: &Place, lazily: bool) -> Result<bool, MountError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_of_the_mount_table_is_taken_apart() {
-        let line = br"36 35 0:57 / /mnt/my\040drive\134x rw,nosuid shared:1 master:2 - fuse.dripfs file:///a\040b rw,user_id=0";
-        let entry = parse(line).expect("a whole line");
-        assert_eq!(entry.device, "0:57");
-        assert_eq!(entry.path, Path::new(r"/mnt/my drive\x"));
-        assert_eq!((entry.kind.as_str(), entry.source.as_str()), ("fuse.dripfs", "file:///a b"));
-        assert_eq!(parse(b"36 35 0:57 / /mnt rw"), None);
-        assert_eq!(parse(b""), None);
-    }
-
-    #[test]
-    fn proc_is_in_the_mount_table() {
-        let entry = topmost(Path::new("/proc")).expect("a readable table").expect("/proc is mounted");
-        assert_eq!(entry.kind, "proc");
-        assert!(topmost(Path::new("/proc/self")).expect("a readable table").is_none());
-    }
-
-    #[test]
-    fn a_mountpoint_must_be_an_empty_directory() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().canonicalize().expect("it exists");
-        assert_eq!(check(&path).expect("empty"), path);
-        let file = path.join("file");
-        assert!(matches!(check(&file), Err(MountError::Missing(at)) if at == file));
-        std::fs::write(&file, b"x").expect("room for a byte");
-        assert!(matches!(check(&file), Err(MountError::NotDirectory(_))));
-        assert!(matches!(check(&file.join("below")), Err(MountError::NotDirectory(_))));
-        assert!(matches!(check(&path), Err(MountError::NotEmpty(_))));
-    }
 
     #[test]
     fn what_fusermount_says_becomes_an_error_with_a_way_out() {

@@ -43,6 +43,7 @@ const CAPABILITIES: [InitFlags; 9] = [
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
+    /// Canonical, as the mount table spells it.
     pub mountpoint: PathBuf,
     /// What the mount table shows as the source.
     pub url: String,

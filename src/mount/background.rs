@@ -52,8 +52,8 @@ pub fn start(
     arguments: &[String],
     mut tell: impl FnMut(News<'_>),
 ) -> Result<(), MountError> {
-    state_dir::prepare(&request.state)?;
-    let log = request.state.join(state_dir::LOG);
+    state_dir::prepare(&request.drive.state)?;
+    let log = request.drive.state.join(state_dir::LOG);
     let log_file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
     let log_file = log_file.map_err(|e| MountError::io(log.display().to_string(), e))?;
     let fails = |e| MountError::io("the background process cannot be started", e);

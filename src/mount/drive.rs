@@ -36,7 +36,8 @@ use crate::vault::unlock::{self, Unlocked};
 use crate::vault::walk::{self, Walked};
 
 /// When fsync returns (promise 2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Sealed in the journal, fdatasynced.
     #[default]
@@ -47,7 +48,22 @@ pub enum Durability {
     Async,
 }
 
-#[derive(Clone, Debug)]
+impl Durability {
+    /// The word for it in options, status and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Local => "local",
+            Durability::Remote => "remote",
+            Durability::Async => "async",
+        }
+    }
+
+    pub fn of(word: &str) -> Option<Durability> {
+        [Durability::Local, Durability::Remote, Durability::Async].into_iter().find(|level| level.name() == word)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DriveOptions {
     /// Everything local of this vault: journal, pin, lock. Made if missing.
     pub state: PathBuf,
@@ -427,12 +443,7 @@ impl Drive {
             state: state.to_owned(),
             reason,
             url: self.store.url().to_owned(),
-            durability: match self.durability {
-                Durability::Local => "local",
-                Durability::Remote => "remote",
-                Durability::Async => "async",
-            }
-            .to_owned(),
+            durability: self.durability.name().to_owned(),
             pending_files,
             pending_bytes,
             oldest_pending_seconds: self.history.oldest_pending().map_or(0.0, |at| at.elapsed().as_secs_f64()),

@@ -41,7 +41,7 @@ pub(super) fn attach(fs: Arc<Fs>, options: MountOptions) -> Result<Attached, Mou
     let mut mounted =
         fuse::mount(fs, options).map_err(|e| MountError::Kernel { dir: dir.clone(), why: e.to_string() })?;
     let unmounter = mounted.unmounter();
-    let connection = mountpoint::mounted_on(&dir).and_then(|mount| mount.connection);
+    let connection = mountpoint::mounted_on(&dir).and_then(|mount| mount.connection());
     let (tell, gone) = watch::channel(false);
     tokio::spawn(async move {
         if let Err(e) = mounted.ended().await {

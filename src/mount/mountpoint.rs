@@ -1,10 +1,9 @@
 //! The mount point: everything that can be wrong with it, each with its own message, before anything is unlocked.
 //!
-//! Owns the checks and the reading of the kernel's mount table. Does not own mounting.
+//! Owns the checks. Does not own mounting, nor the reading of the mount table.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,9 @@ use rustix::fs::Access;
 use thiserror::Error;
 
 use super::Environment;
+use crate::fuse::mount_table;
+
+pub use crate::fuse::mount_table::Mount;
 
 #[derive(Debug, Error)]
 pub enum MountpointError {
@@ -159,27 +161,9 @@ fn check_device(device: &Path) -> Result<(), MountpointError> {
     }
 }
 
-/// A line of the kernel's mount table.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mount {
-    pub dir: PathBuf,
-    /// The filesystem type, such as `fuse.dripfs`.
-    pub kind: String,
-    /// Who mounted it, for FUSE.
-    pub owner: Option<u32>,
-    /// The number of the device, by which the kernel knows a FUSE connection.
-    pub connection: Option<u32>,
-}
-
-impl Mount {
-    pub fn is_dripfs(&self) -> bool {
-        self.kind == "fuse.dripfs"
-    }
-}
-
-/// The filesystem on top of this very directory, if it is a mount point.
+/// The filesystem that stands at this very directory. Without /proc the checks that ask the directory itself remain.
 pub fn mounted_on(dir: &Path) -> Option<Mount> {
-    mounts().into_iter().rev().find(|mount| mount.dir == dir)
+    mount_table::mounted_on(dir).ok().flatten()
 }
 
 /// Is the process that serves this mount gone?
@@ -189,46 +173,7 @@ pub fn is_dead(dir: &Path) -> bool {
 
 /// All drives in the kernel's mount table.
 pub fn drives() -> Vec<Mount> {
-    mounts().into_iter().filter(Mount::is_dripfs).collect()
-}
-
-fn mounts() -> Vec<Mount> {
-    // Without /proc the checks that ask the directory itself remain.
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    table.split(|&b| b == b'\n').filter_map(parse_line).collect()
-}
-
-/// `36 35 98:0 /root /mnt rw,noatime master:1 - fuse.dripfs source rw,user_id=0`
-fn parse_line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|&b| b == b' ');
-    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
-    let connection = device.strip_prefix("0:").and_then(|minor| minor.parse().ok());
-    let dir = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
-    let kind = fields.by_ref().skip_while(|field| *field != b"-").nth(1)?;
-    let options = fields.nth(1).unwrap_or_default();
-    let owner = options.split(|&b| b == b',').find_map(|option| option.strip_prefix(b"user_id="));
-    let owner = owner.and_then(|uid| std::str::from_utf8(uid).ok()?.parse().ok());
-    Some(Mount { dir, kind: std::ffi::OsStr::from_bytes(kind).to_string_lossy().into_owned(), owner, connection })
-}
-
-/// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
-        match (byte, octal) {
-            (b'\\', Some(value)) => {
-                out.push(value);
-                rest = &after[3..];
-            }
-            _ => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
+    mount_table::mounts().unwrap_or_default().into_iter().filter(Mount::is_dripfs).collect()
 }
 
 #[cfg(test)]
@@ -270,17 +215,5 @@ mod tests {
         assert!(matches!(check_device(Path::new("/no/such/device")), Err(MountpointError::NoFuse)));
         // A directory cannot be opened for writing: the nearest to a device that is refused.
         assert!(matches!(check_device(Path::new("/")), Err(MountpointError::FuseNotPermitted(_))));
-    }
-
-    #[test]
-    fn the_mount_table_is_read_with_its_escapes() {
-        let line = b"36 35 0:45 / /mnt/a\\040b rw,nosuid shared:7 - fuse.dripfs file:///v rw,user_id=1000,group_id=5";
-        let mount = parse_line(line).unwrap();
-        let kind = "fuse.dripfs".into();
-        assert_eq!(mount, Mount { dir: "/mnt/a b".into(), kind, owner: Some(1000), connection: Some(45) });
-        assert!(mount.is_dripfs());
-        assert_eq!(parse_line(b"1 2 0:1 / /x rw - tmpfs t rw").unwrap().owner, None);
-        assert_eq!(parse_line(b""), None);
-        assert!(mounted_on(Path::new("/proc")).is_some());
     }
 }

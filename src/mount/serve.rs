@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, Command, Handler, Reply};
-use super::drive::{Closed, Drive, DriveOptions, Durability, Progress, Status};
+use super::drive::{Closed, Drive, DriveOptions, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
 use super::{MountError, environment, kernel, notify, runtime_dir, state_dir};
@@ -42,18 +42,9 @@ pub struct Request {
     pub url: String,
     /// Canonical.
     pub dir: PathBuf,
-    /// This vault's own state directory.
-    pub state: PathBuf,
+    pub drive: DriveOptions,
     /// Make the vault if there is none.
     pub init: Option<Init>,
-    pub read_only: bool,
-    #[serde(with = "durability_word")]
-    pub durability: Durability,
-    pub takeover: bool,
-    pub compress: bool,
-    pub cache_bytes: u64,
-    pub dirty_bytes: u64,
-    pub journal_bytes: u64,
     /// Words of `-o` that concern the kernel, in order.
     pub kernel_words: Vec<String>,
     /// There is no terminal whose end should end the mount.
@@ -70,33 +61,6 @@ pub struct Init {
 impl Init {
     pub fn cost(&self) -> Cost {
         Cost { memory_kib: self.kdf_memory_kib, ..Cost::DEFAULT }
-    }
-}
-
-/// The words for durability levels, in options, status and messages.
-pub fn durability_name(level: Durability) -> &'static str {
-    match level {
-        Durability::Local => "local",
-        Durability::Remote => "remote",
-        Durability::Async => "async",
-    }
-}
-
-pub fn durability_of(word: &str) -> Option<Durability> {
-    [Durability::Local, Durability::Remote, Durability::Async].into_iter().find(|level| durability_name(*level) == word)
-}
-
-mod durability_word {
-    use super::{Durability, durability_name, durability_of};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(level: &Durability, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(durability_name(*level))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Durability, D::Error> {
-        let word = String::deserialize(d)?;
-        durability_of(&word).ok_or_else(|| serde::de::Error::custom("unknown durability"))
     }
 }
 
@@ -134,13 +98,13 @@ pub struct Ended {
 
 /// Serves a mount until it ends.
 pub fn serve(request: Request, passphrase: Passphrase, observer: Arc<dyn Observer>) -> Result<Closed, MountError> {
-    state_dir::prepare(&request.state)?;
-    let _lock = state_dir::lock(&request.state)?;
+    state_dir::prepare(&request.drive.state)?;
+    let _lock = state_dir::lock(&request.drive.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| MountError::io("the runtime cannot start", e))?;
-    let (url, state) = (request.url.clone(), request.state.clone());
+    let (url, state) = (request.url.clone(), request.drive.state.clone());
     let result = runtime.block_on(run(request, passphrase, observer));
     // A thread may hang in a store that does not answer; the process need not wait for it.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -159,7 +123,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
         () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
     };
-    let options = kernel::options(&request.url, &request.dir, request.read_only, &request.kernel_words);
+    let options = kernel::options(&request.url, &request.dir, request.drive.read_only, &request.kernel_words);
     let attached = match kernel::attach(drive.fs.clone(), options) {
         Ok(attached) => attached,
         Err(error) => {
@@ -191,17 +155,7 @@ async fn open(request: &Request, passphrase: Passphrase, observer: &dyn Observer
     {
         make_vault(&store, request, init, &passphrase, observer).await?;
     }
-    let options = DriveOptions {
-        state: request.state.clone(),
-        read_only: request.read_only,
-        durability: request.durability,
-        takeover: request.takeover,
-        compress: request.compress,
-        cache_bytes: request.cache_bytes,
-        dirty_bytes: request.dirty_bytes,
-        journal_bytes: request.journal_bytes,
-    };
-    Ok(Drive::open(store, passphrase, options).await?)
+    Ok(Drive::open(store, passphrase, request.drive.clone()).await?)
 }
 
 async fn make_vault(
@@ -212,7 +166,7 @@ async fn make_vault(
     observer: &dyn Observer,
 ) -> Result<(), MountError> {
     let file = init.recovery_file.as_deref();
-    let (id, recovery) = new_vault::make(store, &request.state, passphrase, init.cost(), file).await?;
+    let (id, recovery) = new_vault::make(store, &request.drive.state, passphrase, init.cost(), file).await?;
     log::info!("made vault {id} at {}", request.url);
     match (recovery, file) {
         (Recovery::Written, Some(path)) => observer.recovery_written(path),
@@ -484,6 +438,7 @@ async fn stalled(mut seen: watch::Receiver<Option<Progress>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::drive::Durability;
 
     fn at(pending_bytes: u64) -> Progress {
         Progress { pending_files: 1, pending_bytes }
@@ -522,15 +477,17 @@ mod tests {
         let request = Request {
             url: "file:///v".into(),
             dir: "/mnt".into(),
-            state: "/s".into(),
+            drive: DriveOptions {
+                state: "/s".into(),
+                read_only: false,
+                durability: Durability::Remote,
+                takeover: false,
+                compress: true,
+                cache_bytes: 1,
+                dirty_bytes: 2,
+                journal_bytes: 3,
+            },
             init: Some(Init { kdf_memory_kib: 65_536, recovery_file: None }),
-            read_only: false,
-            durability: Durability::Remote,
-            takeover: false,
-            compress: true,
-            cache_bytes: 1,
-            dirty_bytes: 2,
-            journal_bytes: 3,
             kernel_words: vec!["noexec".into()],
             background: true,
         };

@@ -56,19 +56,7 @@ pub async fn init(
 
 fn first_commit(owner: (u32, u32), clock: &Clock) -> Commit {
     let now = clock.now();
-    let root = Inode {
-        mode: libc::S_IFDIR | 0o755,
-        uid: owner.0,
-        gid: owner.1,
-        rdev: 0,
-        nlink: 2,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        target: None,
-        extra: None,
-    };
+    let root = Inode::root(owner, now);
     Commit {
         cut: Position(0),
         idle: true,

@@ -346,6 +346,7 @@ fn background(mountpoint: &str) -> Result<(), String> {
 fn serve(mountpoint: &str) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
+        let mountpoint = std::fs::canonicalize(mountpoint).map_err(|e| e.to_string())?;
         let mut options = MountOptions::new("memfs", mountpoint);
         options.allow_other = rustix::process::geteuid().is_root();
         let filesystem = MemFs { nodes: Mutex::new(Nodes::new()) };

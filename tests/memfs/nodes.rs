@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 use parking_lot::Mutex;
 
+use dripfs::fuse::file_type;
+
 const CHUNK: usize = 1 << 20;
 const ROOT: u64 = 1;
 
@@ -132,15 +134,7 @@ pub struct Node {
 impl Node {
     pub fn new(mode: u32, uid: u32, gid: u32, body: Body) -> Node {
         let now = SystemTime::now();
-        let kind = match mode & libc::S_IFMT {
-            libc::S_IFDIR => FileType::Directory,
-            libc::S_IFLNK => FileType::Symlink,
-            libc::S_IFIFO => FileType::NamedPipe,
-            libc::S_IFSOCK => FileType::Socket,
-            libc::S_IFCHR => FileType::CharDevice,
-            libc::S_IFBLK => FileType::BlockDevice,
-            _ => FileType::RegularFile,
-        };
+        let kind = file_type(mode);
         let nlink = if kind == FileType::Directory { 2 } else { 1 };
         Node { kind, perm: (mode & 0o7777) as u16, uid, gid, nlink, atime: now, mtime: now, ctime: now, body }
     }
