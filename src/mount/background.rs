@@ -204,9 +204,9 @@ mod tests {
 
     #[test]
     fn any_passphrase_arrives_as_it_was() {
-        let text = r#"{"url":"file:///v","dir":"/m","state":"/s","init":null,"read_only":false,"durability":"local",
-            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1,"kernel_words":[],
-            "background":true}"#;
+        let text = r#"{"url":"file:///v","dir":"/m","init":null,"kernel_words":[],"background":true,"drive":{
+            "state":"/s","read_only":false,"durability":"local","takeover":false,"compress":true,
+            "cache_bytes":1,"dirty_bytes":1,"journal_bytes":1}}"#;
         let request: Request = serde_json::from_str(text).unwrap();
         let passphrase = Passphrase::new(b"two\nlines \xff\0 \r\n".to_vec());
         let mut sent = Vec::new();
