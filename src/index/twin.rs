@@ -1,0 +1,143 @@
+//! The delta's twin for a simulated disk: one file of batches, each with its hash, and a map of them in memory.
+//!
+//! What was applied and not synced may be lost or torn by a power cut, as with the real one; a batch that is not whole
+//! ends what is read back.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::table::{Batch, Table, Tables};
+use super::{INDEX_DIR, IndexError};
+use crate::base::disk::{Disk, File};
+use crate::crypto::kdf;
+
+const HASH: usize = 32;
+
+pub struct TwinTables {
+    disk: Arc<dyn Disk>,
+}
+
+impl TwinTables {
+    pub fn new(disk: Arc<dyn Disk>) -> TwinTables {
+        TwinTables { disk }
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let names = self.disk.list(INDEX_DIR).unwrap_or_default();
+        names.iter().filter_map(|name| name.strip_prefix("twin-")?.parse().ok()).collect()
+    }
+}
+
+fn path(number: u64) -> String {
+    format!("{INDEX_DIR}/twin-{number}")
+}
+
+impl Tables for TwinTables {
+    fn create(&self, number: u64) -> Result<Box<dyn Table>, IndexError> {
+        match self.disk.remove(&path(number)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        let file = self.disk.create(&path(number))?;
+        self.disk.sync_dir(INDEX_DIR)?;
+        Ok(Box::new(Twin { file, state: Mutex::default() }))
+    }
+
+    fn open(&self, number: u64) -> Result<Box<dyn Table>, IndexError> {
+        let file = self.disk.open(&path(number))?;
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read_at(&mut bytes, 0)?;
+        let mut state = State::default();
+        while let Some(batch) = read(&bytes[state.end as usize..]) {
+            state.end += batch.len;
+            state.records.extend(batch.records);
+        }
+        Ok(Box::new(Twin { file, state: Mutex::new(state) }))
+    }
+
+    fn keep_only(&self, number: u64) {
+        for other in self.numbers().into_iter().filter(|other| *other != number) {
+            let _ = self.disk.remove(&path(other));
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.numbers().into_iter().max().unwrap_or(0)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    end: u64,
+}
+
+struct Twin {
+    file: Arc<dyn File>,
+    state: Mutex<State>,
+}
+
+impl Table for Twin {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        Ok(self.state.lock().records.get(key).cloned())
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), IndexError> {
+        let state = self.state.lock();
+        for (key, value) in state.records.range::<[u8], _>((Bound::Included(from), Bound::Included(to))) {
+            if !visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+        let mut bytes = Vec::new();
+        for part in batch.iter().flat_map(|(key, value)| [key, value]) {
+            bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        let mut out = (bytes.len() as u64).to_le_bytes().to_vec();
+        out.extend_from_slice(&kdf::hash(&bytes));
+        out.extend_from_slice(&bytes);
+        let mut state = self.state.lock();
+        self.file.write_at(&out, state.end)?;
+        state.end += out.len() as u64;
+        state.records.extend(batch);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), IndexError> {
+        Ok(self.file.sync_data()?)
+    }
+}
+
+struct Whole {
+    records: Batch,
+    len: u64,
+}
+
+fn read(bytes: &[u8]) -> Option<Whole> {
+    let (len, rest) = bytes.split_first_chunk::<8>()?;
+    let len = u64::from_le_bytes(*len) as usize;
+    let (hash, rest) = rest.split_first_chunk::<HASH>()?;
+    let mut rest = rest.get(..len)?;
+    if kdf::hash(rest) != *hash {
+        return None;
+    }
+    let mut records = Batch::new();
+    let mut part = || {
+        let (len, after) = rest.split_first_chunk::<4>()?;
+        let part = after.get(..u32::from_le_bytes(*len) as usize)?;
+        rest = &after[part.len()..];
+        Some(part.to_vec())
+    };
+    while let (Some(key), Some(value)) = (part(), part()) {
+        records.push((key, value));
+    }
+    Some(Whole { records, len: (8 + HASH + len) as u64 })
+}
