@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::cache::CacheError;
+use crate::index::IndexError;
 
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum FsError {
@@ -55,6 +56,12 @@ pub enum FsError {
     /// EIO; says which file and what to do. Logged where it is made.
     #[error("{0}")]
     Io(String),
+}
+
+impl From<IndexError> for FsError {
+    fn from(error: IndexError) -> FsError {
+        FsError::Io(error.to_string())
+    }
 }
 
 impl From<CacheError> for FsError {

@@ -25,7 +25,7 @@ impl Fs {
         if (write || truncate) && self.is_read_only() {
             return Err(FsError::ReadOnly);
         }
-        if self.history.view().get(&Key::inode(ino)).is_none() {
+        if self.history.view().get(&Key::inode(ino))?.is_none() {
             return Err(FsError::NotFound);
         }
         if truncate {
@@ -42,7 +42,7 @@ impl Fs {
     /// Writes into memory, if there is room now. `kill` clears set-user-ID, set-group-ID and capabilities.
     pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<u32, FsError>> {
         if !self.is_read_only()
-            && (kill || self.has_capability(ino))
+            && (kill || self.has_capability(ino).unwrap_or(true))
             && let Err(error) = self.kill_privileges(ino, kill)
         {
             return Some(Err(error));
@@ -168,15 +168,15 @@ impl Fs {
     /// Clears set-user-ID, set-group-ID (where the group may execute) and file capabilities, as a write or truncate by
     /// an unprivileged process must; capabilities go whoever writes.
     pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
-        let privileged = match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+        let privileged = match self.history.view().get(&Key::inode(ino))?.as_deref() {
             Some(Record::Inode(inode)) => unprivileged && without_privileges(inode.mode) != inode.mode,
             _ => return Err(FsError::NotFound),
         };
-        if !privileged && !self.has_capability(ino) {
+        if !privileged && !self.has_capability(ino)? {
             return Ok(());
         }
         let ((), _) = self.history.transact(|tx| {
-            if let Some(record) = tx.get(&Key::inode(ino))
+            if let Some(record) = tx.get(&Key::inode(ino))?
                 && let Record::Inode(inode) = &*record
             {
                 let mut inode = inode.clone();
@@ -186,22 +186,21 @@ impl Fs {
                 inode.ctime = tx.now();
                 tx.put(Key::inode(ino), Record::Inode(inode));
             }
-            self.drop_capability(tx, ino);
-            Ok::<(), FsError>(())
+            self.drop_capability(tx, ino)
         })?;
         Ok(())
     }
 
     /// Has this file bits that a write by an unprivileged process clears?
     pub fn has_set_id(&self, ino: Ino) -> bool {
-        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+        match self.history.view().get(&Key::inode(ino)).ok().flatten().as_deref() {
             Some(Record::Inode(inode)) => without_privileges(inode.mode) != inode.mode,
             _ => false,
         }
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {
-        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
+        match self.history.view().get(&Key::inode(ino))?.as_deref() {
             Some(Record::Inode(inode)) => match inode.mode & libc::S_IFMT {
                 libc::S_IFREG => Ok(()),
                 libc::S_IFDIR => Err(FsError::IsDirectory),

@@ -18,12 +18,13 @@ use futures::FutureExt;
 
 use super::*;
 use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
-use crate::base::{Clock, Epoch, Random};
+use crate::base::{Clock, Epoch, Random, Sequence};
 use crate::cache::Bounds;
 use crate::crypto::secret::Key as SecretKey;
+use crate::format::commit::ChainLink;
 use crate::format::key::Key;
 use crate::format::record::{Inode, Record};
-use crate::history::overlay::{Effects, Overlay};
+use crate::index::{Builder, Ground, Mark, TwinTables, WRITER_DIR};
 use crate::journal::Settings;
 use crate::pipeline::Cpu;
 use crate::{download, store, upload};
@@ -47,13 +48,16 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
     let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys.clone(), Position(0)).expect("recover");
     let journal = Journal::resume(recovered, random.clone(), SETTINGS, Position(0)).expect("resume");
-    let mut overlay = Overlay::default();
-    overlay.apply(
-        Key::inode(Ino::ROOT),
-        Some(Arc::new(Record::Inode(Inode::root((0, 0), clock.now())))),
-        &mut Effects::default(),
-    );
-    let history = Arc::new(History::new(overlay, Some(journal.clone()), clock.clone(), Epoch(1)));
+    let disk = SimulatedDisk::new(8);
+    let tables = Arc::new(TwinTables::new(disk.clone(), WRITER_DIR));
+    let ground = Ground { dir: WRITER_DIR, disk, tables, keys: keys.clone(), random: random.clone() };
+    let mut builder = Builder::new(ground).expect("an index");
+    let root = Record::Inode(Inode::root((0, 0), clock.now()));
+    builder.push(&Key::inode(Ino::ROOT), &root).expect("an index");
+    let link = ChainLink { sequence: Sequence(1), hash: [0; 32] };
+    let mark = Mark { link, block: None, clean: true, inodes: 1, bytes: 0, highest: Ino::ROOT };
+    let index = Arc::new(builder.finish(&mark).expect("an index"));
+    let history = Arc::new(History::new(index, &mark, Some(journal.clone()), clock.clone(), Epoch(1)));
     let store = store::open("memory:///").expect("a store in memory");
     let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()));
     let opening = download::encryption::Encryption::new(keys.clone(), Cpu::inline());

@@ -12,7 +12,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::seal::Seal;
-use super::{Ground, INDEX_DIR, IndexError, damaged};
+use super::{Ground, IndexError, damaged};
 use crate::base::disk::File;
 use crate::crypto::kdf;
 
@@ -64,7 +64,7 @@ fn name(id: &Id) -> String {
 
 impl Base {
     pub fn open(ground: &Ground, id: Id) -> Result<Base, IndexError> {
-        let file = ground.disk.open(&format!("{INDEX_DIR}/{}", name(&id)))?;
+        let file = ground.disk.open(&ground.path(&name(&id)))?;
         let seal = Seal::of(&ground.keys, ground.random.clone(), b"base", &id);
         let cut = || damaged("a base is cut");
         let len = file.len()?;
@@ -210,7 +210,7 @@ impl Cursor<'_> {
 pub struct BaseWriter {
     id: Id,
     file: Arc<dyn File>,
-    disk: Arc<dyn crate::base::disk::Disk>,
+    ground: Ground,
     seal: Seal,
     block: Vec<u8>,
     first: Box<[u8]>,
@@ -226,8 +226,8 @@ impl BaseWriter {
         let id: Id = ground.random.bytes();
         Ok(BaseWriter {
             id,
-            file: ground.disk.create(&format!("{INDEX_DIR}/{}", name(&id)))?,
-            disk: ground.disk.clone(),
+            file: ground.disk.create(&ground.path(&name(&id)))?,
+            ground: ground.clone(),
             seal: Seal::of(&ground.keys, ground.random.clone(), b"base", &id),
             block: Vec::with_capacity(BLOCK + 1024),
             first: Box::default(),
@@ -275,7 +275,7 @@ impl BaseWriter {
     pub fn finish(mut self) -> Result<Option<Base>, IndexError> {
         self.end_block()?;
         if self.places.is_empty() {
-            self.disk.remove(&format!("{INDEX_DIR}/{}", name(&self.id)))?;
+            self.ground.disk.remove(&self.ground.path(&name(&self.id)))?;
             return Ok(None);
         }
         let filter = Filter::of(&self.hashes);
@@ -287,7 +287,7 @@ impl BaseWriter {
         self.out.extend_from_slice(&(footer.len() as u32).to_be_bytes());
         self.write()?;
         self.file.sync_data()?;
-        self.disk.sync_dir(INDEX_DIR)?;
+        self.ground.disk.sync_dir(self.ground.dir)?;
         Ok(Some(Base { id: self.id, file: self.file, seal: self.seal, places: self.places, filter, records }))
     }
 }

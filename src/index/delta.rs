@@ -6,20 +6,21 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
+use super::IndexError;
 use super::table::{Batch, Table, Tables};
-use super::{INDEX_DIR, IndexError};
 
 /// What sled may hold in memory of one table, bytes.
 const CACHE: u64 = 32 << 20;
 
-/// Tables as directories `index/delta-<n>` of a state directory.
+/// Tables as directories `delta-<n>`.
 pub struct SledTables {
     dir: PathBuf,
 }
 
 impl SledTables {
-    pub fn new(state: PathBuf) -> SledTables {
-        SledTables { dir: state.join(INDEX_DIR) }
+    /// `dir` is the index's own, on the machine's disk.
+    pub fn new(dir: PathBuf) -> SledTables {
+        SledTables { dir }
     }
 
     fn path(&self, number: u64) -> PathBuf {

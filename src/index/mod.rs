@@ -13,7 +13,7 @@
 //! is rewritten a logarithmic number of times and the delta never grows under churn. Decoded records that were read
 //! lately lie in an LRU before all of it.
 //!
-//! Owns: the directory `index/` of a state directory, and the file `index/current`, which names the table that counts.
+//! Owns: a directory of the state directory, and the file `current` in it, which names the table that counts.
 //! Does not own: which changes may be applied and when (history), whether an index found on the disk may be used
 //! (mount): it tells its [`Mark`], which names vault sequence and journal block.
 //!
@@ -54,9 +54,12 @@ pub use table::Tables;
 use table::{Batch, Table};
 pub use twin::TwinTables;
 
-/// Where it lies in the state directory.
-pub const INDEX_DIR: &str = "index";
-const CURRENT: &str = "index/current";
+/// Where the index of a writing mount lies in the state directory; a read-only mount has one of its own, which holds
+/// nothing that the vault lacks.
+pub const WRITER_DIR: &str = "index";
+pub const READER_DIR: &str = "reader";
+/// The file that names the table that counts.
+const CURRENT: &str = "current";
 /// Records kept decoded.
 const HOT: usize = 32 * 1024;
 /// Records that the delta takes before it is written out as a base.
@@ -99,10 +102,18 @@ pub struct Mark {
 /// Where an index's parts come from.
 #[derive(Clone)]
 pub struct Ground {
+    /// In the state directory.
+    pub dir: &'static str,
     pub disk: Arc<dyn Disk>,
     pub tables: Arc<dyn Tables>,
     pub keys: Arc<Keys>,
     pub random: Random,
+}
+
+impl Ground {
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.dir)
+    }
 }
 
 /// Many changes folded to one record a key.
@@ -131,7 +142,7 @@ struct Layers {
 impl Index {
     /// Opens what is there. `Ok(None)` if nothing is; an error if it cannot be used: then [`Builder`] makes another.
     pub fn open(ground: Ground) -> Result<Option<(Index, Mark)>, IndexError> {
-        let Some(number) = current(&*ground.disk)? else { return Ok(None) };
+        let Some(number) = current(&ground)? else { return Ok(None) };
         let seal = Arc::new(Seal::new(&ground.keys, ground.random.clone(), number));
         let delta = ground.tables.open(number)?;
         let sealed = delta.get(MARK)?.ok_or_else(|| damaged("it has no mark"))?;
@@ -350,9 +361,9 @@ impl Index {
         let layers = self.layers.read();
         let bases: Vec<_> = layers.bases.iter().map(|base| base.name()).collect();
         self.ground.tables.keep_only(layers.number);
-        for name in self.ground.disk.list(INDEX_DIR).unwrap_or_default() {
+        for name in self.ground.disk.list(self.ground.dir).unwrap_or_default() {
             if name.starts_with("base-") && !bases.contains(&name) {
-                let _ = self.ground.disk.remove(&format!("{INDEX_DIR}/{name}"));
+                let _ = self.ground.disk.remove(&self.ground.path(&name));
             }
         }
     }
@@ -361,7 +372,7 @@ impl Index {
         if matches!(error, IndexError::Damaged(_)) && !self.damaged.swap(true, Ordering::Relaxed) {
             log::error!("{error}");
             // So that the next mount does not meet it again.
-            let _ = self.ground.disk.remove(CURRENT);
+            let _ = self.ground.disk.remove(&self.ground.path(CURRENT));
         }
     }
 }
@@ -381,8 +392,8 @@ pub struct Builder {
 impl Builder {
     /// What was there does not count any more.
     pub fn new(ground: Ground) -> Result<Builder, IndexError> {
-        ground.disk.create_dir(INDEX_DIR)?;
-        match ground.disk.remove(CURRENT) {
+        ground.disk.create_dir(ground.dir)?;
+        match ground.disk.remove(&ground.path(CURRENT)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
@@ -413,18 +424,18 @@ fn begin_table(ground: &Ground, number: u64, bases: Vec<Arc<Base>>, mark: &Mark)
     let layers = Layers { number, seal, delta, bases };
     layers.delta.apply(vec![(MARK.to_vec(), layers.seal.seal(MARK, &layers.mark(mark)))])?;
     layers.delta.sync()?;
-    ground.disk.sync_dir(INDEX_DIR)?;
-    disk::replace(&*ground.disk, CURRENT, format!("1 {number}\n").as_bytes())?;
+    ground.disk.sync_dir(ground.dir)?;
+    disk::replace(&*ground.disk, &ground.path(CURRENT), format!("1 {number}\n").as_bytes())?;
     Ok(layers)
 }
 
 /// The number of the table that counts.
-fn current(disk: &dyn Disk) -> Result<Option<u64>, IndexError> {
-    let Some(bytes) = disk::read(disk, CURRENT, 64)? else { return Ok(None) };
+fn current(ground: &Ground) -> Result<Option<u64>, IndexError> {
+    let Some(bytes) = disk::read(&*ground.disk, &ground.path(CURRENT), 64)? else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes);
     match text.trim_end().strip_prefix("1 ").and_then(|number| number.parse().ok()) {
         Some(number) => Ok(Some(number)),
-        None => Err(damaged("index/current is not what this program writes")),
+        None => Err(damaged("its file `current` is not what this program writes")),
     }
 }
 

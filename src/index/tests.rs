@@ -13,12 +13,24 @@ fn keys() -> Arc<Keys> {
 
 fn simulated() -> Ground {
     let disk: Arc<dyn Disk> = SimulatedDisk::new(3);
-    Ground { tables: Arc::new(TwinTables::new(disk.clone())), disk, keys: keys(), random: Random::Kernel }
+    Ground {
+        dir: WRITER_DIR,
+        tables: Arc::new(TwinTables::new(disk.clone(), WRITER_DIR)),
+        disk,
+        keys: keys(),
+        random: Random::Kernel,
+    }
 }
 
 fn real(dir: &std::path::Path) -> Ground {
-    let tables = Arc::new(SledTables::new(dir.to_owned()));
-    Ground { tables, disk: Arc::new(RealDisk::new(dir.to_owned())), keys: keys(), random: Random::Kernel }
+    let tables = Arc::new(SledTables::new(dir.join(WRITER_DIR)));
+    Ground {
+        dir: WRITER_DIR,
+        tables,
+        disk: Arc::new(RealDisk::new(dir.to_owned())),
+        keys: keys(),
+        random: Random::Kernel,
+    }
 }
 
 fn mark(position: u64) -> Mark {
@@ -171,7 +183,7 @@ fn many_records_lie_in_many_blocks_and_merge_by_size() {
         })
         .unwrap();
     assert_eq!(seen, 9_990);
-    let files = ground.disk.list(INDEX_DIR).unwrap();
+    let files = ground.disk.list(WRITER_DIR).unwrap();
     assert_eq!(files.iter().filter(|name| name.starts_with("base-")).count(), 2, "{files:?}");
     assert_eq!(files.iter().filter(|name| name.starts_with("twin-")).count(), 1, "{files:?}");
 }
@@ -185,7 +197,7 @@ fn what_is_damaged_is_noticed_and_does_not_count_at_the_next_mount() {
         builder.finish(&mark(1)).unwrap()
     };
     let name = index.layers.read().bases[0].name();
-    let file = ground.disk.open(&format!("{INDEX_DIR}/{name}")).unwrap();
+    let file = ground.disk.open(&format!("{WRITER_DIR}/{name}")).unwrap();
     let mut byte = [0];
     file.read_at(&mut byte, 40).unwrap();
     file.write_at(&[byte[0] ^ 1], 40).unwrap();
@@ -199,7 +211,7 @@ fn an_index_of_another_vault_or_cut_short_does_not_open() {
     drop(empty(ground.clone()));
     let other = Arc::new(Keys::from_master(&SecretKey::from_bytes([8; 32])));
     assert!(Index::open(Ground { keys: other, ..ground.clone() }).is_err());
-    let number = current(&*ground.disk).unwrap().unwrap();
-    ground.disk.remove(&format!("{INDEX_DIR}/twin-{number}")).unwrap();
+    let number = current(&ground).unwrap().unwrap();
+    ground.disk.remove(&format!("{WRITER_DIR}/twin-{number}")).unwrap();
     assert!(Index::open(ground).is_err());
 }

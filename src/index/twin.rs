@@ -9,45 +9,46 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::IndexError;
 use super::table::{Batch, Table, Tables};
-use super::{INDEX_DIR, IndexError};
 use crate::base::disk::{Disk, File};
 use crate::crypto::kdf;
 
 const HASH: usize = 32;
 
 pub struct TwinTables {
+    dir: &'static str,
     disk: Arc<dyn Disk>,
 }
 
 impl TwinTables {
-    pub fn new(disk: Arc<dyn Disk>) -> TwinTables {
-        TwinTables { disk }
+    pub fn new(disk: Arc<dyn Disk>, dir: &'static str) -> TwinTables {
+        TwinTables { dir, disk }
+    }
+
+    fn path(&self, number: u64) -> String {
+        format!("{}/twin-{number}", self.dir)
     }
 
     fn numbers(&self) -> Vec<u64> {
-        let names = self.disk.list(INDEX_DIR).unwrap_or_default();
+        let names = self.disk.list(self.dir).unwrap_or_default();
         names.iter().filter_map(|name| name.strip_prefix("twin-")?.parse().ok()).collect()
     }
 }
 
-fn path(number: u64) -> String {
-    format!("{INDEX_DIR}/twin-{number}")
-}
-
 impl Tables for TwinTables {
     fn create(&self, number: u64) -> Result<Box<dyn Table>, IndexError> {
-        match self.disk.remove(&path(number)) {
+        match self.disk.remove(&self.path(number)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
-        let file = self.disk.create(&path(number))?;
-        self.disk.sync_dir(INDEX_DIR)?;
+        let file = self.disk.create(&self.path(number))?;
+        self.disk.sync_dir(self.dir)?;
         Ok(Box::new(Twin { file, state: Mutex::default() }))
     }
 
     fn open(&self, number: u64) -> Result<Box<dyn Table>, IndexError> {
-        let file = self.disk.open(&path(number))?;
+        let file = self.disk.open(&self.path(number))?;
         let mut bytes = vec![0; file.len()? as usize];
         file.read_at(&mut bytes, 0)?;
         let mut state = State::default();
@@ -60,7 +61,7 @@ impl Tables for TwinTables {
 
     fn keep_only(&self, number: u64) {
         for other in self.numbers().into_iter().filter(|other| *other != number) {
-            let _ = self.disk.remove(&path(other));
+            let _ = self.disk.remove(&self.path(other));
         }
     }
 

@@ -143,6 +143,8 @@ struct Queue {
     wanted: Position,
     /// The low-water mark.
     cut: Position,
+    /// Up to where the index is safe (J5).
+    indexed: Position,
     /// Files may be droppable that were not.
     cut_moved: bool,
     closing: bool,
@@ -166,7 +168,7 @@ impl Queue {
         self.extent_weight = 0;
         self.cut_moved = false;
         let changes = std::mem::take(&mut self.changes);
-        Taken { changes, wanted: self.wanted, cut: self.cut, closing: self.closing }
+        Taken { changes, wanted: self.wanted, cut: self.cut.min(self.indexed), closing: self.closing }
     }
 }
 
@@ -415,6 +417,12 @@ impl Journal {
         };
         assert!(cut <= told, "J5: no durable record says that the vault took the history up to {cut}, only {told}");
         self.look_at_files(Some(cut));
+    }
+
+    /// The index is safe up to this position, or needs the journal no more: files before it may go (J5).
+    pub fn indexed(&self, position: Position) {
+        self.queue.lock().indexed = position;
+        self.look_at_files(None);
     }
 
     fn look_at_files(&self, cut: Option<Position>) {

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::format::FormatError;
+use crate::index::IndexError;
 use crate::journal::JournalError;
 use crate::store::StoreError;
 
@@ -43,4 +44,6 @@ pub enum VaultError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
 }

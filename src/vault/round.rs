@@ -316,7 +316,7 @@ impl Rounds {
         }
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
-        let released = self.history.end_round(placed);
+        let released = self.history.end_round(placed, chain.newest).map_err(VaultError::from)?;
         self.notifier.committed(chain.cut);
         let noted = self.history.note(Note::Took { link: chain.newest, cut: Some(chain.cut) });
         let mut failures = 0;
