@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::attributes::without_privileges;
+use super::records::{self, kind};
 use super::{Caller, Fs, FsError, Safety, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
@@ -22,12 +23,10 @@ mod mode {
 impl Fs {
     /// Opens a file; with `truncate` as O_TRUNC does.
     pub async fn open(&self, ino: Ino, truncate: bool, write: bool, caller: Caller) -> Result<(), FsError> {
-        if (write || truncate) && self.is_read_only() {
-            return Err(FsError::ReadOnly);
+        if write || truncate {
+            self.check_writable()?;
         }
-        if self.history.view().get(&Key::inode(ino)).is_none() {
-            return Err(FsError::NotFound);
-        }
+        records::inode(&self.history.view(), ino)?;
         if truncate {
             self.truncate(ino, 0, caller.uid != 0).await?;
         }
@@ -74,9 +73,7 @@ impl Fs {
 
     /// Sets a file's size. `kill` as for write.
     pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<(), FsError> {
-        if self.is_read_only() {
-            return Err(FsError::ReadOnly);
-        }
+        self.check_writable()?;
         self.regular(ino)?;
         self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
         self.kill_privileges(ino, kill)
@@ -85,9 +82,7 @@ impl Fs {
     /// fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Space is promised by nobody: extents are made when bytes
     /// come.
     pub async fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<(), FsError> {
-        if self.is_read_only() {
-            return Err(FsError::ReadOnly);
-        }
+        self.check_writable()?;
         self.regular(ino)?;
         let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(FsError::TooLarge)?;
         let (cut, grow) = match mode {
@@ -168,46 +163,33 @@ impl Fs {
     /// Clears set-user-ID, set-group-ID (where the group may execute) and file capabilities, as a write or truncate by
     /// an unprivileged process must; capabilities go whoever writes.
     pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
-        let privileged = match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
-            Some(Record::Inode(inode)) => unprivileged && without_privileges(inode.mode) != inode.mode,
-            _ => return Err(FsError::NotFound),
-        };
+        let inode = records::inode(&self.history.view(), ino)?;
+        let privileged = unprivileged && without_privileges(inode.mode) != inode.mode;
         if !privileged && !self.has_capability(ino) {
             return Ok(());
         }
-        let ((), _) = self.history.transact(|tx| {
-            if let Some(record) = tx.get(&Key::inode(ino))
-                && let Record::Inode(inode) = &*record
-            {
-                let mut inode = inode.clone();
-                if unprivileged {
-                    inode.mode = without_privileges(inode.mode);
-                }
-                inode.ctime = tx.now();
-                tx.put(Key::inode(ino), Record::Inode(inode));
+        self.change(|tx| {
+            let mut inode = records::inode(tx, ino)?;
+            if unprivileged {
+                inode.mode = without_privileges(inode.mode);
             }
+            inode.ctime = tx.now();
+            tx.put(Key::inode(ino), Record::Inode(inode));
             self.drop_capability(tx, ino);
-            Ok::<(), FsError>(())
-        })?;
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Has this file bits that a write by an unprivileged process clears?
     pub fn has_set_id(&self, ino: Ino) -> bool {
-        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
-            Some(Record::Inode(inode)) => without_privileges(inode.mode) != inode.mode,
-            _ => false,
-        }
+        records::inode(&self.history.view(), ino).is_ok_and(|inode| without_privileges(inode.mode) != inode.mode)
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {
-        match self.history.view().get(&Key::inode(ino)).map(|r| &**r) {
-            Some(Record::Inode(inode)) => match inode.mode & libc::S_IFMT {
-                libc::S_IFREG => Ok(()),
-                libc::S_IFDIR => Err(FsError::IsDirectory),
-                _ => Err(FsError::Invalid),
-            },
-            _ => Err(FsError::NotFound),
+        match kind(records::inode(&self.history.view(), ino)?.mode) {
+            libc::S_IFREG => Ok(()),
+            libc::S_IFDIR => Err(FsError::IsDirectory),
+            _ => Err(FsError::Invalid),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod barriers;
+mod files;
 mod listings;
 mod model;
 mod names;
