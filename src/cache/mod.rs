@@ -203,20 +203,21 @@ impl Cache {
         self.history.view().get(&Key::head(ino)).is_some()
     }
 
-    /// Writes `data` at `offset` into memory; returns once it is there. `None` if there is no room now: use
-    /// [`Cache::room`] and try again.
-    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8]) -> Option<Result<(), CacheError>> {
+    /// Is there room for one more write now? If not: [`Cache::room`].
+    pub fn has_room(&self) -> bool {
+        self.budget.has_room()
+    }
+
+    /// Writes `data` at `offset` into memory, whether there is room or not: who writes asks first.
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), CacheError> {
         if self.history.is_read_only() {
-            return Some(Err(CacheError::ReadOnly));
+            return Err(CacheError::ReadOnly);
         }
         let Some(end) = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_MAX) else {
-            return Some(Err(CacheError::TooLarge));
+            return Err(CacheError::TooLarge);
         };
         if data.is_empty() {
-            return Some(Ok(()));
-        }
-        if !self.budget.has_room() {
-            return None;
+            return Ok(());
         }
         let entry = self.entry(ino);
         entry.hit();
@@ -226,7 +227,7 @@ impl Cache {
             Some(live) => live,
             None => match self.stored_live(ino) {
                 Some(live) => live,
-                None => return Some(Err(CacheError::NotFound)),
+                None => return Err(CacheError::NotFound),
             },
         };
         inner.only_grown &= offset >= live.size;
@@ -240,7 +241,7 @@ impl Cache {
         if full {
             self.kick(&entry);
         }
-        Some(Ok(()))
+        Ok(())
     }
 
     /// Waits until a write has room; sends on what is dirty meanwhile. If there is none for long, the journal takes

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::attributes::without_privileges;
 use super::records::{self, kind};
-use super::{Caller, Fs, FsError, Safety, Seek};
+use super::{Caller, Fs, FsError, Privileges, Safety, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
 use crate::cache::edit::SeekFor;
@@ -22,15 +22,15 @@ mod mode {
 
 impl Fs {
     /// Opens a file; with `truncate` as O_TRUNC does.
-    pub async fn open(&self, ino: Ino, truncate: bool, write: bool, caller: Caller) -> Result<(), FsError> {
+    pub async fn open(&self, ino: Ino, truncate: bool, write: bool, caller: Caller) -> Result<Privileges, FsError> {
         if write || truncate {
             self.check_writable()?;
         }
         records::inode(&self.history.view(), ino)?;
-        if truncate {
-            self.truncate(ino, 0, caller.uid != 0).await?;
+        match truncate {
+            true => self.truncate(ino, 0, caller.uid != 0).await,
+            false => Ok(Privileges::Kept),
         }
-        Ok(())
     }
 
     /// Reads up to `size` bytes; fewer only at the end of the file.
@@ -38,20 +38,28 @@ impl Fs {
         self.cache.read(ino, offset, size as usize).await.map_err(|e| self.blame(ino, e))
     }
 
-    /// Writes into memory, if there is room now. `kill` clears set-user-ID, set-group-ID and capabilities.
-    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<u32, FsError>> {
-        if !self.is_read_only()
-            && (kill || self.has_capability(ino))
-            && let Err(error) = self.kill_privileges(ino, kill)
-        {
-            return Some(Err(error));
+    /// Writes into memory, all of `data`; `None`, and nothing is done, if there is no room now. `kill` clears
+    /// set-user-ID, set-group-ID and capabilities.
+    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<Privileges, FsError>> {
+        // A mount that became read-only must not wait for room.
+        if !self.is_read_only() && !self.cache.has_room() {
+            return None;
         }
-        let result = self.cache.try_write(ino, offset, data)?;
-        Some(result.map(|()| data.len() as u32).map_err(|e| self.blame(ino, e)))
+        Some(self.write_now(ino, offset, data, kill))
+    }
+
+    fn write_now(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Result<Privileges, FsError> {
+        self.check_writable()?;
+        let privileges = match kill || self.has_capability(ino) {
+            true => self.kill_privileges(ino, kill)?,
+            false => Privileges::Kept,
+        };
+        self.cache.write(ino, offset, data).map_err(|e| self.blame(ino, e))?;
+        Ok(privileges)
     }
 
     /// Writes into memory, waiting for room.
-    pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<u32, FsError> {
+    pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<Privileges, FsError> {
         loop {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;
@@ -72,7 +80,7 @@ impl Fs {
     }
 
     /// Sets a file's size. `kill` as for write.
-    pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<(), FsError> {
+    pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<Privileges, FsError> {
         self.check_writable()?;
         self.regular(ino)?;
         self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
@@ -162,27 +170,24 @@ impl Fs {
 
     /// Clears set-user-ID, set-group-ID (where the group may execute) and file capabilities, as a write or truncate by
     /// an unprivileged process must; capabilities go whoever writes.
-    pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
+    fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<Privileges, FsError> {
         let inode = records::inode(&self.history.view(), ino)?;
-        let privileged = unprivileged && without_privileges(inode.mode) != inode.mode;
-        if !privileged && !self.has_capability(ino) {
-            return Ok(());
+        let clears = unprivileged && without_privileges(inode.mode) != inode.mode;
+        if !clears && !self.has_capability(ino) {
+            return Ok(Privileges::Kept);
         }
         self.change(|tx| {
             let mut inode = records::inode(tx, ino)?;
+            let before = inode.mode;
             if unprivileged {
-                inode.mode = without_privileges(inode.mode);
+                inode.mode = without_privileges(before);
             }
+            let cleared = inode.mode != before;
             inode.ctime = tx.now();
             tx.put(Key::inode(ino), Record::Inode(inode));
             self.drop_capability(tx, ino);
-            Ok(())
+            Ok(if cleared { Privileges::Cleared } else { Privileges::Kept })
         })
-    }
-
-    /// Has this file bits that a write by an unprivileged process clears?
-    pub fn has_set_id(&self, ino: Ino) -> bool {
-        records::inode(&self.history.view(), ino).is_ok_and(|inode| without_privileges(inode.mode) != inode.mode)
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {

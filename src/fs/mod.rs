@@ -129,6 +129,14 @@ pub struct Caller {
     pub pid: u32,
 }
 
+/// What a change of contents did to a file's set-user-ID and set-group-ID bits. Whoever remembers the mode (the
+/// kernel) must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privileges {
+    Kept,
+    Cleared,
+}
+
 /// What stat(2) tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {

@@ -25,7 +25,9 @@ use super::options::{MountOptions, negotiate};
 use super::reply::{Reply, Slot, Terms, answer, guarded};
 use crate::base::sizes::NAME_MAX;
 use crate::base::{Ino, Timestamp};
-use crate::fs::{Attributes, Caller, Entry, Fs, FsError, RenameMode, Seek, SetAttributes, SetTime, SpaceUse};
+use crate::fs::{
+    Attributes, Caller, Entry, Fs, FsError, Privileges, RenameMode, Seek, SetAttributes, SetTime, SpaceUse,
+};
 
 /// Inode numbers are never used again (rule E1), so generations tell nothing.
 const GENERATION: Generation = Generation(0);
@@ -97,6 +99,25 @@ impl Adapter {
         F: Future<Output = Result<(), FsError>> + Send + 'static,
     {
         self.answer(terms, reply, operation, |reply, ()| reply.ok());
+    }
+
+    /// An operation on contents, which may clear set-ID bits.
+    fn answer_contents<R, F>(
+        &self,
+        terms: Terms,
+        number: INodeNo,
+        reply: R,
+        operation: impl FnOnce(Arc<Fs>) -> F,
+        send: impl FnOnce(R) + Send + 'static,
+    ) where
+        R: Reply,
+        F: Future<Output = Result<Privileges, FsError>> + Send + 'static,
+    {
+        let kernel = self.kernel.clone();
+        self.answer(terms, reply, operation, move |reply, privileges| {
+            kernel.contents_changed(ino(number), privileges);
+            send(reply);
+        });
     }
 }
 
@@ -411,17 +432,10 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, file_flags) = (caller(request), self.file_flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        let (number, kernel) = (ino(number), self.kernel.clone());
-        let operation = async move |fs: Arc<Fs>| {
-            let clears = truncate && caller.uid != 0 && fs.has_set_id(number);
-            fs.open(number, truncate, writes(flags), caller).await?;
-            // As after a write.
-            if clears {
-                kernel.attributes_changed(number);
-            }
-            Ok(())
-        };
-        self.answer(Terms::finishing("open"), reply, operation, move |reply, ()| reply.opened(HANDLE, file_flags));
+        let operation = async move |fs: Arc<Fs>| fs.open(ino(number), truncate, writes(flags), caller).await;
+        self.answer_contents(Terms::finishing("open"), number, reply, operation, move |reply| {
+            reply.opened(HANDLE, file_flags);
+        });
     }
 
     fn create(
@@ -471,33 +485,23 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let number = ino(number);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let written = data.len() as u32;
         guarded("write", || {
             let _inside = self.runtime.enter();
-            // The kernel leaves the clearing of set-ID bits to us, and then goes on believing the old mode: it takes
-            // size and times to change with a write, nothing else.
-            let clears = kill && self.fs.has_set_id(number);
-            match self.fs.try_write(number, offset, data, kill) {
-                Some(Ok(written)) => {
-                    if clears {
-                        self.kernel.attributes_changed(number);
-                    }
+            match self.fs.try_write(ino(number), offset, data, kill) {
+                Some(Ok(privileges)) => {
+                    self.kernel.contents_changed(ino(number), privileges);
                     reply.written(written);
                 }
                 Some(Err(error)) => Reply::error(reply, errno(&error)),
                 // The buffer is the kernel thread's: what has to wait needs a copy.
                 None => {
                     let data = data.to_vec();
-                    let kernel = self.kernel.clone();
-                    let operation = async move |fs: Arc<Fs>| {
-                        let written = fs.write(number, offset, data, kill).await?;
-                        if clears {
-                            kernel.attributes_changed(number);
-                        }
-                        Ok(written)
-                    };
-                    self.answer(Terms::dropping("write"), reply, operation, |reply, written| reply.written(written));
+                    let operation = async move |fs: Arc<Fs>| fs.write(ino(number), offset, data, kill).await;
+                    self.answer_contents(Terms::dropping("write"), number, reply, operation, move |reply| {
+                        reply.written(written);
+                    });
                 }
             }
         });

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use fuser::{INodeNo, Notifier};
 
 use crate::base::Ino;
+use crate::fs::Privileges;
 
 /// The way to the kernel's caches; silent until the session stands.
 #[derive(Default)]
@@ -17,6 +18,15 @@ impl KernelCache {
     pub fn reach(&self, notifier: Notifier) {
         // A session has one notifier, set once.
         let _ = self.0.set(notifier);
+    }
+
+    /// The kernel leaves the clearing of set-ID bits to us, and then goes on believing the old mode: it takes size and
+    /// times to change with contents, nothing else.
+    pub fn contents_changed(&self, ino: Ino, privileges: Privileges) {
+        match privileges {
+            Privileges::Kept => {}
+            Privileges::Cleared => self.attributes_changed(ino),
+        }
     }
 
     /// The kernel must ask for this inode's attributes again. Called from handlers: it touches no pages, so it waits

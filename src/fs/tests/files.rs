@@ -11,8 +11,8 @@ fn a_file_that_is_gone_is_stale_whatever_is_asked_of_it() {
     let got = [
         now(fs.getattr(gone)).map(drop),
         now(fs.setattr(gone, SetAttributes { size: Some(0), ..SetAttributes::default() }, USER)).map(drop),
-        now(fs.open(gone, false, false, USER)),
-        now(fs.open(gone, true, true, USER)),
+        now(fs.open(gone, false, false, USER)).map(drop),
+        now(fs.open(gone, true, true, USER)).map(drop),
         now(fs.read(gone, 0, 1)).map(drop),
         now(fs.write(gone, 0, b"x".to_vec(), false)).map(drop),
         now(fs.write(gone, 0, b"x".to_vec(), true)).map(drop),
@@ -21,4 +21,37 @@ fn a_file_that_is_gone_is_stale_whatever_is_asked_of_it() {
         now(fs.setxattr(gone, b"user.a", b"", false, false)),
     ];
     assert!(got.iter().all(|got| *got == Err(FsError::Stale)), "{got:?}");
+}
+
+/// A file with set-ID bits and something in it.
+fn privileged(fs: &Fs, name: &str) -> Ino {
+    let file = fs.mk(Ino::ROOT, name);
+    fs.put(file, "contents");
+    now(fs.setattr(file, SetAttributes { mode: Some(0o6777), ..SetAttributes::default() }, USER)).unwrap();
+    file
+}
+
+#[test]
+fn whoever_clears_set_id_bits_says_so_once() {
+    let fs = empty();
+    let (w, o, t) = (privileged(&fs, "w"), privileged(&fs, "o"), privileged(&fs, "t"));
+    let write = |kill| fs.try_write(w, 0, b"x", kill).expect("there is room");
+    assert_eq!(write(false), Ok(Privileges::Kept));
+    assert_eq!(fs.at(w).mode & 0o7777, 0o6777);
+    assert_eq!(write(true), Ok(Privileges::Cleared));
+    assert_eq!(write(true), Ok(Privileges::Kept));
+    assert_eq!(now(fs.open(o, false, true, USER)), Ok(Privileges::Kept));
+    assert_eq!(now(fs.open(o, true, true, SUPERUSER)), Ok(Privileges::Kept));
+    assert_eq!(now(fs.open(o, true, true, USER)), Ok(Privileges::Cleared));
+    assert_eq!(now(fs.truncate(t, 3, true)), Ok(Privileges::Cleared));
+    assert!([w, o, t].iter().all(|file| fs.at(*file).mode & 0o7777 == 0o777));
+}
+
+#[test]
+fn a_write_that_finds_no_room_changes_no_mode() {
+    let fs = empty();
+    let (file, full) = (privileged(&fs, "f"), fs.mk(Ino::ROOT, "full"));
+    while fs.try_write(full, fs.at(full).size, &[7; 100_000], false).is_some() {}
+    assert_eq!(fs.try_write(file, 0, b"x", true), None);
+    assert_eq!(fs.at(file).mode & 0o7777, 0o6777);
 }
