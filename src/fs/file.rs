@@ -88,21 +88,30 @@ impl Fs {
     }
 
     /// fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Space is promised by nobody: extents are made when bytes
-    /// come.
-    pub async fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<(), FsError> {
+    /// come. `kill` as for write, in every mode: a local disk clears before it looks what there is to do.
+    pub async fn fallocate(
+        &self,
+        ino: Ino,
+        mode: i32,
+        offset: u64,
+        len: u64,
+        kill: bool,
+    ) -> Result<Privileges, FsError> {
         self.check_writable()?;
         self.regular(ino)?;
         let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(FsError::TooLarge)?;
-        let (cut, grow) = match mode {
-            0 => (0..0, Some(end)),
-            mode::KEEP_SIZE => return Ok(()),
-            m if m == mode::PUNCH_HOLE | mode::KEEP_SIZE => (offset..end, None),
-            mode::ZERO_RANGE => (offset..end, Some(end)),
-            m if m == mode::ZERO_RANGE | mode::KEEP_SIZE => (offset..end, None),
+        let change = match mode {
+            0 => Some((0..0, Some(end))),
+            mode::KEEP_SIZE => None,
+            m if m == mode::PUNCH_HOLE | mode::KEEP_SIZE => Some((offset..end, None)),
+            mode::ZERO_RANGE => Some((offset..end, Some(end))),
+            m if m == mode::ZERO_RANGE | mode::KEEP_SIZE => Some((offset..end, None)),
             _ => return Err(FsError::Unsupported),
         };
-        self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
-        Ok(())
+        if let Some((cut, grow)) = change {
+            self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
+        }
+        self.kill_privileges(ino, kill)
     }
 
     /// SEEK_DATA and SEEK_HOLE.

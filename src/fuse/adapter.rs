@@ -611,7 +611,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -619,9 +619,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.answer_empty(Terms::finishing("fallocate"), reply, async move |fs: Arc<Fs>| {
-            fs.fallocate(ino(number), mode, offset, length).await
-        });
+        // No flag tells it, other than in a write.
+        let kill = request.uid() != 0;
+        let operation = async move |fs: Arc<Fs>| fs.fallocate(ino(number), mode, offset, length, kill).await;
+        self.answer_contents(Terms::finishing("fallocate"), number, reply, operation, ReplyEmpty::ok);
     }
 
     fn lseek(&self, _: &Request, number: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

@@ -16,7 +16,7 @@ fn a_file_that_is_gone_is_stale_whatever_is_asked_of_it() {
         now(fs.read(gone, 0, 1)).map(drop),
         now(fs.write(gone, 0, b"x".to_vec(), false)).map(drop),
         now(fs.write(gone, 0, b"x".to_vec(), true)).map(drop),
-        now(fs.fallocate(gone, 0, 0, 1)),
+        now(fs.fallocate(gone, 0, 0, 1, true)).map(drop),
         now(fs.lseek(gone, 0, Seek::Data)).map(drop),
         now(fs.setxattr(gone, b"user.a", b"", false, false)),
     ];
@@ -53,5 +53,21 @@ fn a_write_that_finds_no_room_changes_no_mode() {
     let (file, full) = (privileged(&fs, "f"), fs.mk(Ino::ROOT, "full"));
     while fs.try_write(full, fs.at(full).size, &[7; 100_000], false).is_some() {}
     assert_eq!(fs.try_write(file, 0, b"x", true), None);
+    assert_eq!(fs.at(file).mode & 0o7777, 0o6777);
+}
+
+#[test]
+fn fallocate_clears_set_id_bits_in_every_mode() {
+    let fs = empty();
+    let (keep, punch, zero) = (libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE);
+    for (k, mode) in [0, keep, punch | keep, zero, zero | keep].into_iter().enumerate() {
+        let file = privileged(&fs, &k.to_string());
+        assert_eq!(now(fs.fallocate(file, mode, 2, 3, false)), Ok(Privileges::Kept));
+        assert_eq!(fs.at(file).mode & 0o7777, 0o6777);
+        assert_eq!(now(fs.fallocate(file, mode, 2, 3, true)), Ok(Privileges::Cleared));
+        assert_eq!(fs.at(file).mode & 0o7777, 0o777);
+    }
+    let file = privileged(&fs, "refused");
+    assert_eq!(now(fs.fallocate(file, libc::FALLOC_FL_COLLAPSE_RANGE, 0, 1, true)), Err(FsError::Unsupported));
     assert_eq!(fs.at(file).mode & 0o7777, 0o6777);
 }
