@@ -12,7 +12,7 @@ mod readdir;
 mod records;
 mod rename;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod xattr;
 
 use std::collections::BTreeSet;

@@ -38,7 +38,7 @@ pub(super) fn now<T>(operation: impl Future<Output = T>) -> T {
 }
 
 /// An empty filesystem.
-pub(super) fn empty() -> Fs {
+pub(crate) fn empty() -> Fs {
     with_clock(Clock::System)
 }
 
@@ -77,7 +77,7 @@ const SETTINGS: Settings = Settings {
 
 /// Shorthands, each of which must succeed.
 impl Fs {
-    pub(super) fn mk(&self, parent: Ino, name: &str) -> Ino {
+    pub(crate) fn mk(&self, parent: Ino, name: &str) -> Ino {
         now(self.create(parent, name.as_bytes(), 0o644, USER)).expect("create").ino
     }
 

@@ -101,6 +101,19 @@ impl Adapter {
         self.answer(terms, reply, operation, |reply, ()| reply.ok());
     }
 
+    fn answer_listing<R: Listing>(&self, number: INodeNo, cookie: u64, reply: R) {
+        let (slot, ttl, lookups) = (Slot::new(reply), self.ttl, self.lookups.clone());
+        let filled = slot.clone();
+        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled).await;
+        self.answer(Terms::finishing(R::NAME), slot, operation, move |slot, counted| {
+            // Not before: a caller that was sent away is told of nothing.
+            slot.send(|reply| {
+                counted.into_iter().for_each(|ino| lookups.told(ino));
+                reply.ok();
+            });
+        });
+    }
+
     /// An operation on contents, which may clear set-ID bits.
     fn answer_contents<R, F>(
         &self,
@@ -208,21 +221,30 @@ fn send_xattr(reply: ReplyXattr, buffer: u32, value: &[u8]) {
 
 /// A listing under way: fuser's two replies want the same of it.
 trait Listing: Reply {
+    const NAME: &str;
     const WITH_ATTRIBUTES: bool;
 
     /// True if the entry found no room.
     fn push(&mut self, entry: &Entry, ttl: &Duration) -> bool;
+
+    fn ok(self);
 }
 
 impl Listing for ReplyDirectory {
+    const NAME: &str = "readdir";
     const WITH_ATTRIBUTES: bool = false;
 
     fn push(&mut self, entry: &Entry, _: &Duration) -> bool {
         self.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), OsStr::from_bytes(&entry.name))
     }
+
+    fn ok(self) {
+        self.ok();
+    }
 }
 
 impl Listing for ReplyDirectoryPlus {
+    const NAME: &str = "readdirplus";
     const WITH_ATTRIBUTES: bool = true;
 
     fn push(&mut self, entry: &Entry, ttl: &Duration) -> bool {
@@ -230,6 +252,10 @@ impl Listing for ReplyDirectoryPlus {
         let attributes = entry.attributes.unwrap_or_else(|| nameless(entry));
         let name = OsStr::from_bytes(&entry.name);
         self.add(INodeNo(entry.ino.0), entry.cookie, name, ttl, &file_attr(&attributes), GENERATION)
+    }
+
+    fn ok(self) {
+        self.ok();
     }
 }
 
@@ -251,42 +277,37 @@ fn nameless(entry: &Entry) -> Attributes {
     }
 }
 
-/// Fills a listing's reply from `cookie` on until it is full or the directory ends.
+/// Fills a listing's reply from `cookie` on until it is full or the directory ends. Returns the inodes that the kernel
+/// counts as looked up once it has the reply.
 async fn list<R: Listing>(
     fs: &Fs,
     directory: Ino,
     mut cookie: u64,
     ttl: Duration,
     reply: Slot<R>,
-    lookups: &Lookups,
-) -> Result<(), FsError> {
+) -> Result<Vec<Ino>, FsError> {
+    let mut counted = Vec::new();
     let mut some = false;
     loop {
         let entries = match fs.readdir(directory, cookie, R::WITH_ATTRIBUTES, LISTING).await {
             Ok(entries) => entries,
             // What is in the reply counts; the error comes again at the next request.
-            Err(_) if some => return Ok(()),
+            Err(_) if some => return Ok(counted),
             Err(error) => return Err(error),
         };
-        let end = entries.is_empty();
+        if entries.is_empty() {
+            return Ok(counted);
+        }
         for entry in entries {
-            // The kernel counts an entry that comes with attributes as looked up.
-            let counts = R::WITH_ATTRIBUTES && entry.attributes.is_some();
-            if counts {
-                lookups.told(entry.ino);
-            }
             // No room, or no caller any more.
             if reply.with(|reply| reply.push(&entry, &ttl)).unwrap_or(true) {
-                if counts {
-                    lookups.not_told(entry.ino);
-                }
-                return Ok(());
+                return Ok(counted);
+            }
+            if R::WITH_ATTRIBUTES && entry.attributes.is_some() {
+                counted.push(entry.ino);
             }
             some = true;
             cookie = entry.cookie;
-        }
-        if end {
-            return Ok(());
         }
     }
 }
@@ -316,9 +337,7 @@ impl Filesystem for Adapter {
     fn forget(&self, _: &Request, number: INodeNo, count: u64) {
         guarded("forget", || {
             let _inside = self.runtime.enter();
-            if self.lookups.forgotten(ino(number), count) {
-                self.fs.forget(ino(number));
-            }
+            self.lookups.forgotten(ino(number), count, || self.fs.forget(ino(number)));
         });
     }
 
@@ -535,17 +554,11 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
-        let (slot, ttl) = (Slot::new(reply), self.ttl);
-        let (filled, lookups) = (slot.clone(), self.lookups.clone());
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled, &lookups).await;
-        self.answer(Terms::finishing("readdir"), slot, operation, |slot, ()| slot.send(ReplyDirectory::ok));
+        self.answer_listing(number, cookie, reply);
     }
 
     fn readdirplus(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
-        let (slot, ttl) = (Slot::new(reply), self.ttl);
-        let (filled, lookups) = (slot.clone(), self.lookups.clone());
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled, &lookups).await;
-        self.answer(Terms::finishing("readdirplus"), slot, operation, |slot, ()| slot.send(ReplyDirectoryPlus::ok));
+        self.answer_listing(number, cookie, reply);
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -703,7 +716,10 @@ fn nothing() -> FileAttr {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::fs::tests::empty;
 
     /// What fuser 0.18 makes of the seconds and nanoseconds in a SETATTR.
     fn as_fuser_does(secs: i64, nanos: u32) -> TimeOrNow {
@@ -743,6 +759,76 @@ mod tests {
             assert_eq!((attr.kind, attr.perm), (file_type(kind), 0o6751));
         }
         assert_ne!(file_type(libc::S_IFSOCK), file_type(libc::S_IFLNK));
+    }
+
+    /// A listing's reply with room for so many entries, and what became of it.
+    struct Page {
+        room: usize,
+        pushed: Vec<Ino>,
+        sent: Arc<Mutex<Option<Vec<Ino>>>>,
+    }
+
+    impl Page {
+        fn new(room: usize) -> (Page, Arc<Mutex<Option<Vec<Ino>>>>) {
+            let sent = Arc::default();
+            (Page { room, pushed: Vec::new(), sent: Arc::clone(&sent) }, sent)
+        }
+    }
+
+    impl Reply for Page {
+        fn error(self, _: Errno) {}
+    }
+
+    impl Listing for Page {
+        const NAME: &str = "test";
+        const WITH_ATTRIBUTES: bool = true;
+
+        fn push(&mut self, entry: &Entry, _: &Duration) -> bool {
+            let full = self.pushed.len() == self.room;
+            if !full {
+                self.pushed.push(entry.ino);
+            }
+            full
+        }
+
+        fn ok(self) {
+            *self.sent.lock() = Some(self.pushed);
+        }
+    }
+
+    fn adapter(fs: Fs) -> Adapter {
+        Adapter::new(Arc::new(fs), Arc::default(), Handle::current(), &MountOptions::new("file:///v", "/mnt"))
+    }
+
+    fn is_told(adapter: &Adapter, ino: Ino) -> bool {
+        let mut told = true;
+        adapter.lookups.forgotten(ino, 0, || told = false);
+        told
+    }
+
+    #[tokio::test]
+    async fn a_listing_counts_what_it_tells_and_nothing_else() {
+        let fs = empty();
+        let files: Vec<_> = (0..9).map(|k| fs.mk(Ino::ROOT, &k.to_string())).collect();
+        let adapter = adapter(fs);
+        let (page, sent) = Page::new(6);
+        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
+        let sent = sent.lock().take().expect("sent");
+        assert_eq!(sent[..2], [Ino::ROOT, Ino::ROOT], "itself and what is above");
+        let told: Vec<_> = files.iter().filter(|file| is_told(&adapter, **file)).collect();
+        assert_eq!(told.len(), 4);
+        assert!(told.iter().all(|file| sent.contains(file)) && !is_told(&adapter, Ino::ROOT));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_was_sent_away_is_told_of_nothing() {
+        let fs = empty();
+        let file = fs.mk(Ino::ROOT, "f");
+        let slot = Slot::new(Page::new(9).0);
+        let counted = list(&fs, Ino::ROOT, 0, Duration::ZERO, slot.clone()).await;
+        assert_eq!(counted, Ok(vec![file]));
+        Reply::error(slot.clone(), Errno::EIO);
+        assert_eq!(list(&fs, Ino::ROOT, 0, Duration::ZERO, slot).await, Ok(vec![]));
     }
 
     fn entry() -> Entry {
