@@ -185,8 +185,14 @@ pub struct Entry {
     pub name: Box<[u8]>,
     /// Where the next listing goes on after this entry: "." is 1, ".." is 2, then the name's hash.
     pub cookie: u64,
-    /// With attributes, if the listing was asked for them (not for "." and "..").
+    /// With attributes, if the listing was asked for them and they could be had (not for "." and "..").
     pub attributes: Option<Attributes>,
+}
+
+impl Entry {
+    pub fn is_dots(&self) -> bool {
+        matches!(&*self.name, b"." | b"..")
+    }
 }
 
 /// What rename(2) was asked for beside the names.

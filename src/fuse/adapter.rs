@@ -248,15 +248,27 @@ impl Listing for ReplyDirectoryPlus {
     const WITH_ATTRIBUTES: bool = true;
 
     fn push(&mut self, entry: &Entry, ttl: &Duration) -> bool {
-        // "." and ".." come without: the kernel takes type and number from them, and nothing else.
-        let attributes = entry.attributes.unwrap_or_else(|| nameless(entry));
+        let (ttl, attributes) = match entry.attributes {
+            Some(attributes) => (*ttl, file_attr(&attributes)),
+            // The kernel takes type and number from them, and nothing else.
+            None if entry.is_dots() => (*ttl, file_attr(&nameless(entry))),
+            None => (Duration::ZERO, unknown(entry)),
+        };
         let name = OsStr::from_bytes(&entry.name);
-        self.add(INodeNo(entry.ino.0), entry.cookie, name, ttl, &file_attr(&attributes), GENERATION)
+        self.add(INodeNo(entry.ino.0), entry.cookie, name, &ttl, &attributes, GENERATION)
     }
 
     fn ok(self) {
         self.ok();
     }
+}
+
+/// For an entry whose attributes could not be had: the name must be listed all the same, or whoever mirrors a
+/// directory takes it for deleted. Node 0 would say that there are no attributes, but fuser then writes inode 0 into
+/// the entry too, which readers skip. A size that cannot be makes the kernel keep name, type and number, link no inode,
+/// and forget the one that it was told of: it counts like any other.
+fn unknown(entry: &Entry) -> FileAttr {
+    FileAttr { size: u64::MAX, ..file_attr(&nameless(entry)) }
 }
 
 fn nameless(entry: &Entry) -> Attributes {
@@ -303,7 +315,7 @@ async fn list<R: Listing>(
             if reply.with(|reply| reply.push(&entry, &ttl)).unwrap_or(true) {
                 return Ok(counted);
             }
-            if R::WITH_ATTRIBUTES && entry.attributes.is_some() {
+            if R::WITH_ATTRIBUTES && !entry.is_dots() {
                 counted.push(entry.ino);
             }
             some = true;
@@ -719,6 +731,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::format::key::Key;
     use crate::fs::tests::empty;
 
     /// What fuser 0.18 makes of the seconds and nanoseconds in a SETATTR.
@@ -818,6 +831,21 @@ mod tests {
         let told: Vec<_> = files.iter().filter(|file| is_told(&adapter, **file)).collect();
         assert_eq!(told.len(), 4);
         assert!(told.iter().all(|file| sent.contains(file)) && !is_told(&adapter, Ino::ROOT));
+    }
+
+    #[tokio::test]
+    async fn an_entry_without_attributes_is_listed_counted_and_not_linked() {
+        let fs = empty();
+        let broken = fs.mk(Ino::ROOT, "f");
+        fs.history.transact(|tx| Ok::<(), FsError>(tx.delete(Key::inode(broken)))).expect("deleted");
+        let adapter = adapter(fs);
+        let (page, sent) = Page::new(9);
+        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
+        assert_eq!(sent.lock().take().expect("sent"), [Ino::ROOT, Ino::ROOT, broken]);
+        assert!(is_told(&adapter, broken), "the kernel sends a FORGET for it");
+        let attributes = unknown(&entry());
+        assert_eq!((attributes.ino, attributes.kind), (INodeNo(5), FileType::RegularFile));
+        assert!(attributes.size > i64::MAX as u64, "what the kernel takes for no attributes");
     }
 
     #[tokio::test]
