@@ -82,16 +82,42 @@ impl Adapter {
         answer(&self.runtime, terms, reply, operation(self.fs.clone()), send);
     }
 
-    /// An operation that makes or finds a name.
-    fn answer_entry<F>(&self, terms: Terms, reply: ReplyEntry, operation: impl FnOnce(Arc<Fs>) -> F)
-    where
+    /// An operation that makes a name.
+    fn make<F>(
+        &self,
+        operation: &'static str,
+        request: &Request,
+        name: &OsStr,
+        reply: ReplyEntry,
+        make: impl FnOnce(Arc<Fs>, Box<[u8]>, Caller) -> F,
+    ) where
         F: Future<Output = Result<Attributes, FsError>> + Send + 'static,
     {
+        let (name, caller) = (owned(name), caller(request));
         let (ttl, lookups) = (self.ttl, self.lookups.clone());
-        self.answer(terms, reply, operation, move |reply, made| {
-            lookups.told(made.ino);
-            reply.entry(&ttl, &file_attr(&made), GENERATION);
-        });
+        self.answer(
+            Terms::finishing(operation),
+            reply,
+            |fs| make(fs, name, caller),
+            move |reply, made| {
+                lookups.told(made.ino);
+                reply.entry(&ttl, &file_attr(&made), GENERATION);
+            },
+        );
+    }
+
+    /// An operation that takes a name away.
+    fn remove<F>(
+        &self,
+        operation: &'static str,
+        name: &OsStr,
+        reply: ReplyEmpty,
+        remove: impl FnOnce(Arc<Fs>, Box<[u8]>) -> F,
+    ) where
+        F: Future<Output = Result<(), FsError>> + Send + 'static,
+    {
+        let name = owned(name);
+        self.answer_empty(Terms::finishing(operation), reply, |fs| remove(fs, name));
     }
 
     fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Fs>) -> F)
@@ -403,36 +429,28 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (name, caller) = (owned(name), caller(request));
-        self.answer_entry(Terms::finishing("mknod"), reply, async move |fs: Arc<Fs>| {
+        self.make("mknod", request, name, reply, async move |fs, name, caller| {
             fs.mknod(ino(parent), &name, mode, rdev, caller).await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (name, caller) = (owned(name), caller(request));
-        self.answer_entry(Terms::finishing("mkdir"), reply, async move |fs: Arc<Fs>| {
+        self.make("mkdir", request, name, reply, async move |fs, name, caller| {
             fs.mkdir(ino(parent), &name, mode, caller).await
         });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = owned(name);
-        self.answer_empty(Terms::finishing("unlink"), reply, async move |fs: Arc<Fs>| {
-            fs.unlink(ino(parent), &name).await
-        });
+        self.remove("unlink", name, reply, async move |fs, name| fs.unlink(ino(parent), &name).await);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = owned(name);
-        self.answer_empty(Terms::finishing("rmdir"), reply, async move |fs: Arc<Fs>| {
-            fs.rmdir(ino(parent), &name).await
-        });
+        self.remove("rmdir", name, reply, async move |fs, name| fs.rmdir(ino(parent), &name).await);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (name, target, caller) = (owned(name), owned(target.as_os_str()), caller(request));
-        self.answer_entry(Terms::finishing("symlink"), reply, async move |fs: Arc<Fs>| {
+        let target = owned(target.as_os_str());
+        self.make("symlink", request, name, reply, async move |fs, name, caller| {
             fs.symlink(ino(parent), &name, &target, caller).await
         });
     }
@@ -453,10 +471,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn link(&self, _: &Request, number: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        let new_name = owned(new_name);
-        self.answer_entry(Terms::finishing("link"), reply, async move |fs: Arc<Fs>| {
-            fs.link(ino(number), ino(new_parent), &new_name).await
+    fn link(&self, request: &Request, number: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+        self.make("link", request, new_name, reply, async move |fs, name, _| {
+            fs.link(ino(number), ino(new_parent), &name).await
         });
     }
 
@@ -628,10 +645,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = owned(name);
-        self.answer_empty(Terms::finishing("removexattr"), reply, async move |fs: Arc<Fs>| {
-            fs.removexattr(ino(number), &name).await
-        });
+        self.remove("removexattr", name, reply, async move |fs, name| fs.removexattr(ino(number), &name).await);
     }
 
     fn fallocate(
