@@ -9,6 +9,7 @@ use super::records::{self, kind};
 use super::{Caller, Fs, FsError, Privileges, Safety, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
+use crate::cache::dirty::Plain;
 use crate::cache::edit::SeekFor;
 use crate::format::key::Key;
 use crate::format::record::Record;
@@ -58,8 +59,9 @@ impl Fs {
         Ok(privileges)
     }
 
-    /// Writes into memory, waiting for room.
+    /// Writes into memory, waiting for room; wipes its copy of the data.
     pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<Privileges, FsError> {
+        let data = Plain::new(data);
         loop {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;
