@@ -81,7 +81,7 @@ pub struct Live {
 pub struct Bounds {
     /// Clean plaintext, bytes.
     pub clean_bytes: usize,
-    /// Dirty plaintext, bytes.
+    /// Memory for dirty plaintext, bytes.
     pub dirty_bytes: usize,
 }
 
@@ -195,7 +195,7 @@ impl Cache {
         }
         inner.dirty_since = None;
         drop(inner);
-        self.budget.give_back(runs.bytes());
+        self.budget.give_back(runs.cost());
         entry.settled.notify_waiters();
     }
 
@@ -350,11 +350,14 @@ impl Cache {
     }
 
     pub fn counts(&self) -> Counts {
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        let dirty: Vec<_> =
+            entries.iter().map(|entry| entry.lock().bytes() as u64).filter(|bytes| *bytes > 0).collect();
         Counts {
             clean_bytes: self.frames.bytes() as u64,
-            dirty_bytes: self.budget.used() as u64,
-            dirty_files: self.dirty_files().len() as u64,
-            entries: self.entries.lock().len() as u64,
+            dirty_bytes: dirty.iter().sum(),
+            dirty_files: dirty.len() as u64,
+            entries: entries.len() as u64,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
         }

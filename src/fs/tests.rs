@@ -62,10 +62,11 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline());
     let stage = upload::journal::JournalStage::new(journal.clone());
     let uploads = upload::starter::Starter::new(sealing, stage);
-    let bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
-    let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds, clock);
+    let cache = Cache::new(history.clone(), Some(uploads), downloads, BOUNDS, clock);
     Fs::new(history, keys, cache, Safety::Async(journal))
 }
+
+const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
 
 const SETTINGS: Settings = Settings {
     file_bytes: 1 << 30,

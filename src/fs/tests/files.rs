@@ -1,6 +1,7 @@
 //! Contents: what becomes of a file's mode when they change, and of a file that is gone.
 
 use super::*;
+use crate::cache::dirty::RUN_COST;
 
 #[test]
 fn a_file_that_is_gone_is_stale_whatever_is_asked_of_it() {
@@ -70,4 +71,18 @@ fn fallocate_clears_set_id_bits_in_every_mode() {
     let file = privileged(&fs, "refused");
     assert_eq!(now(fs.fallocate(file, libc::FALLOC_FL_COLLAPSE_RANGE, 0, 1, true)), Err(FsError::Unsupported));
     assert_eq!(fs.at(file).mode & 0o7777, 0o6777);
+}
+
+#[test]
+fn single_bytes_far_apart_are_bounded_by_the_memory_that_they_take() {
+    let fs = empty();
+    let file = fs.mk(Ino::ROOT, "f");
+    let written = (0..).take_while(|k| fs.try_write(file, k * 4096, b"x", false).is_some()).count();
+    let bound = BOUNDS.dirty_bytes / (1 + RUN_COST);
+    assert!((bound..=bound + 1).contains(&written), "{written} bytes, each in a run of its own");
+    assert_eq!(fs.cache.counts().dirty_bytes, written as u64);
+    fs.rm(Ino::ROOT, "f").unwrap();
+    fs.forget(file);
+    let again = fs.mk(Ino::ROOT, "g");
+    assert!(fs.try_write(again, 0, &[7; 1000], false).is_some(), "all of it was given back");
 }
