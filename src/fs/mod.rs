@@ -3,6 +3,9 @@
 //! Every operation is an `async fn` that is ready at its first poll when all it needs is in memory; whoever calls
 //! polls once and moves what is not ready to the runtime. Locks: a file's entry, then the history mutex; never over
 //! an await.
+//!
+//! Invariant: an operation does all its waiting before it changes anything, so it can be dropped while it waits, and
+//! nothing has happened. (setattr changes size, mode and owner, times, one after the other, each in this way.)
 
 pub mod attributes;
 pub mod error;

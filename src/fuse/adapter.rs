@@ -96,7 +96,7 @@ impl Adapter {
         let (name, caller) = (owned(name), caller(request));
         let (ttl, lookups) = (self.ttl, self.lookups.clone());
         self.answer(
-            Terms::finishing(operation),
+            Terms::bounded(operation),
             reply,
             |fs| make(fs, name, caller),
             move |reply, made| {
@@ -117,7 +117,7 @@ impl Adapter {
         F: Future<Output = Result<(), FsError>> + Send + 'static,
     {
         let name = owned(name);
-        self.answer_empty(Terms::finishing(operation), reply, |fs| remove(fs, name));
+        self.answer_empty(Terms::bounded(operation), reply, |fs| remove(fs, name));
     }
 
     fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Fs>) -> F)
@@ -131,7 +131,7 @@ impl Adapter {
         let (slot, ttl, lookups) = (Slot::new(reply), self.ttl, self.lookups.clone());
         let filled = slot.clone();
         let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled).await;
-        self.answer(Terms::finishing(R::NAME), slot, operation, move |slot, counted| {
+        self.answer(Terms::bounded(R::NAME), slot, operation, move |slot, counted| {
             // Not before: a caller that was sent away is told of nothing.
             slot.send(|reply| {
                 counted.into_iter().for_each(|ino| lookups.told(ino));
@@ -364,7 +364,7 @@ impl Filesystem for Adapter {
             found => found.map(|found| file_attr(&found)),
         };
         let lookups = self.lookups.clone();
-        self.answer(Terms::finishing("lookup"), reply, operation, move |reply, found| {
+        self.answer(Terms::bounded("lookup"), reply, operation, move |reply, found| {
             if found.ino != INodeNo(Ino::NONE.0) {
                 lookups.told(ino(found.ino));
             }
@@ -382,7 +382,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let ttl = self.ttl;
         let operation = async move |fs: Arc<Fs>| fs.getattr(ino(number)).await;
-        self.answer(Terms::finishing("getattr"), reply, operation, move |reply, attributes| {
+        self.answer(Terms::bounded("getattr"), reply, operation, move |reply, attributes| {
             reply.attr(&ttl, &file_attr(&attributes));
         });
     }
@@ -408,15 +408,22 @@ impl Filesystem for Adapter {
         let (caller, ttl) = (caller(request), self.ttl);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttributes { mode: mode.map(|mode| mode & 0o7777), uid, gid, size, atime, mtime };
-        let operation = async move |fs: Arc<Fs>| fs.setattr(ino(number), set, caller).await;
-        self.answer(Terms::finishing("setattr"), reply, operation, move |reply, attributes| {
+        let kernel = self.kernel.clone();
+        let operation = async move |fs: Arc<Fs>| {
+            // The one operation that changes in several steps, and so can end between them.
+            let changing = kernel.changing(ino(number));
+            let attributes = fs.setattr(ino(number), set, caller).await?;
+            changing.done();
+            Ok(attributes)
+        };
+        self.answer(Terms::bounded("setattr"), reply, operation, move |reply, attributes| {
             reply.attr(&ttl, &file_attr(&attributes));
         });
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
         let operation = async move |fs: Arc<Fs>| fs.readlink(ino(number)).await;
-        self.answer(Terms::finishing("readlink"), reply, operation, |reply, target| reply.data(&target));
+        self.answer(Terms::bounded("readlink"), reply, operation, |reply, target| reply.data(&target));
     }
 
     fn mknod(
@@ -466,7 +473,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, new_name) = (owned(name), owned(new_name));
-        self.answer_empty(Terms::finishing("rename"), reply, async move |fs: Arc<Fs>| {
+        self.answer_empty(Terms::bounded("rename"), reply, async move |fs: Arc<Fs>| {
             fs.rename(ino(parent), &name, ino(new_parent), &new_name, rename_mode(flags)?).await
         });
     }
@@ -481,7 +488,7 @@ impl Filesystem for Adapter {
         let (caller, file_flags) = (caller(request), self.file_flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let operation = async move |fs: Arc<Fs>| fs.open(ino(number), truncate, writes(flags), caller).await;
-        self.answer_contents(Terms::finishing("open"), number, reply, operation, move |reply| {
+        self.answer_contents(Terms::bounded("open"), number, reply, operation, move |reply| {
             reply.opened(HANDLE, file_flags);
         });
     }
@@ -500,7 +507,7 @@ impl Filesystem for Adapter {
         let (ttl, file_flags) = (self.ttl, self.file_flags);
         let lookups = self.lookups.clone();
         let operation = async move |fs: Arc<Fs>| fs.create(ino(parent), &name, mode, caller).await;
-        self.answer(Terms::finishing("create"), reply, operation, move |reply, made| {
+        self.answer(Terms::bounded("create"), reply, operation, move |reply, made| {
             lookups.told(made.ino);
             reply.created(&ttl, &file_attr(&made), GENERATION, HANDLE, file_flags);
         });
@@ -518,7 +525,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let operation = async move |fs: Arc<Fs>| fs.read(ino(number), offset, size).await;
-        self.answer(Terms::dropping("read"), reply, operation, |reply, bytes| reply.data(&bytes));
+        self.answer(Terms::bounded("read"), reply, operation, |reply, bytes| reply.data(&bytes));
     }
 
     fn write(
@@ -547,7 +554,7 @@ impl Filesystem for Adapter {
                 None => {
                     let data = data.to_vec();
                     let operation = async move |fs: Arc<Fs>| fs.write(ino(number), offset, data, kill).await;
-                    self.answer_contents(Terms::dropping("write"), number, reply, operation, move |reply| {
+                    self.answer_contents(Terms::bounded("write"), number, reply, operation, move |reply| {
                         reply.written(written);
                     });
                 }
@@ -556,7 +563,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, _: &Request, number: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.answer_empty(Terms::finishing("flush"), reply, async move |fs: Arc<Fs>| fs.flush(ino(number)).await);
+        self.answer_empty(Terms::bounded("flush"), reply, async move |fs: Arc<Fs>| fs.flush(ino(number)).await);
     }
 
     fn release(
@@ -569,7 +576,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer_empty(Terms::finishing("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
+        self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
     }
 
     fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -602,7 +609,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let operation = async move |fs: Arc<Fs>| fs.statfs().await;
-        self.answer(Terms::finishing("statfs"), reply, operation, |reply, space: SpaceUse| {
+        self.answer(Terms::bounded("statfs"), reply, operation, |reply, space: SpaceUse| {
             let block = u64::from(BLOCK);
             let free = space.free_bytes / block;
             let all = space.used_bytes.div_ceil(block).saturating_add(free);
@@ -623,7 +630,7 @@ impl Filesystem for Adapter {
     ) {
         let (name, value) = (owned(name), value.to_vec());
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        self.answer_empty(Terms::finishing("setxattr"), reply, async move |fs: Arc<Fs>| {
+        self.answer_empty(Terms::bounded("setxattr"), reply, async move |fs: Arc<Fs>| {
             fs.setxattr(ino(number), &name, &value, create, replace).await
         });
     }
@@ -631,7 +638,7 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, buffer: u32, reply: ReplyXattr) {
         let name = owned(name);
         let operation = async move |fs: Arc<Fs>| fs.getxattr(ino(number), &name).await;
-        self.answer(Terms::finishing("getxattr"), reply, operation, move |reply, value| {
+        self.answer(Terms::bounded("getxattr"), reply, operation, move |reply, value| {
             send_xattr(reply, buffer, &value);
         });
     }
@@ -639,7 +646,7 @@ impl Filesystem for Adapter {
     fn listxattr(&self, request: &Request, number: INodeNo, buffer: u32, reply: ReplyXattr) {
         let trusted = request.uid() == 0;
         let operation = async move |fs: Arc<Fs>| fs.listxattr(ino(number), trusted).await;
-        self.answer(Terms::finishing("listxattr"), reply, operation, move |reply, names| {
+        self.answer(Terms::bounded("listxattr"), reply, operation, move |reply, names| {
             send_xattr(reply, buffer, &names);
         });
     }
@@ -661,7 +668,7 @@ impl Filesystem for Adapter {
         // No flag tells it, other than in a write.
         let kill = request.uid() != 0;
         let operation = async move |fs: Arc<Fs>| fs.fallocate(ino(number), mode, offset, length, kill).await;
-        self.answer_contents(Terms::finishing("fallocate"), number, reply, operation, ReplyEmpty::ok);
+        self.answer_contents(Terms::bounded("fallocate"), number, reply, operation, ReplyEmpty::ok);
     }
 
     fn lseek(&self, _: &Request, number: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -675,7 +682,7 @@ impl Filesystem for Adapter {
             let offset = u64::try_from(offset).map_err(|_| FsError::NoDataThere)?;
             fs.lseek(ino(number), offset, seek).await
         };
-        self.answer(Terms::finishing("lseek"), reply, operation, |reply, offset| match i64::try_from(offset) {
+        self.answer(Terms::bounded("lseek"), reply, operation, |reply, offset| match i64::try_from(offset) {
             Ok(offset) => reply.offset(offset),
             Err(_) => Reply::error(reply, Errno::EOVERFLOW),
         });

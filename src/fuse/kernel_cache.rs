@@ -29,6 +29,11 @@ impl KernelCache {
         }
     }
 
+    /// Some attributes are about to change.
+    pub fn changing(&self, ino: Ino) -> Changing<'_> {
+        Changing { kernel: self, ino }
+    }
+
     /// The kernel must ask for this inode's attributes again. Called from handlers: it touches no pages, so it waits
     /// for no request.
     pub fn attributes_changed(&self, ino: Ino) {
@@ -37,5 +42,25 @@ impl KernelCache {
         if let Err(e) = notifier.inval_inode(INodeNo(ino.0), -1, 0) {
             log::warn!("the kernel did not take back what it knew of {ino}: {e}");
         }
+    }
+}
+
+/// A change of attributes under way. Dropped before it is done (it failed, or its caller was sent away), it may have
+/// changed some of them: the kernel, which heard of an error only, must ask again.
+pub(super) struct Changing<'a> {
+    kernel: &'a KernelCache,
+    ino: Ino,
+}
+
+impl Changing<'_> {
+    /// All is changed, and the answer tells what the attributes are.
+    pub fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.kernel.attributes_changed(self.ino);
     }
 }
