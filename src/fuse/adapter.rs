@@ -754,6 +754,7 @@ mod tests {
     use super::*;
     use crate::format::key::Key;
     use crate::fs::tests::empty;
+    use crate::history::Transaction;
 
     /// What fuser 0.18 makes of the seconds and nanoseconds in a SETATTR.
     fn as_fuser_does(secs: i64, nanos: u32) -> TimeOrNow {
@@ -858,7 +859,11 @@ mod tests {
     async fn an_entry_without_attributes_is_listed_counted_and_not_linked() {
         let fs = empty();
         let broken = fs.mk(Ino::ROOT, "f");
-        fs.history.transact(|tx| Ok::<(), FsError>(tx.delete(Key::inode(broken)))).expect("deleted");
+        let delete = |tx: &mut Transaction<'_>| {
+            tx.delete(Key::inode(broken));
+            Ok::<(), FsError>(())
+        };
+        fs.history.transact(delete).expect("deleted");
         let adapter = adapter(fs);
         let (page, sent) = Page::new(9);
         adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
