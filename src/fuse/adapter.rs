@@ -30,12 +30,12 @@ use crate::fs::{
 };
 
 /// Inode numbers are never used again (rule E1), so generations tell nothing.
-const GENERATION: Generation = Generation(0);
-const HANDLE: FileHandle = FileHandle(0);
+pub const GENERATION: Generation = Generation(0);
+pub const HANDLE: FileHandle = FileHandle(0);
 
 /// What stat tells as the preferred size of I/O. Python and stdio allocate a buffer of this size for every file they
 /// open, so it is the usual one, not the one that would suit the drive best.
-const BLOCK: u32 = 4096;
+pub const BLOCK: u32 = 4096;
 
 /// Entries asked of `Fs` at a time. A reply holds some 20 to 800, which fuser does not tell.
 const LISTING: usize = 64;
