@@ -180,7 +180,7 @@ async fn writing_nothing_beyond_the_end_does_not_grow_a_file() {
     let place = Place::new().await;
     let drive = place.open("a").await;
     let ino = write(&drive, "file", b"abc").await;
-    assert_eq!(drive.fs.write(ino, 5000, Vec::new(), false).await, Ok(0));
+    drive.fs.write(ino, 5000, Vec::new(), false).await.unwrap();
     assert_eq!(drive.fs.getattr(ino).await.unwrap().size, 3);
     drive.close(|_| ()).await.unwrap();
 }

@@ -60,7 +60,8 @@ pub enum FsError {
 impl From<CacheError> for FsError {
     fn from(error: CacheError) -> FsError {
         match error {
-            CacheError::NotFound => FsError::NotFound,
+            // The cache is asked for inodes, never for names.
+            CacheError::NotFound => FsError::Stale,
             CacheError::TooLarge => FsError::TooLarge,
             CacheError::NoSpace => FsError::NoSpace,
             CacheError::ReadOnly => FsError::ReadOnly,

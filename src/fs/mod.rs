@@ -3,6 +3,9 @@
 //! Every operation is an `async fn` that is ready at its first poll when all it needs is in memory; whoever calls
 //! polls once and moves what is not ready to the runtime. Locks: a file's entry, then the history mutex; never over
 //! an await.
+//!
+//! Invariant: an operation does all its waiting before it changes anything, so it can be dropped while it waits, and
+//! nothing has happened. (setattr changes size, mode and owner, times, one after the other, each in this way.)
 
 pub mod attributes;
 pub mod error;
@@ -12,7 +15,7 @@ mod readdir;
 mod records;
 mod rename;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod xattr;
 
 use std::collections::BTreeSet;
@@ -129,6 +132,14 @@ pub struct Caller {
     pub pid: u32,
 }
 
+/// What a change of contents did to a file's set-user-ID and set-group-ID bits. Whoever remembers the mode (the
+/// kernel) must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privileges {
+    Kept,
+    Cleared,
+}
+
 /// What stat(2) tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
@@ -177,8 +188,14 @@ pub struct Entry {
     pub name: Box<[u8]>,
     /// Where the next listing goes on after this entry: "." is 1, ".." is 2, then the name's hash.
     pub cookie: u64,
-    /// With attributes, if the listing was asked for them (not for "." and "..").
+    /// With attributes, if the listing was asked for them and they could be had (not for "." and "..").
     pub attributes: Option<Attributes>,
+}
+
+impl Entry {
+    pub fn is_dots(&self) -> bool {
+        matches!(&*self.name, b"." | b"..")
+    }
 }
 
 /// What rename(2) was asked for beside the names.

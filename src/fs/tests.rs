@@ -4,6 +4,7 @@
 
 mod attributes;
 mod barriers;
+mod files;
 mod listings;
 mod model;
 mod names;
@@ -37,7 +38,7 @@ pub(super) fn now<T>(operation: impl Future<Output = T>) -> T {
 }
 
 /// An empty filesystem.
-pub(super) fn empty() -> Fs {
+pub(crate) fn empty() -> Fs {
     with_clock(Clock::System)
 }
 
@@ -61,10 +62,11 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline());
     let stage = upload::journal::JournalStage::new(journal.clone());
     let uploads = upload::starter::Starter::new(sealing, stage);
-    let bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
-    let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds, clock);
+    let cache = Cache::new(history.clone(), Some(uploads), downloads, BOUNDS, clock);
     Fs::new(history, keys, cache, Safety::Async(journal))
 }
+
+const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
 
 const SETTINGS: Settings = Settings {
     file_bytes: 1 << 30,
@@ -76,7 +78,7 @@ const SETTINGS: Settings = Settings {
 
 /// Shorthands, each of which must succeed.
 impl Fs {
-    pub(super) fn mk(&self, parent: Ino, name: &str) -> Ino {
+    pub(crate) fn mk(&self, parent: Ino, name: &str) -> Ino {
         now(self.create(parent, name.as_bytes(), 0o644, USER)).expect("create").ino
     }
 
