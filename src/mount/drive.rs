@@ -368,9 +368,10 @@ impl Drive {
 
     /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If this is dropped
     /// half way, what is not in the vault is in the journal.
-    pub async fn close(&self, progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
+    pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
-        let drained = self.sync(progress).await;
+        let drained = self.sync(&mut progress).await;
+        progress(self.pending());
         writer.stop_rounds.cancel();
         if drained.is_err() {
             // A round may be waiting for a store that does not answer: nobody waits for it any more.
