@@ -264,7 +264,13 @@ impl Server {
         notify::stopping();
         if tokio::time::timeout(LET_GO, attached.gone()).await.is_err() {
             log::warn!("{}: programs still use the drive; they are cut off now", self.request.dir.display());
-            attached.cut().await;
+            if !attached.cut().await {
+                close_to_writes(&self.drive);
+                log::warn!(
+                    "{}: the kernel still holds the drive, and programs may still use it: it takes no more writes",
+                    self.request.dir.display()
+                );
+            }
         }
         drain(&self.drive, signals, |now| {
             self.phase.send_replace(Phase::Draining(now));
@@ -378,6 +384,12 @@ async fn detach_anyhow(attached: &Attached) {
     if let Err(e) = attached.detach().await {
         log::error!("{e}");
     }
+}
+
+/// What is acknowledged after the last sync would be lost with this process: from here on writes are refused. What is
+/// in memory by now still reaches journal and vault.
+fn close_to_writes(drive: &Drive) {
+    drive.fs.history.make_read_only();
 }
 
 /// Sends how far it is at every heartbeat while `work` runs.
