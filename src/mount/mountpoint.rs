@@ -101,7 +101,10 @@ pub fn check(dir: &Path) -> Result<PathBuf, MountpointError> {
     }
     let meta = std::fs::metadata(&whole).map_err(|e| explain(&whole, e))?;
     if mounted.is_some() {
-        return Err(MountpointError::AlreadyOurs(whole));
+        return Err(match is_dead(&whole) {
+            true => explain(&whole, io::ErrorKind::NotConnected.into()),
+            false => MountpointError::AlreadyOurs(whole),
+        });
     }
     if !meta.is_dir() {
         return Err(MountpointError::NotDirectory(whole));
@@ -166,9 +169,9 @@ pub fn mounted_on(dir: &Path) -> Option<Mount> {
     mount_table::mounted_on(dir).ok().flatten()
 }
 
-/// Is the process that serves this mount gone?
+/// Is the process that serves this mount gone? The kernel answers for attributes that it remembers, never for space.
 pub fn is_dead(dir: &Path) -> bool {
-    std::fs::metadata(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotConnected)
+    rustix::fs::statfs(dir).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
 /// All drives in the kernel's mount table.
