@@ -311,7 +311,7 @@ impl Drive {
         let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
         let safety = match options.durability {
             Durability::Local => Safety::Local(journal.clone()),
-            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone()),
+            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone(), world.store.clone()),
             Durability::Async => Safety::Async(journal.clone()),
         };
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
