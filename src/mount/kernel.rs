@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::MountError;
+use super::{MountError, mountpoint};
 use crate::fs::Fs;
 use crate::fuse::{self, MountOptions, Unmounted, Unmounter};
 
@@ -36,6 +36,7 @@ pub(super) struct Attached {
 
 pub(super) fn attach(fs: Arc<Fs>, options: MountOptions) -> Result<Attached, MountError> {
     let dir = options.mountpoint.clone();
+    mountpoint::check_again(&dir)?;
     let mut mounted =
         fuse::mount(fs, options).map_err(|e| MountError::Kernel { dir: dir.clone(), why: e.to_string() })?;
     let unmounter = mounted.unmounter();
