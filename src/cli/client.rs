@@ -1,5 +1,6 @@
 //! `sync`, `umount` and `status`: they ask the process that serves the mount.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -21,10 +22,13 @@ use crate::mount::{MountError, environment};
 
 /// How long a process that said its last word may take to end.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an unmount waits for pages of memory maps before it asks for its own.
+const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn sync(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     let stream = find(dir)?;
     let mut display = Display::new(voice.quiet);
+    write_back(dir)?;
     control::call(stream, &Command::Sync, |now| display.show(now)).map_err(failure)?;
     Ok(exit::OK)
 }
@@ -32,6 +36,7 @@ pub fn sync(dir: &Path, voice: Voice) -> Result<u8, Failure> {
 pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     let stream = find(dir)?;
     let mut display = Display::new(voice.quiet);
+    write_back_in_time(dir);
     let ended = control::call(stream, &Command::Umount, |now| display.show(now)).map_err(failure)?;
     drop(display);
     let ended: Ended = serde_json::from_value(ended).map_err(|e| failure(CallError::Strange(e.to_string())))?;
@@ -39,6 +44,34 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     match ended.drained {
         true => Ok(exit::OK),
         false => Err(mount::not_drained(ended.pending_bytes)),
+    }
+}
+
+/// Has the kernel hand over what was written through memory maps: the process that serves the mount does not know of it
+/// yet.
+fn write_back(dir: &Path) -> Result<(), Failure> {
+    let fails = |e: io::Error| Failure::error(format!("{}: memory maps cannot be written back: {e}", dir.display()));
+    match File::open(dir) {
+        Ok(drive) => rustix::fs::syncfs(drive).map_err(|e| fails(e.into())),
+        // Not even root may enter another user's drive without allow_other.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let dir = dir.display();
+            log::warn!("{dir} is closed to you: what programs wrote through memory maps may be left out");
+            Ok(())
+        }
+        Err(e) => Err(fails(e)),
+    }
+}
+
+/// As [`write_back`], for an unmount: it must not hang behind a drive that takes no more, and its end writes back too.
+fn write_back_in_time(dir: &Path) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let path = dir.to_owned();
+    std::thread::spawn(move || tell.send(write_back(&path)));
+    match told.recv_timeout(WRITE_BACK_PATIENCE) {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => log::warn!("{}", failure.message),
+        Err(_) => log::warn!("{}: memory maps are still being written back", dir.display()),
     }
 }
 

@@ -1,12 +1,44 @@
 //! What `umount` and `sync` answer for, while programs go on using the drive.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::common::wait_until;
-use crate::{CHEAP, mounted};
+use crate::{CHEAP, Onlooker, mounted, sync};
+
+/// Writes through a shared memory map, says so, and keeps the map until its standard input closes.
+const MAPPED_WRITE: &str = r#"
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    map = mmap.mmap(file.fileno(), 0)
+    map[0:6] = b"mapped"
+    print("written", flush=True)
+    sys.stdin.read()
+"#;
+
+#[test]
+fn sync_takes_along_what_was_written_through_a_memory_map() {
+    let Some(vault) = mounted() else { return };
+    let Some(mut onlooker) = Onlooker::new() else { return };
+    let path = vault.mountpoint().join("file");
+    fs::write(&path, [b'.'; 8192]).expect("a write");
+    sync(&vault);
+    let mut python = Command::new("python3");
+    python.args(["-c", MAPPED_WRITE]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut python = python.spawn().expect("python3");
+    let mut said = String::new();
+    BufReader::new(python.stdout.take().expect("a pipe")).read_line(&mut said).expect("it says something");
+    assert_eq!(said.trim(), "written");
+    sync(&vault);
+    let found = onlooker.look(&vault, |dir| fs::read(dir.join("file")).expect("the file"));
+    drop(python.stdin.take());
+    python.wait().expect("it ends");
+    assert_eq!(&found[..8], b"mapped..");
+}
 
 #[test]
 fn a_write_that_was_acknowledged_while_the_drive_was_unmounted_is_kept() {
