@@ -7,13 +7,13 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::Environment;
+use super::{Environment, private_dir};
 
 #[derive(Debug, Error)]
 pub enum RuntimeError {
@@ -51,36 +51,12 @@ pub fn places_of(uid: u32) -> Vec<PathBuf> {
 pub fn make(env: Environment<'_>, uid: u32) -> Result<PathBuf, RuntimeError> {
     let mut last = None;
     for path in candidates(env, uid) {
-        match make_private(&path, uid) {
+        match private_dir::make(&path, false, uid) {
             Ok(()) => return Ok(path),
-            Err(why) => last = Some(RuntimeError::Unusable { path, why }),
+            Err(e) => last = Some(RuntimeError::Unusable { path, why: e.to_string() }),
         }
     }
     Err(last.expect("there is always a candidate in /tmp"))
-}
-
-fn make_private(path: &Path, uid: u32) -> Result<(), String> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e.to_string()),
-        _ => {}
-    }
-    check(path, uid)
-}
-
-/// A directory in /tmp may have been made by somebody else to listen in.
-fn check(path: &Path, uid: u32) -> Result<(), String> {
-    let meta = std::fs::symlink_metadata(path).map_err(|e| e.to_string())?;
-    if !meta.is_dir() {
-        return Err("is not a directory".into());
-    }
-    if meta.uid() != uid {
-        return Err(format!("belongs to user {}, not to {uid}", meta.uid()));
-    }
-    if meta.mode() & 0o077 != 0 {
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(path, private).map_err(|e| format!("is open to others: {e}"))?;
-    }
-    Ok(())
 }
 
 /// The socket of the mount on this canonical mount point.
@@ -126,7 +102,7 @@ pub fn connect(env: Environment<'_>, me: u32, owner: Option<u32>, dir: &Path) ->
     let mut found = Found::None;
     for (place, uid) in places {
         let path = place.join(socket_name(dir));
-        if check_read_only(&place, uid).is_err() || !path.exists() {
+        if private_dir::check(&place, uid).is_err() || !path.exists() {
             continue;
         }
         match UnixStream::connect(&path) {
@@ -137,18 +113,11 @@ pub fn connect(env: Environment<'_>, me: u32, owner: Option<u32>, dir: &Path) ->
     found
 }
 
-fn check_read_only(path: &Path, uid: u32) -> Result<(), ()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() && meta.uid() == uid => Ok(()),
-        _ => Err(()),
-    }
-}
-
 /// All mounts of this user that answer. Sockets of dead processes are removed on the way.
 pub fn all(env: Environment<'_>, uid: u32) -> Vec<UnixStream> {
     let mut streams = Vec::new();
     for place in candidates(env, uid) {
-        if check_read_only(&place, uid).is_err() {
+        if private_dir::check(&place, uid).is_err() {
             continue;
         }
         let Ok(entries) = std::fs::read_dir(&place) else { continue };
@@ -170,6 +139,8 @@ pub fn all(env: Environment<'_>, uid: u32) -> Vec<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn me() -> u32 {
@@ -185,24 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_open_to_others_is_closed_and_a_symlink_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = dir.path().join("open");
-        std::fs::create_dir(&open).unwrap();
-        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-        make_private(&open, me()).unwrap();
-        assert_eq!(std::fs::metadata(&open).unwrap().mode() & 0o777, 0o700);
-        std::os::unix::fs::symlink(&open, dir.path().join("link")).unwrap();
-        assert!(make_private(&dir.path().join("link"), me()).is_err());
-        assert!(make_private(&open, me() + 1).unwrap_err().contains("belongs to user"));
-    }
-
-    #[test]
     fn a_dead_socket_is_told_apart_and_replaced_and_a_live_one_is_not() {
         let runtime = tempfile::tempdir().unwrap();
         let base = runtime.path().to_owned();
         let place = base.join("dripfs");
-        make_private(&place, me()).unwrap();
+        private_dir::make(&place, false, me()).unwrap();
         let env = move |name: &str| (name == "XDG_RUNTIME_DIR").then(|| base.clone().into_os_string());
         let dir = Path::new("/mnt/x");
         assert!(matches!(connect(&env, me(), None, dir), Found::None));
