@@ -5,9 +5,10 @@
 //!
 //! Invariant: a socket is bound or asked only in a directory that belongs to its user alone.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -65,10 +66,43 @@ pub fn socket_name(dir: &Path) -> String {
     format!("{}.sock", &hash.as_str()[..16])
 }
 
+/// A socket that is listened on: its file goes when this does.
+#[derive(Debug)]
+pub struct Socket {
+    runtime: PathBuf,
+    path: PathBuf,
+    /// Which file it is: by now another process may have put its own there.
+    file: (u64, u64),
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // One that stays is recognised as dead by the next who wants to bind it.
+        if let Ok(_turn) = turn(&self.runtime)
+            && file_number(&self.path).is_ok_and(|file| file == self.file)
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_number(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Whoever binds or removes a socket holds this lock of the directory. A socket that refuses is dead only then:
+/// another may be bound and not yet listened on.
+fn turn(runtime: &Path) -> io::Result<File> {
+    let directory = File::open(runtime)?;
+    directory.lock()?;
+    Ok(directory)
+}
+
 /// Listens for the mount on `dir`; a socket that a dead process left is replaced.
-pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, PathBuf), RuntimeError> {
+pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, Socket), RuntimeError> {
     let path = runtime.join(socket_name(dir));
     let fails = |e: io::Error| RuntimeError::Unusable { path: path.clone(), why: e.to_string() };
+    let _turn = turn(runtime).map_err(fails)?;
     let listener = match UnixListener::bind(&path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             if UnixStream::connect(&path).is_ok() {
@@ -79,9 +113,11 @@ pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, PathBuf), Runti
         }
         other => other.map_err(fails)?,
     };
+    let file = file_number(&path).map_err(fails)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fails)?;
     listener.set_nonblocking(true).map_err(fails)?;
-    Ok((listener, path))
+    let runtime = runtime.to_owned();
+    Ok((listener, Socket { runtime, path, file }))
 }
 
 /// What stands behind a mount point's socket.
@@ -101,45 +137,40 @@ pub fn connect(env: Environment<'_>, me: u32, owner: Option<u32>, dir: &Path) ->
     }
     let mut found = Found::None;
     for (place, uid) in places {
-        let path = place.join(socket_name(dir));
-        if private_dir::check(&place, uid).is_err() || !path.exists() {
+        if private_dir::check(&place, uid).is_err() {
             continue;
         }
+        let path = place.join(socket_name(dir));
         match UnixStream::connect(&path) {
             Ok(stream) => return Found::Alive(stream),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(_) => found = Found::Dead,
         }
     }
     found
 }
 
-/// All mounts of this user that answer. Sockets of dead processes are removed on the way.
+/// All mounts of this user that answer.
 pub fn all(env: Environment<'_>, uid: u32) -> Vec<UnixStream> {
-    let mut streams = Vec::new();
-    for place in candidates(env, uid) {
-        if private_dir::check(&place, uid).is_err() {
-            continue;
-        }
-        let Ok(entries) = std::fs::read_dir(&place) else { continue };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "sock")) {
-            match UnixStream::connect(&path) {
-                Ok(stream) => streams.push(stream),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    // A race with another removal is no harm.
-                    let _ = std::fs::remove_file(&path);
-                }
-                Err(_) => {}
-            }
-        }
+    candidates(env, uid).iter().flat_map(|place| all_in(place, uid)).collect()
+}
+
+fn all_in(place: &Path, uid: u32) -> Vec<UnixStream> {
+    if private_dir::check(place, uid).is_err() {
+        return Vec::new();
     }
-    streams
+    let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let sockets = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "sock"));
+    sockets.filter_map(|path| UnixStream::connect(path).ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::fd::OwnedFd;
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
     use super::*;
 
@@ -164,17 +195,36 @@ mod tests {
         let env = move |name: &str| (name == "XDG_RUNTIME_DIR").then(|| base.clone().into_os_string());
         let dir = Path::new("/mnt/x");
         assert!(matches!(connect(&env, me(), None, dir), Found::None));
-        let (listener, path) = bind(&place, dir).unwrap();
+        let (listener, socket) = bind(&place, dir).unwrap();
+        let path = socket.path.clone();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(connect(&env, me(), None, dir), Found::Alive(_)));
         assert!(matches!(bind(&place, dir), Err(RuntimeError::InUse { .. })));
         drop(listener);
         assert!(matches!(connect(&env, me(), None, dir), Found::Dead));
-        let (listener, _) = bind(&place, dir).unwrap();
+        assert!(all_in(&place, me()).is_empty());
+        let (listener, later) = bind(&place, dir).unwrap();
         assert!(matches!(connect(&env, me(), None, dir), Found::Alive(_)));
-        assert!(path.exists());
-        drop(listener);
-        all(&env, me());
-        assert!(!path.exists(), "the socket of a dead process was swept");
+        drop(socket);
+        assert!(path.exists(), "the file is another's by now");
+        drop((listener, later));
+        assert!(!path.exists(), "a mount takes its socket along");
+    }
+
+    /// A socket that is bound, and not listened on yet.
+    fn bound(path: &Path) -> OwnedFd {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        socket
+    }
+
+    #[test]
+    fn a_socket_that_is_just_being_made_survives_who_looks_for_others() {
+        let runtime = tempfile::tempdir().unwrap();
+        let path = runtime.path().join(socket_name(Path::new("/mnt/x")));
+        let socket = bound(&path);
+        assert!(all_in(runtime.path(), me()).is_empty() && path.exists());
+        rustix::net::listen(&socket, 1).unwrap();
+        assert_eq!(all_in(runtime.path(), me()).len(), 1);
     }
 }

@@ -176,22 +176,12 @@ async fn make_vault(
     Ok(())
 }
 
-/// The control socket's file, removed when the mount ends.
-struct Socket(PathBuf);
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // One that stays is recognised as dead by the next who meets it.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn bind(dir: &Path) -> Result<(tokio::net::UnixListener, Socket), MountError> {
+/// The control socket; its file goes with the second value.
+fn bind(dir: &Path) -> Result<(tokio::net::UnixListener, runtime_dir::Socket), MountError> {
     let runtime = runtime_dir::make(&environment, rustix::process::geteuid().as_raw())?;
-    let (listener, path) = runtime_dir::bind(&runtime, dir)?;
-    let listener =
-        tokio::net::UnixListener::from_std(listener).map_err(|e| MountError::io(path.display().to_string(), e))?;
-    Ok((listener, Socket(path)))
+    let (listener, socket) = runtime_dir::bind(&runtime, dir)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| MountError::io("the control socket", e))?;
+    Ok((listener, socket))
 }
 
 struct Signals {
