@@ -7,8 +7,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -141,13 +142,41 @@ pub fn connect(env: Environment<'_>, me: u32, owner: Option<u32>, dir: &Path) ->
             continue;
         }
         let path = place.join(socket_name(dir));
-        match UnixStream::connect(&path) {
+        match ask(&path, uid) {
             Ok(stream) => return Found::Alive(stream),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => found = Found::Dead,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => found = Found::Dead,
+            Err(e) => log::warn!("{}: {e}", path.display()),
         }
     }
     found
+}
+
+/// Connects to a socket in a place of `uid`'s, if it is `uid` who listens. Whoever may write to the place could have
+/// put there a way to somebody else's socket, where root would be heard.
+fn ask(path: &Path, uid: u32) -> io::Result<UnixStream> {
+    let wrong = |why: String| io::Error::new(io::ErrorKind::PermissionDenied, why);
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(wrong("not a socket; it is left alone".into()));
+    }
+    let stream = UnixStream::connect(path)?;
+    match listener_of(&stream)? {
+        owner if owner == uid => Ok(stream),
+        owner => Err(wrong(format!("user {owner} listens there, and not user {uid}; it is left alone"))),
+    }
+}
+
+/// Who listened at the other end. (rustix has no place for the process number 0, which a process of another namespace
+/// shows.)
+fn listener_of(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of_val(&peer) as libc::socklen_t;
+    let out = (&raw mut peer).cast();
+    // SAFETY: `out` has room for `len` bytes, and any bytes are a valid ucred.
+    match unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, out, &mut len) } {
+        0 => Ok(peer.uid),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// All mounts of this user that answer.
@@ -163,7 +192,7 @@ fn all_in(place: &Path, uid: u32) -> Vec<UnixStream> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let sockets = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "sock"));
-    sockets.filter_map(|path| UnixStream::connect(path).ok()).collect()
+    sockets.filter_map(|path| ask(path, uid).ok()).collect()
 }
 
 #[cfg(test)]
@@ -226,5 +255,18 @@ mod tests {
         assert!(all_in(runtime.path(), me()).is_empty() && path.exists());
         rustix::net::listen(&socket, 1).unwrap();
         assert_eq!(all_in(runtime.path(), me()).len(), 1);
+    }
+
+    #[test]
+    fn only_the_owner_of_the_place_is_spoken_to_and_no_symlink_followed() {
+        let runtime = tempfile::tempdir().unwrap();
+        let dir = Path::new("/mnt/x");
+        let (_listener, socket) = bind(runtime.path(), dir).unwrap();
+        ask(&socket.path, me()).unwrap();
+        let stranger = ask(&socket.path, me() + 1).unwrap_err().to_string();
+        assert!(stranger.contains("left alone"), "{stranger}");
+        let link = runtime.path().join("link.sock");
+        std::os::unix::fs::symlink(&socket.path, &link).unwrap();
+        assert!(ask(&link, me()).unwrap_err().to_string().contains("not a socket"));
     }
 }
