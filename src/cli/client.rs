@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::args::Status;
 use super::exit::{self, Failure};
 use super::progress::Display;
-use super::{Voice, human_bytes, mount};
+use super::{Voice, human_bytes, mount, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::mountpoint::{self, Mount};
 use crate::mount::runtime_dir::{self, Found};
@@ -112,7 +112,7 @@ fn one(dir: &Path, json: bool) -> Result<String, Failure> {
 
 fn render(value: &Value, json: bool) -> Result<String, Failure> {
     if json {
-        return Ok(format!("{value}\n"));
+        return Ok(json_line(value));
     }
     let status = serde_json::from_value(value.clone()).map_err(|e| failure(CallError::Strange(e.to_string())))?;
     Ok(table(&status))
@@ -125,7 +125,7 @@ fn all(json: bool) -> Result<String, Failure> {
         match control::call(stream, &Command::Status, |_| ()) {
             Ok(value) => values.push(value),
             // One that is just ending is no reason not to show the others.
-            Err(e) => log::warn!("{e}"),
+            Err(e) => log::warn!("{}", failure(e).message),
         }
     }
     let answered = |dir: &Path| values.iter().any(|value| Path::new(&text(value, "mountpoint")) == dir);
@@ -133,13 +133,25 @@ fn all(json: bool) -> Result<String, Failure> {
         log::warn!("{}", silent(&mount.dir));
     }
     if json {
-        return Ok(format!("{}\n", Value::from(values)));
+        return Ok(json_line(&Value::from(values)));
     }
     if values.is_empty() {
         return Ok("no drive of yours is mounted\n".into());
     }
     let shown: Result<Vec<String>, Failure> = values.iter().map(|value| render(value, false)).collect();
     Ok(shown?.join("\n"))
+}
+
+/// The JSON of serde leaves DEL and the control characters beyond ASCII as they are. They stand only within strings.
+fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        match c.is_control() {
+            true => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => line.push(c),
+        }
+    }
+    line + "\n"
 }
 
 fn text(value: &Value, name: &str) -> String {
@@ -178,7 +190,7 @@ fn table(mount: &MountStatus) -> String {
         ("pin", status.pin.clone()),
         ("process", mount.pid.to_string()),
     ]);
-    rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+    rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()
 }
 
 fn state(mount: &MountStatus) -> String {
@@ -242,8 +254,8 @@ fn silent(dir: &Path) -> String {
 
 fn failure(error: CallError) -> Failure {
     match error {
-        CallError::Failed { code, message } => Failure::new(code, message),
-        other => Failure::error(other.to_string()),
+        CallError::Failed { code, message } => Failure::new(code, printable(&message)),
+        other => Failure::error(printable(&other.to_string())),
     }
 }
 
@@ -306,6 +318,22 @@ mod tests {
         assert!(shown.contains("outage: the store does not answer"), "{shown}");
         assert!(shown.contains("4.0 KiB in 2 files, the oldest for 12 s"), "{shown}");
         assert!(shown.contains("30 s ago (number 9, epoch 3)"), "{shown}");
+    }
+
+    #[test]
+    fn nothing_that_came_over_the_socket_moves_the_cursor() {
+        let evil = "a\u{1b}[2J\u{9b}31m\r\n\u{7f}b";
+        let mut mount = example();
+        mount.status.url = evil.into();
+        mount.status.reason = Some(evil.into());
+        let value = serde_json::to_value(mount).unwrap();
+        let failed = failure(CallError::Failed { code: 1, message: evil.into() }).message;
+        for shown in [render(&value, false).unwrap(), render(&value, true).unwrap(), failed] {
+            assert!(shown.lines().all(|line| !line.contains(char::is_control)), "{shown:?}");
+            assert!(!shown.contains("\r\n"), "{shown:?}");
+        }
+        let line = render(&value, true).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value, "and JSON loses nothing");
     }
 
     #[test]
