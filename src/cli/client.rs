@@ -128,7 +128,7 @@ fn all(json: bool) -> Result<String, Failure> {
             Err(e) => log::warn!("{}", failure(e).message),
         }
     }
-    let answered = |dir: &Path| values.iter().any(|value| Path::new(&text(value, "mountpoint")) == dir);
+    let answered = |dir: &Path| values.iter().any(|value| text(value, "mountpoint") == dir.to_string_lossy());
     for mount in mountpoint::drives().iter().filter(|mount| mount.owner == Some(me) && !answered(&mount.dir)) {
         log::warn!("{}", silent(&mount.dir));
     }

@@ -34,7 +34,7 @@ const INPUT_MAX: u64 = 4 * 1024 * 1024;
 #[serde(rename_all = "snake_case")]
 enum Report {
     RecoveryKey(String),
-    RecoveryWritten(PathBuf),
+    RecoveryWritten(#[serde(with = "super::path_json")] PathBuf),
     Ready,
     Failed { code: u8, message: String },
 }
@@ -71,9 +71,17 @@ pub fn start(
         .map_err(fails)?;
     let mut input = child.stdin.take().expect("standard input was asked for");
     let output = child.stdout.take().expect("standard output was asked for");
-    // A child that died at once shows below, by having said nothing.
-    let _ = write_request(&mut input, request, passphrase);
+    let written = write_request(&mut input, request, passphrase);
     drop(input);
+    match written {
+        // A child that died at once shows below, by having said nothing.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            // It heard half a request, and ends.
+            let _ = child.wait();
+            return Err(fails(e));
+        }
+        _ => {}
+    }
     let result = read_reports(BufReader::new(output), &mut tell);
     match result {
         Some(result) => result,
@@ -204,9 +212,9 @@ mod tests {
 
     #[test]
     fn any_passphrase_arrives_as_it_was() {
-        let text = r#"{"url":"file:///v","dir":"/m","state":"/s","init":null,"read_only":false,"durability":"local",
-            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1,"kernel_words":[],
-            "background":true}"#;
+        let text = r#"{"url":"file:///v","dir":"/m","drive":{"state":"/s","read_only":false,"durability":"local",
+            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1},"init":null,
+            "kernel_words":[],"background":true}"#;
         let request: Request = serde_json::from_str(text).unwrap();
         let passphrase = Passphrase::new(b"two\nlines \xff\0 \r\n".to_vec());
         let mut sent = Vec::new();

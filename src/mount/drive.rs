@@ -69,6 +69,7 @@ impl Durability {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DriveOptions {
     /// Everything local of this vault: journal, pin, lock. Made if missing.
+    #[serde(with = "super::path_json")]
     pub state: PathBuf,
     pub read_only: bool,
     pub durability: Durability,

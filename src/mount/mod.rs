@@ -8,6 +8,7 @@ mod kernel;
 pub mod mountpoint;
 pub mod new_vault;
 mod notify;
+mod path_json;
 mod private_dir;
 pub mod runtime_dir;
 pub mod serve;

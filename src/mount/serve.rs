@@ -41,6 +41,7 @@ pub struct Request {
     /// Canonical.
     pub url: String,
     /// Canonical.
+    #[serde(with = "super::path_json")]
     pub dir: PathBuf,
     pub drive: DriveOptions,
     /// Make the vault if there is none.
@@ -55,6 +56,7 @@ pub struct Request {
 pub struct Init {
     /// Memory of the passphrase KDF.
     pub kdf_memory_kib: u32,
+    #[serde(with = "super::path_json::option")]
     pub recovery_file: Option<PathBuf>,
 }
 
@@ -79,6 +81,7 @@ pub trait Observer: Send + Sync + 'static {
 /// What `dripfs status` shows of a mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountStatus {
+    #[serde(serialize_with = "super::path_json::lossy")]
     pub mountpoint: PathBuf,
     pub pid: u32,
     /// The drive is being drained; the mount ends then.
@@ -439,6 +442,9 @@ async fn stalled(mut seen: watch::Receiver<Option<Progress>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
     use crate::mount::drive::Durability;
 
@@ -476,26 +482,29 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_way_to_the_background() {
-        let request = Request {
-            url: "file:///v".into(),
-            dir: "/mnt".into(),
-            drive: DriveOptions {
-                state: "/s".into(),
-                read_only: false,
-                durability: Durability::Remote,
-                takeover: false,
-                compress: true,
-                cache_bytes: 1,
-                dirty_bytes: 2,
-                journal_bytes: 3,
-            },
-            init: Some(Init { kdf_memory_kib: 65_536, recovery_file: None }),
-            kernel_words: vec!["noexec".into()],
-            background: true,
-        };
-        let text = serde_json::to_string(&request).unwrap();
-        let back: Request = serde_json::from_str(&text).unwrap();
-        assert_eq!(format!("{back:?}"), format!("{request:?}"));
-        assert!(text.contains(r#""durability":"remote""#));
+        let strange = || PathBuf::from(OsString::from_vec(b"/not\xffutf-8".to_vec()));
+        for (dir, recovery_file) in [("/mnt".into(), None), (strange(), Some(strange()))] {
+            let request = Request {
+                url: "file:///v".into(),
+                drive: DriveOptions {
+                    state: dir.clone(),
+                    read_only: false,
+                    durability: Durability::Remote,
+                    takeover: false,
+                    compress: true,
+                    cache_bytes: 1,
+                    dirty_bytes: 2,
+                    journal_bytes: 3,
+                },
+                dir,
+                init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),
+                kernel_words: vec!["noexec".into()],
+                background: true,
+            };
+            let text = serde_json::to_string(&request).unwrap();
+            let back: Request = serde_json::from_str(&text).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{request:?}"));
+            assert!(text.contains(r#""durability":"remote""#));
+        }
     }
 }

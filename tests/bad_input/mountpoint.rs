@@ -1,6 +1,8 @@
 //! Mountpoints that are none.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -78,6 +80,20 @@ fn a_dead_mount_comes_with_its_cure_and_loses_nothing() {
     refused(vault.dripfs(["status"]).arg(&dir), 1, &["is dead", cure]);
     common::detach(&dir);
     assert_sound(&mut vault);
+}
+
+#[test]
+fn a_mountpoint_and_a_state_directory_need_not_be_text() {
+    let Some(vault) = sound_vault() else { return };
+    let strange = |name: &[u8]| vault.root().join(OsStr::from_bytes(name));
+    let (dir, state) = (strange(b"mnt\xff"), strange(b"state\xfe"));
+    fs::create_dir(&dir).expect("room for a directory");
+    succeed(&mut mount_with_state(&vault, &state, &dir));
+    let kept = fs::read(dir.join("kept"));
+    let status = succeed(vault.dripfs(["status", "--json"]).arg(&dir));
+    succeed(vault.dripfs(["umount"]).arg(&dir));
+    assert_eq!(kept.expect("the file"), crate::KEPT);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("mnt\u{fffd}"));
 }
 
 /// What the systemd unit runs after the end of a service, whatever ended it: a refused start too.
