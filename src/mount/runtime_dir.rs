@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -72,23 +72,20 @@ pub fn socket_name(dir: &Path) -> String {
 pub struct Socket {
     runtime: PathBuf,
     path: PathBuf,
-    /// Which file it is: by now another process may have put its own there.
-    file: (u64, u64),
+    /// The file itself: by now another process may have put its own there. Held, so that its number is not given anew.
+    file: File,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         // One that stays is recognised as dead by the next who wants to bind it.
         if let Ok(_turn) = turn(&self.runtime)
-            && file_number(&self.path).is_ok_and(|file| file == self.file)
+            && let (Ok(mine), Ok(there)) = (self.file.metadata(), std::fs::symlink_metadata(&self.path))
+            && (mine.dev(), mine.ino()) == (there.dev(), there.ino())
         {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-fn file_number(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Whoever binds or removes a socket holds this lock of the directory. A socket that refuses is dead only then:
@@ -114,7 +111,9 @@ pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, Socket), Runtim
         }
         other => other.map_err(fails)?,
     };
-    let file = file_number(&path).map_err(fails)?;
+    let mut only_named = File::options();
+    only_named.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
+    let file = only_named.open(&path).map_err(fails)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fails)?;
     listener.set_nonblocking(true).map_err(fails)?;
     let runtime = runtime.to_owned();
