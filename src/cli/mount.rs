@@ -1,6 +1,8 @@
 //! `init` and `mount`: everything that can be checked cheaply comes before the passphrase is asked for.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -234,11 +236,16 @@ fn say_recovery_written(path: &Path) {
 }
 
 fn show_recovery_key(key: &str) -> Result<(), Failure> {
-    let text = format!(
-        "Recovery key, shown only this once:\n\n    {key}\n\nIt opens the vault where the passphrase would. Write it \
-         down and keep it away from this machine: without it\na lost passphrase means a lost vault.\n"
-    );
-    let shown = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    // In pieces, and past std's buffer, which is never wiped.
+    let show = |mut out: File| {
+        out.write_all(b"Recovery key, shown only this once:\n\n    ")?;
+        out.write_all(key.as_bytes())?;
+        out.write_all(
+            b"\n\nIt opens the vault where the passphrase would. Write it down and keep it away from this machine: \
+            without it\na lost passphrase means a lost vault.\n",
+        )
+    };
+    let shown = io::stdout().as_fd().try_clone_to_owned().map(File::from).and_then(show);
     shown.map_err(|e| Failure::error(format!("the recovery key could not be shown ({e}); the vault was made")))
 }
 
