@@ -100,7 +100,7 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     match background::serve(request, passphrase, exit::code_of) {
         Ok(Closed::Drained) => Ok(exit::OK),
         Ok(Closed::Pending(bytes)) => {
-            log::warn!("{} did not reach the vault; the journal keeps them for the next mount", human_bytes(bytes));
+            log::warn!("{}", not_drained(bytes).message);
             Ok(exit::NOT_DRAINED)
         }
         // It was reported and logged.
@@ -174,9 +174,12 @@ fn closed(closed: Closed) -> Result<u8, Failure> {
     }
 }
 
-/// Also what `dripfs umount` says.
+/// Also what `dripfs umount` says. No bytes: names, attributes, or the mark that nobody writes any more.
 pub fn not_drained(bytes: u64) -> Failure {
-    let left = human_bytes(bytes);
+    let left = match bytes {
+        0 => "the last changes".to_owned(),
+        _ => human_bytes(bytes),
+    };
     Failure::new(
         exit::NOT_DRAINED,
         format!("unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them"),
@@ -282,5 +285,7 @@ mod tests {
         assert_eq!(closed(Closed::Drained).unwrap(), exit::OK);
         let failure = closed(Closed::Pending(1536)).unwrap_err();
         assert!(failure.code == 14 && failure.message.contains("1.5 KiB"), "{}", failure.message);
+        let failure = closed(Closed::Pending(0)).unwrap_err();
+        assert!(failure.code == 14 && !failure.message.contains("0 B"), "{}", failure.message);
     }
 }

@@ -416,10 +416,10 @@ async fn drain(
         told(now);
         moved.send_if_modified(|last: &mut Option<Progress>| last.replace(now) != Some(now));
     });
-    let left = || Closed::Pending(seen.borrow().map_or(0, |now| now.pending_bytes));
+    let left = || Closed::Pending(drive.pending().pending_bytes);
     tokio::select! {
         closed = close => Ok(closed?),
-        () = stalled(seen.clone()) => {
+        () = stalled(seen) => {
             log::error!("nothing reached the vault for {} s: the rest stays in the journal", STALL.as_secs());
             Ok(left())
         }
