@@ -20,9 +20,11 @@ pub mod xattr;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::FsError;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::base::{Ino, Position, Timestamp};
 use crate::cache::{Cache, CacheError};
@@ -31,7 +33,13 @@ use crate::format::keys::Keys;
 use crate::format::record::Record;
 use crate::history::History;
 use crate::journal::Journal;
+use crate::store::Store;
 use crate::upload::notifier::Notifier;
+
+/// How long fsync at level remote waits for a vault that comes no nearer because the store does not answer.
+const OUTAGE_MAX: Duration = Duration::from_secs(60);
+/// How often it looks.
+const OUTAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// The filesystem of one mounted vault.
 pub struct Fs {
@@ -52,7 +60,7 @@ pub(crate) enum Safety {
     /// The journal on this disk.
     Local(Arc<Journal>),
     /// The vault, after the journal.
-    Remote(Arc<Journal>, Arc<Notifier>),
+    Remote(Arc<Journal>, Arc<Notifier>, Store),
     /// Nothing; the journal is hurried along.
     Async(Arc<Journal>),
 }
@@ -63,14 +71,48 @@ impl Safety {
         match self {
             Safety::Nothing => Ok(()),
             Safety::Local(journal) => journal.wait_durable(position).await.map_err(|e| e.to_string()),
-            Safety::Remote(journal, vault) => {
+            Safety::Remote(journal, vault, store) => {
                 journal.wait_durable(position).await.map_err(|e| e.to_string())?;
-                vault.wait(position).await
+                wait_for_vault(vault, position, || store.outage()).await
             }
             Safety::Async(journal) => {
                 journal.hurry();
                 Ok(())
             }
+        }
+    }
+}
+
+/// Waits as long as the vault comes nearer. In an outage nothing does, and nobody can interrupt who waits: after
+/// [`OUTAGE_MAX`] without a commit an error takes the place of what may never come.
+async fn wait_for_vault(
+    vault: &Notifier,
+    position: Position,
+    outage: impl Fn() -> Option<(Duration, String)>,
+) -> Result<(), String> {
+    let done = vault.wait(position);
+    tokio::pin!(done);
+    let (mut reached, mut since) = (vault.position(), Instant::now());
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut done => return result,
+            () = tokio::time::sleep(OUTAGE_LOOK) => {}
+        }
+        let now = vault.position();
+        if now != reached {
+            (reached, since) = (now, Instant::now());
+        }
+        if let Some((lasted, why)) = outage()
+            && lasted.min(since.elapsed()) >= OUTAGE_MAX
+        {
+            let why = format!(
+                "not in the vault after {} s of outage ({why}); it is safe in the journal on this machine, and will be \
+                 sent once the store answers",
+                OUTAGE_MAX.as_secs()
+            );
+            log::warn!("fsync: {why}");
+            return Err(why);
         }
     }
 }

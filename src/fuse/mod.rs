@@ -133,4 +133,10 @@ impl Unmounter {
             Err(e) => Err(MountError::system("cannot unmount", std::io::Error::other(e))),
         }
     }
+
+    /// Cuts off whoever still uses the mount: their next operation fails, and [`Mounted::ended`] comes true. Not every
+    /// container lets that be asked of the kernel.
+    pub fn abort(&self) -> Result<(), MountError> {
+        mountpoint::abort(&self.place)
+    }
 }

@@ -4,10 +4,13 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +69,7 @@ impl Durability {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DriveOptions {
     /// Everything local of this vault: journal, pin, lock. Made if missing.
+    #[serde(with = "super::path_json")]
     pub state: PathBuf,
     pub read_only: bool,
     pub durability: Durability,
@@ -311,7 +315,7 @@ impl Drive {
         let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
         let safety = match options.durability {
             Durability::Local => Safety::Local(journal.clone()),
-            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone()),
+            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone(), world.store.clone()),
             Durability::Async => Safety::Async(journal.clone()),
         };
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
@@ -340,7 +344,8 @@ impl Drive {
         });
         let stop_rounds = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let rounds_task = tokio::spawn(rounds.clone().run(stop_rounds.clone()));
+        let run = rounds.clone().run(stop_rounds.clone());
+        let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
@@ -368,9 +373,10 @@ impl Drive {
 
     /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If this is dropped
     /// half way, what is not in the vault is in the journal.
-    pub async fn close(&self, progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
+    pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
-        let drained = self.sync(progress).await;
+        let drained = self.sync(&mut progress).await;
+        progress(self.pending());
         writer.stop_rounds.cancel();
         if drained.is_err() {
             // A round may be waiting for a store that does not answer: nobody waits for it any more.
@@ -378,9 +384,9 @@ impl Drive {
         }
         let rounds_task = writer.rounds_task.lock().take();
         if let Some(task) = rounds_task
-            && task.await.is_err()
+            && let Err(error) = task.await
         {
-            log::error!("the task of rounds panicked");
+            log::error!("rounds: {error}");
         }
         let finished = match &drained {
             Ok(()) => writer.rounds.finish().await,
@@ -525,6 +531,15 @@ async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
     }
 }
 
+/// Without rounds nothing reaches the vault any more: nothing may be written then, and nobody waits for it in vain.
+async fn unless_it_panics(rounds: impl Future<Output = ()>, history: Arc<History>, notifier: Arc<Notifier>) {
+    if AssertUnwindSafe(rounds).catch_unwind().await.is_err() {
+        log::error!("the task of rounds panicked; the drive is read-only now; this is a bug, please report it");
+        history.make_read_only();
+        notifier.end("the task of rounds panicked");
+    }
+}
+
 /// A journal whose writer ended before the mount did (a panic) keeps nothing any more: nothing may be written then.
 async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: Arc<Notifier>, stop: CancellationToken) {
     let mut progress = journal.watch();
@@ -635,4 +650,40 @@ fn drop_journal(world: &World) -> Result<(), VaultError> {
 /// A point in time for people: UTC, to the second (RFC 3339).
 fn show(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.to_system()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
+    use crate::crypto::secret::Key;
+    use crate::history::overlay::Overlay;
+
+    /// A history that takes changes.
+    fn history() -> Arc<History> {
+        let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
+        let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
+        let settings = Settings {
+            file_bytes: 1 << 20,
+            sync_interval: Duration::from_secs(5),
+            sync_bytes: 1 << 20,
+            memory_bytes: 1 << 20,
+            disk_bytes: 1 << 20,
+        };
+        let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();
+        let journal = Journal::resume(recovered, random, settings, Position(0)).unwrap();
+        Arc::new(History::new(Overlay::default(), Some(journal), Clock::System, Epoch(1)))
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_rounds_makes_the_drive_read_only_and_ends_every_wait() {
+        let history = history();
+        assert!(!history.is_read_only());
+        let notifier = Arc::new(Notifier::new(Position(0)));
+        let waits = notifier.wait(Position(1));
+        let rounds = unless_it_panics(async { panic!("planted") }, history.clone(), notifier.clone());
+        let (waited, ()) = tokio::join!(waits, rounds);
+        assert!(waited.unwrap_err().contains("panicked"));
+        assert!(history.is_read_only());
+    }
 }

@@ -3,8 +3,9 @@
 //! Invariants: a place that can take the recovery key is held before there is a vault; where a known vault has
 //! vanished none is made.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -59,7 +60,9 @@ async fn make_with(
     store.make_root().await?;
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (id, key) = vault::init::init(store, passphrase, cost, owner, &Random::Kernel, &Clock::System).await?;
-    let text = Zeroizing::new(key.to_string());
+    // Room from the start, so that growing leaves no copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(256));
+    write!(text, "{key}").expect("memory takes all");
     let Some((path, mut file)) = file else { return Ok((id, Recovery::Shown(text))) };
     match file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()) {
         Ok(()) => Ok((id, Recovery::Written)),

@@ -164,3 +164,31 @@ async fn what_is_dropped_while_it_waits_has_changed_nothing() {
         assert_eq!((fs.find(dir, "f"), fs.find(Ino::ROOT, "dir")), (Ok(file), Ok(dir)), "{what}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_ends_the_wait_for_the_vault_only_when_nothing_comes_nearer() {
+    let minute = OUTAGE_MAX + OUTAGE_LOOK;
+    let vault = Notifier::new(Position(0));
+    let begun = Instant::now();
+    let outage = || Some((begun.elapsed(), "no route to host".to_owned()));
+    // It was long: the wait has its own time all the same, for the store may be just coming back.
+    tokio::time::sleep(OUTAGE_MAX * 9).await;
+    let asked = Instant::now();
+    let why = wait_for_vault(&vault, Position(5), outage).await.unwrap_err();
+    assert!(asked.elapsed() >= OUTAGE_MAX && asked.elapsed() <= minute, "{:?}", asked.elapsed());
+    assert!(why.contains("no route to host") && why.contains("safe in the journal"), "{why}");
+
+    let asked = Instant::now();
+    let nearer = async {
+        for position in 1..=4 {
+            tokio::time::sleep(OUTAGE_MAX - OUTAGE_LOOK * 3).await;
+            vault.committed(Position(position));
+        }
+    };
+    let (waited, ()) = tokio::join!(wait_for_vault(&vault, Position(4), outage), nearer);
+    assert_eq!(waited, Ok(()), "commits came all the time");
+    assert!(asked.elapsed() > OUTAGE_MAX * 3);
+
+    let slow = tokio::time::timeout(OUTAGE_MAX * 5, wait_for_vault(&vault, Position(9), || None)).await;
+    assert!(slow.is_err(), "without an outage it waits");
+}
