@@ -246,3 +246,14 @@ async fn ten_thousand_small_files_are_a_few_objects() {
     assert_eq!(read(&drive, "file 77").await, noise(77, 4096));
     drive.close(|_| ()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_giant_object_under_a_name_of_the_vault_is_tampering_and_fills_no_memory() {
+    use dripfs::base::Sequence;
+    for name in [dripfs::format::commit::log_name(Sequence(2)), dripfs::format::header::header_name(2)] {
+        let place = Place::new().await;
+        std::fs::File::create(place.root.join("vault").join(&name)).unwrap().set_len(1 << 40).unwrap();
+        let result = Drive::open(place.store(), passphrase(), options(&place.state("a"))).await;
+        assert!(matches!(&result, Err(VaultError::Tampered(why)) if why.contains(&name)), "{name}: {:?}", result.err());
+    }
+}

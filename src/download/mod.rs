@@ -34,7 +34,10 @@ pub type Frames = Arc<Vec<Arc<Frame>>>;
 #[derive(Debug, Error, Clone)]
 pub enum DownloadError {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// Under the object's name lies what no vault has.
+    #[error(transparent)]
+    Foreign(StoreError),
     #[error("object {0} is missing, or shorter than it must be")]
     Missing(String),
     #[error("object {name}: {why}")]
@@ -46,4 +49,13 @@ pub enum DownloadError {
     Gone,
     #[error("opening failed")]
     Opening,
+}
+
+impl From<StoreError> for DownloadError {
+    fn from(error: StoreError) -> DownloadError {
+        match error {
+            StoreError::TooLarge { .. } => DownloadError::Foreign(error),
+            error => DownloadError::Store(error),
+        }
+    }
 }
