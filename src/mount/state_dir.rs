@@ -8,10 +8,11 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Environment;
+use crate::base::disk;
 use crate::vault::VaultError;
 
 /// What the vault room writes its pin to.
@@ -49,7 +50,7 @@ fn default_base(env: Environment<'_>, root: bool) -> Result<PathBuf, VaultError>
 pub fn prepare(path: &Path) -> Result<(), VaultError> {
     refuse_network(path)?;
     let explain = |e: io::Error| failed(path, explain(&e));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(explain)?;
+    disk::make_dirs(path).map_err(explain)?;
     let meta = fs::symlink_metadata(path).map_err(explain)?;
     if !meta.is_dir() {
         return Err(failed(path, "is not a directory".into()));

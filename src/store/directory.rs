@@ -5,13 +5,15 @@
 //! Invariant: a directory that was seen and is gone, or was replaced by an empty one, is an error, not "not found".
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
+
+use crate::base::disk;
 
 pub(super) struct Directory {
     path: PathBuf,
@@ -40,18 +42,12 @@ impl Directory {
         blocking(move || look(&path, &seen)).await
     }
 
-    /// Makes the directory and those above it, unless it once stood and vanished.
+    /// Makes the directory and those above it, unless it once stood and vanished; their names are durable then.
     pub(super) async fn make(&self) -> io::Result<()> {
         let (path, seen) = (self.path.clone(), self.seen.clone());
         blocking(move || {
-            if look(&path, &seen)?.is_some() {
-                return Ok(());
-            }
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-            match path.parent() {
-                Some(parent) => std::fs::File::open(parent)?.sync_all(),
-                None => Ok(()),
-            }
+            look(&path, &seen)?;
+            disk::make_dirs(&path)
         })
         .await
     }
