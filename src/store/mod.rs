@@ -169,17 +169,21 @@ impl Store {
         })
     }
 
-    /// Puts an object only if nothing has that name.
+    /// Puts an object only if nothing has that name. What was put, and what stands there, is durable.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let time = self.inner.settings.for_bytes(bytes.len() as u64);
         let put = async {
             let Some(store) = self.writable().await? else { return Err(vanished()) };
             let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-            match store.put_opts(&path(name)?, PutPayload::from_bytes(bytes), options).await {
-                Ok(_) => Ok(Created::New),
-                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(Created::Exists),
-                Err(e) => Err(e),
+            let created = match store.put_opts(&path(name)?, PutPayload::from_bytes(bytes), options).await {
+                Ok(_) => Created::New,
+                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Created::Exists,
+                Err(e) => return Err(e),
+            };
+            if let Backend::Directory(directory) = &self.inner.backend {
+                directory.settle(name, created).await.map_err(local_error)?;
             }
+            Ok(created)
         };
         self.request(Kind::Write, name, time, put).await
     }

@@ -233,3 +233,14 @@ async fn a_store_that_sends_more_than_it_said_is_cut_off() {
         assert!(matches!(store.get_range("log/1", 0..10).await, Err(StoreError::TooLarge { .. })), "{told}");
     }
 }
+
+#[tokio::test]
+async fn an_object_that_stands_but_cannot_be_synced_is_no_durable_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path().to_str().unwrap()).unwrap();
+    store.create("log/1", bytes("x")).await.unwrap();
+    assert_eq!(store.create("log/1", bytes("x")).await.unwrap(), Created::Exists);
+    std::os::unix::fs::symlink("nowhere", dir.path().join("log/2")).unwrap();
+    let error = store.create("log/2", bytes("x")).await.unwrap_err();
+    assert!(error.to_string().contains("log/2"), "{error}");
+}
