@@ -52,6 +52,12 @@ impl Faulty {
         self.spared.store(times, Ordering::SeqCst);
     }
 
+    /// The provider puts this object under the name, whatever stood there.
+    pub(crate) async fn replace(&self, name: &str, bytes: Vec<u8>) {
+        let name = Path::from(name);
+        self.inner.put_opts(&name, bytes.into(), PutOptions::default()).await.expect("memory takes it");
+    }
+
     fn strikes(&self) -> bool {
         self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
     }
