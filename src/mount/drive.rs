@@ -207,6 +207,9 @@ impl Drive {
         let pins = PinFile::open(world.disk.clone())?;
         let unlocked = unlock::unlock(&world.store, &passphrase, pins.get().as_ref()).await?;
         drop(passphrase);
+        if !options.read_only {
+            world.store.probe_again().await?;
+        }
         Drive::open_in(world, unlocked, pins, options).await
     }
 

@@ -146,4 +146,31 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn a_store_that_overwrites_by_now_is_mounted_by_readers_only() {
+        use crate::mount::drive::{Drive, DriveOptions, Durability};
+        use crate::store::faulty::{Fault, Faulty};
+        let faulty = Faulty::new(Fault::Overwrite, 0);
+        let store = Store::over(faulty.clone(), "memory:///");
+        let dir = tempfile::tempdir().unwrap();
+        let passphrase = Passphrase::new(b"x".to_vec());
+        make(&store, dir.path(), &passphrase, Cost::FLOOR, None).await.unwrap();
+        let before = store.list("", 9).await.unwrap();
+        faulty.strike(u32::MAX);
+        let options = DriveOptions {
+            state: dir.path().to_owned(),
+            read_only: false,
+            durability: Durability::Local,
+            takeover: false,
+            compress: false,
+            cache_bytes: 1 << 20,
+            dirty_bytes: 1 << 20,
+            journal_bytes: 1 << 24,
+        };
+        let result = Drive::open(store.clone(), passphrase.clone(), options.clone()).await.map(|_| ());
+        assert!(matches!(&result, Err(VaultError::Store(StoreError::NoConditionalCreate(_)))), "{result:?}");
+        assert_eq!(store.list("", 9).await.unwrap(), before, "nothing was written but the probe, and it is gone");
+        Drive::open(store, passphrase, DriveOptions { read_only: true, ..options }).await.unwrap();
+    }
 }

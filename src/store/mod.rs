@@ -295,6 +295,23 @@ impl Store {
         }
     }
 
+    /// As [`Store::probe`], for a writer that mounts: a bucket may have moved, or its provider changed its ways. What says
+    /// nothing of that is left to the requests that follow.
+    pub async fn probe_again(&self) -> Result<(), StoreError> {
+        // There it is link(2), which replaces nothing on any filesystem, and a probe is several flushes of the disk.
+        if matches!(self.inner.backend, Backend::Directory(_)) {
+            return Ok(());
+        }
+        match self.probe().await {
+            Err(error @ StoreError::NoConditionalCreate(_)) => Err(error),
+            Err(error) => {
+                log::debug!("the probe failed: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     async fn remove(&self, name: &str) -> Result<(), StoreError> {
         let remove = async {
             let Some(store) = self.readable().await? else { return Ok(()) };

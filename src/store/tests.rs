@@ -139,6 +139,11 @@ async fn the_probe_finds_a_store_that_overwrites() {
     let store = Store::over(Faulty::new(Fault::Overwrite, 2), "memory:///");
     assert!(matches!(store.probe().await, Err(StoreError::NoConditionalCreate(_))));
     assert!(store.list("", 1).await.unwrap().is_empty());
+    let store = Store::over(Faulty::new(Fault::Down, 1), "memory:///");
+    store.probe_again().await.expect("an outage says nothing of what the store can do");
+    let store = Store::over(Faulty::new(Fault::Overwrite, 2), "memory:///");
+    assert!(matches!(store.probe_again().await, Err(StoreError::NoConditionalCreate(_))));
+    assert!(store.list("", 1).await.unwrap().is_empty());
 }
 
 /// Sends one endless object, whatever its length was said to be.
