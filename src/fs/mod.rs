@@ -132,7 +132,8 @@ impl Fs {
     fn blame(&self, ino: Ino, error: CacheError) -> FsError {
         if matches!(error, CacheError::Io(_)) {
             self.damaged.lock().insert(ino);
-            log::debug!("{}: {error}", self.path_of(ino).unwrap_or_else(|| ino.to_string()));
+            // Not its path: a log may be a file, and names are sealed on this disk. Status tells the path.
+            log::debug!("{ino}: {error}");
         }
         error.into()
     }

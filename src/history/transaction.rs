@@ -25,6 +25,8 @@ const COUNTER_BITS: u32 = 40;
 
 /// The first number of an epoch. Epoch 0 is `init`'s.
 pub(super) fn first_number(epoch: Epoch) -> u64 {
+    // The next bit would be taken for another kind of inode.
+    assert!(epoch <= Epoch::MAX, "vault::epoch gives no number above the last");
     (u64::from(epoch.0) << COUNTER_BITS) + 1
 }
 

@@ -211,6 +211,9 @@ impl Drive {
         let pins = PinFile::open(world.disk.clone())?;
         let unlocked = unlock::unlock(&world.store, &passphrase, pins.get().as_ref()).await?;
         drop(passphrase);
+        if !options.read_only {
+            world.store.probe_again().await?;
+        }
         Drive::open_in(world, unlocked, pins, options).await
     }
 
@@ -588,13 +591,11 @@ fn settle_ownership(
     let recovered = Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?;
     let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
     if own {
-        if recovered.end < commit.cut {
-            return Err(VaultError::State {
-                path: JOURNAL_DIR.to_owned(),
-                why: "the journal ends before what it has committed: files were removed or cut".to_owned(),
-            });
+        let Some(why) = hole(&recovered, commit.cut) else { return Ok(recovered) };
+        if !takeover {
+            let why = format!("{why}; `--takeover` sets what is left aside and goes on from the vault");
+            return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why });
         }
-        return Ok(recovered);
     }
     // The file of the block that the vault names is here, the block is not: damage, or an older copy of the directory.
     if !takeover
@@ -635,6 +636,17 @@ fn settle_ownership(
         );
     }
     Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?)
+}
+
+/// What an own journal lacks between the vault's cut and its own end: it keeps what no commit holds (J5).
+fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str> {
+    if recovered.end < cut {
+        Some("the journal ends before what it has committed: files were removed or cut")
+    } else if recovered.begins > cut {
+        Some("the journal begins after what it has committed: its oldest files were removed")
+    } else {
+        None
+    }
 }
 
 /// Removes a journal that holds nothing new, oldest file first (J5), so that what a crash leaves is a journal too.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::private_dir::PrivateDirError;
 use super::{Environment, private_dir};
+use crate::base::disk;
 use crate::vault::VaultError;
 
 /// What the vault room writes its pin to.
@@ -56,6 +57,8 @@ pub fn prepare(path: &Path) -> Result<(), VaultError> {
         };
         failed(path, why)
     })?;
+    // Its name, and those above it, survive a power cut.
+    disk::make_dirs(path).map_err(|e| failed(path, explain(&e)))?;
     try_writing(path).map_err(|e| failed(path, explain(&e)))
 }
 

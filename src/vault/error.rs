@@ -40,7 +40,17 @@ pub enum VaultError {
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+impl From<StoreError> for VaultError {
+    fn from(error: StoreError) -> VaultError {
+        match error {
+            // Under a vault's name lies what no vault has.
+            StoreError::TooLarge { .. } => VaultError::Tampered(error.to_string()),
+            error => VaultError::Store(error),
+        }
+    }
 }

@@ -23,8 +23,6 @@ use crate::store::Store;
 
 /// Log objects fetched ahead.
 const AHEAD: usize = 8;
-/// The most names that a listing of the log brings.
-const LISTED: usize = 10_000_000;
 
 /// The newest state of a vault.
 pub struct Walked {
@@ -71,7 +69,7 @@ struct Walk<'a> {
 pub async fn walk(store: &Store, keys: &Keys, pin: Option<&Pin>) -> Result<Walked, VaultError> {
     let link = ChainLink { sequence: Sequence(0), hash: [0; 32] };
     let mut walk = Walk { store, keys, pin, state: Overlay::default(), newest: None, link, commit: None };
-    let listed = store.list("log/", LISTED).await?.last().and_then(|name| sequence(name)).unwrap_or(Sequence(0));
+    let listed = store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
     let ahead =
         (FIRST_SEQUENCE.0..=listed.0).map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
     let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
