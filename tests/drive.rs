@@ -180,7 +180,7 @@ async fn writing_nothing_beyond_the_end_does_not_grow_a_file() {
     let place = Place::new().await;
     let drive = place.open("a").await;
     let ino = write(&drive, "file", b"abc").await;
-    assert_eq!(drive.fs.write(ino, 5000, Vec::new(), false).await, Ok(0));
+    drive.fs.write(ino, 5000, Vec::new(), false).await.unwrap();
     assert_eq!(drive.fs.getattr(ino).await.unwrap().size, 3);
     drive.close(|_| ()).await.unwrap();
 }
@@ -245,4 +245,38 @@ async fn ten_thousand_small_files_are_a_few_objects() {
     assert!(requests < 100, "{requests} requests");
     assert_eq!(read(&drive, "file 77").await, noise(77, 4096));
     drive.close(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_giant_object_under_a_name_of_the_vault_is_tampering_and_fills_no_memory() {
+    use dripfs::base::Sequence;
+    for name in [dripfs::format::commit::log_name(Sequence(2)), dripfs::format::header::header_name(2)] {
+        let place = Place::new().await;
+        std::fs::File::create(place.root.join("vault").join(&name)).unwrap().set_len(1 << 40).unwrap();
+        let result = Drive::open(place.store(), passphrase(), options(&place.state("a"))).await;
+        assert!(matches!(&result, Err(VaultError::Tampered(why)) if why.contains(&name)), "{name}: {:?}", result.err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_whose_oldest_file_is_gone_is_refused_and_nothing_is_committed_without_it() {
+    let place = Place::new().await;
+    // Each mount begins a file, and each dies before its first round.
+    for name in ["first", "second"] {
+        let drive = place.open("a").await;
+        let ino = write(&drive, name, b"fsynced").await;
+        drive.fs.fsync(ino, false).await.unwrap();
+        std::mem::forget(drive);
+    }
+    let journal = place.state("a").join("journal");
+    let mut files: Vec<_> = std::fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 2, "{files:?}");
+    std::fs::remove_file(&files[0]).unwrap();
+    let result = Drive::open(place.store(), passphrase(), options(&place.state("a"))).await.map(|_| ());
+    assert!(matches!(&result, Err(VaultError::State { why, .. }) if why.contains("oldest files")), "{result:?}");
+    assert_eq!(std::fs::read_dir(&journal).unwrap().count(), files.len() - 1, "what is left is left alone");
+    let taker = DriveOptions { takeover: true, ..options(&place.state("a")) };
+    Drive::open(place.store(), passphrase(), taker).await.unwrap().close(|_| ()).await.unwrap();
+    assert!(place.state("a").join("aside").is_dir());
 }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,21 +80,47 @@ impl File for RealFile {
     }
 }
 
-/// Makes `path` and what is missing above it, and fsyncs the directory above each that it made.
-fn make_dirs(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+/// Makes `path` and what is missing above it (mode 0700). When it returns the names of all of them are durable, whoever
+/// made them: one that was found may be left by a process that died before its fsync.
+pub fn make_dirs(path: &Path) -> io::Result<()> {
+    make_missing(path)?;
+    each_parent(path, &mut sync_path)
+}
+
+fn make_missing(path: &Path) -> io::Result<()> {
+    let make = || match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
+    };
+    match make() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            make_dirs(path.parent().ok_or(e)?)?;
-            DirBuilder::new().mode(0o700).create(path)?;
+            make_missing(path.parent().ok_or(e)?)?;
+            make()
         }
-        Err(e) => return Err(e),
+        other => other,
     }
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => fs::File::open(parent)?.sync_all(),
-        _ => fs::File::open(".")?.sync_all(),
+}
+
+/// fsync(2) of a file or directory.
+pub fn sync_path(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Calls `sync` for each directory above `path`, up to the root of its filesystem.
+fn each_parent(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let path = fs::canonicalize(path)?;
+    let device = fs::metadata(&path)?.dev();
+    for parent in path.ancestors().skip(1) {
+        if fs::metadata(parent)?.dev() != device {
+            break;
+        }
+        match sync(parent) {
+            // Where nobody may look, or nothing can be fsynced, no name of ours is new.
+            Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {}
+            other => other?,
+        }
     }
+    Ok(())
 }
 
 impl Disk for RealDisk {
@@ -206,6 +232,33 @@ mod tests {
         assert_eq!(disk.list("c").unwrap(), ["y"]);
         disk.remove("c/y").unwrap();
         assert_eq!(disk.open("c/y").err().unwrap().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_names_of_all_directories_on_the_way_are_synced_and_of_those_that_stood_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        make_dirs(&path).unwrap();
+        make_dirs(&path).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("a/b"), &link).unwrap();
+        for path in [path, link.join("c")] {
+            let mut synced = Vec::new();
+            each_parent(&path, &mut |parent| {
+                synced.push(parent.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            let root = dir.path().canonicalize().unwrap();
+            assert!(synced.starts_with(&[root.join("a/b"), root.join("a"), root]), "{synced:?}");
+        }
+        let refused = |kind| each_parent(dir.path(), &mut move |_| Err(io::Error::from(kind)));
+        refused(io::ErrorKind::PermissionDenied).unwrap();
+        assert!(refused(io::ErrorKind::StorageFull).is_err());
+        let file = dir.path().join("file");
+        fs::write(&file, b"").unwrap();
+        assert!(make_dirs(&file.join("d")).is_err());
+        assert!(make_dirs(&file).is_err());
     }
 
     #[test]

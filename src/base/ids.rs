@@ -57,6 +57,11 @@ impl fmt::Display for Sequence {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Epoch(pub u32);
 
+impl Epoch {
+    /// The last one: inode and extent numbers hold 23 bits of it (E1).
+    pub const MAX: Epoch = Epoch((1 << 23) - 1);
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

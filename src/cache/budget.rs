@@ -1,4 +1,5 @@
-//! The budget of dirty bytes: who writes waits while it is spent.
+//! The budget of memory for dirty bytes: who writes waits while it is spent. What is taken is what bytes cost, not
+//! their number: a byte here and one there cost a hundred times their length.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -25,17 +26,13 @@ impl Budget {
         self.used.load(Ordering::Relaxed) > self.most / 2
     }
 
-    pub fn take(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+    pub fn take(&self, cost: usize) {
+        self.used.fetch_add(cost, Ordering::Relaxed);
     }
 
-    pub fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    pub fn give_back(&self, cost: usize) {
+        self.used.fetch_sub(cost, Ordering::Relaxed);
         self.freed.notify_waiters();
-    }
-
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
     }
 
     /// Waits until there is room.

@@ -11,6 +11,9 @@ use crate::base::sizes::EXTENT_MAX;
 /// Plaintext that is wiped when dropped.
 pub type Plain = Zeroizing<Vec<u8>>;
 
+/// What a run takes beside its bytes: its place in a map or a list, and what the allocator keeps for it.
+pub const RUN_COST: usize = 96;
+
 #[derive(Default)]
 pub struct Dirty {
     runs: BTreeMap<u64, Plain>,
@@ -22,13 +25,18 @@ impl Dirty {
         self.bytes
     }
 
+    /// The memory that all this takes.
+    pub fn cost(&self) -> usize {
+        self.bytes + self.runs.len() * RUN_COST
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Puts `data` at `offset`; returns by how many bytes what is dirty has grown.
+    /// Puts `data` at `offset`; returns by how much the cost has grown.
     pub fn write(&mut self, mut offset: u64, mut data: &[u8]) -> usize {
-        let before = self.bytes;
+        let before = self.cost();
         while !data.is_empty() {
             let next = self.runs.range(offset + 1..).next().map_or(u64::MAX, |(start, _)| *start);
             let room = usize::try_from(next - offset).unwrap_or(usize::MAX);
@@ -57,13 +65,14 @@ impl Dirty {
             offset += n as u64;
             data = &data[n..];
         }
-        self.bytes - before
+        self.cost() - before
     }
 
     /// Takes all runs.
     pub fn take(&mut self) -> Runs {
-        self.bytes = 0;
-        Runs(std::mem::take(&mut self.runs).into_iter().map(|(offset, run)| (offset, Arc::new(run))).collect())
+        let bytes = std::mem::take(&mut self.bytes);
+        let runs = std::mem::take(&mut self.runs);
+        Runs { runs: runs.into_iter().map(|(offset, run)| (offset, Arc::new(run))).collect(), bytes }
     }
 
     /// Calls `copy` for each dirty stretch of `range`: its place in the file, and its bytes.
@@ -76,18 +85,26 @@ impl Dirty {
 }
 
 /// Runs that do not change any more: frozen bytes.
-pub struct Runs(pub Vec<(u64, Arc<Plain>)>);
+pub struct Runs {
+    pub runs: Vec<(u64, Arc<Plain>)>,
+    bytes: usize,
+}
 
 impl Runs {
     pub fn visit(&self, range: &Range<u64>, mut copy: impl FnMut(u64, &[u8])) {
-        let first = self.0.partition_point(|(start, run)| start + run.len() as u64 <= range.start);
-        for (start, run) in self.0[first..].iter().take_while(|(start, _)| *start < range.end) {
+        let first = self.runs.partition_point(|(start, run)| start + run.len() as u64 <= range.start);
+        for (start, run) in self.runs[first..].iter().take_while(|(start, _)| *start < range.end) {
             clip(*start, run, range, &mut copy);
         }
     }
 
     pub fn bytes(&self) -> usize {
-        self.0.iter().map(|(_, run)| run.len()).sum()
+        self.bytes
+    }
+
+    /// As it was while they were dirty.
+    pub fn cost(&self) -> usize {
+        self.bytes + self.runs.len() * RUN_COST
     }
 }
 
@@ -121,9 +138,11 @@ mod tests {
             let mut plain = [None::<u8>; 400];
             let mut dirty = Dirty::default();
             for (k, (offset, len)) in writes.into_iter().enumerate() {
+                let (before, bytes) = (dirty.cost(), dirty.bytes());
                 let grown = dirty.write(offset, &vec![k as u8; len]);
                 let fresh = plain[offset as usize..offset as usize + len].iter().filter(|b| b.is_none()).count();
-                prop_assert_eq!(grown, fresh);
+                prop_assert_eq!(dirty.bytes() - bytes, fresh);
+                prop_assert_eq!(grown, dirty.cost() - before);
                 plain[offset as usize..offset as usize + len].fill(Some(k as u8));
             }
             let mut seen = [None::<u8>; 400];
@@ -132,8 +151,11 @@ mod tests {
             });
             prop_assert_eq!(&seen[5..333], &plain[5..333]);
             prop_assert_eq!(dirty.bytes(), plain.iter().flatten().count());
+            let (cost, runs) = (dirty.cost(), dirty.take());
+            prop_assert_eq!(runs.cost(), cost);
+            prop_assert_eq!((dirty.cost(), dirty.bytes()), (0, 0));
             let mut seen = [None::<u8>; 400];
-            dirty.take().visit(&(5..333), |at, bytes| {
+            runs.visit(&(5..333), |at, bytes| {
                 bytes.iter().enumerate().for_each(|(k, b)| seen[at as usize + k] = Some(*b));
             });
             prop_assert_eq!(&seen[5..333], &plain[5..333]);

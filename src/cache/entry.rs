@@ -105,6 +105,11 @@ impl Inner {
         self.active.is_empty() && self.frozen.is_none()
     }
 
+    /// Bytes that the journal does not hold yet.
+    pub fn bytes(&self) -> usize {
+        self.active.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.runs.bytes())
+    }
+
     /// Calls `copy` for each stretch of `range` that memory holds; what comes later is newer.
     pub fn visit(&self, range: &Range<u64>, mut copy: impl FnMut(u64, &[u8])) {
         if let Some(frozen) = &self.frozen {
@@ -123,7 +128,7 @@ impl Source for Entry {
         let runs = inner.active.take();
         let (mut parts, mut layout) = (Vec::new(), Vec::new());
         let mut filled = EXTENT_MAX;
-        for (offset, run) in &runs.0 {
+        for (offset, run) in &runs.runs {
             if filled + run.len() > EXTENT_MAX {
                 parts.push(Vec::new());
                 layout.push(Vec::new());
@@ -147,7 +152,7 @@ impl Source for Entry {
         // aside whole, they can be rescued.
         let mut inner = self.lock();
         let frozen = inner.frozen.as_ref().expect("a capture is in flight");
-        let bytes = frozen.runs.bytes();
+        let cost = frozen.runs.cost();
         let ((), position) = self.history.transact(|tx| store(tx, self.ino, frozen, sealed))?;
         let frozen = inner.frozen.take();
         inner.finished = inner.started;
@@ -156,7 +161,7 @@ impl Source for Entry {
         }
         drop(inner);
         drop(frozen);
-        self.budget.give_back(bytes);
+        self.budget.give_back(cost);
         self.settled.notify_waiters();
         Ok(position)
     }
@@ -166,11 +171,10 @@ impl Source for Entry {
         if let Some(frozen) = inner.frozen.take() {
             // What was written since is newer: it goes on top of what comes back.
             let newer = inner.active.take();
-            let before = frozen.runs.bytes() + newer.bytes();
-            for (offset, run) in frozen.runs.0.iter().chain(&newer.0) {
-                inner.active.write(*offset, run);
+            for (offset, run) in frozen.runs.runs.iter().chain(&newer.runs) {
+                self.budget.take(inner.active.write(*offset, run));
             }
-            self.budget.give_back(before - inner.active.bytes());
+            self.budget.give_back(frozen.runs.cost() + newer.cost());
             inner.dirty_since.get_or_insert_with(Instant::now);
         }
         inner.failures += 1;

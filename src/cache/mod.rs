@@ -88,7 +88,7 @@ pub struct Live {
 pub struct Bounds {
     /// Clean plaintext, bytes.
     pub clean_bytes: usize,
-    /// Dirty plaintext, bytes.
+    /// Memory for dirty plaintext, bytes.
     pub dirty_bytes: usize,
 }
 
@@ -202,7 +202,7 @@ impl Cache {
         }
         inner.dirty_since = None;
         drop(inner);
-        self.budget.give_back(runs.bytes());
+        self.budget.give_back(runs.cost());
         entry.settled.notify_waiters();
     }
 
@@ -211,20 +211,21 @@ impl Cache {
         self.history.view().get(&Key::head(ino)).map_or(true, |head| head.is_some())
     }
 
-    /// Writes `data` at `offset` into memory; returns once it is there. `None` if there is no room now: use
-    /// [`Cache::room`] and try again.
-    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8]) -> Option<Result<(), CacheError>> {
+    /// Is there room for one more write now? If not: [`Cache::room`].
+    pub fn has_room(&self) -> bool {
+        self.budget.has_room()
+    }
+
+    /// Writes `data` at `offset` into memory, whether there is room or not: who writes asks first.
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<(), CacheError> {
         if self.history.is_read_only() {
-            return Some(Err(CacheError::ReadOnly));
+            return Err(CacheError::ReadOnly);
         }
         let Some(end) = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_MAX) else {
-            return Some(Err(CacheError::TooLarge));
+            return Err(CacheError::TooLarge);
         };
         if data.is_empty() {
-            return Some(Ok(()));
-        }
-        if !self.budget.has_room() {
-            return None;
+            return Ok(());
         }
         let entry = self.entry(ino);
         entry.hit();
@@ -234,8 +235,8 @@ impl Cache {
             Some(live) => live,
             None => match self.stored_live(ino) {
                 Ok(Some(live)) => live,
-                Ok(None) => return Some(Err(CacheError::NotFound)),
-                Err(error) => return Some(Err(error.into())),
+                Ok(None) => return Err(CacheError::NotFound),
+                Err(error) => return Err(error.into()),
             },
         };
         inner.only_grown &= offset >= live.size;
@@ -249,7 +250,7 @@ impl Cache {
         if full {
             self.kick(&entry);
         }
-        Some(Ok(()))
+        Ok(())
     }
 
     /// Waits until a write has room; sends on what is dirty meanwhile. If there is none for long, the journal takes
@@ -358,11 +359,14 @@ impl Cache {
     }
 
     pub fn counts(&self) -> Counts {
+        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
+        let dirty: Vec<_> =
+            entries.iter().map(|entry| entry.lock().bytes() as u64).filter(|bytes| *bytes > 0).collect();
         Counts {
             clean_bytes: self.frames.bytes() as u64,
-            dirty_bytes: self.budget.used() as u64,
-            dirty_files: self.dirty_files().len() as u64,
-            entries: self.entries.lock().len() as u64,
+            dirty_bytes: dirty.iter().sum(),
+            dirty_files: dirty.len() as u64,
+            entries: entries.len() as u64,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
         }

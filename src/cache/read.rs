@@ -28,10 +28,26 @@ struct Wanted {
 
 /// What one look at a file's state found: memory's bytes are copied, the rest is named.
 struct Plan {
-    out: Vec<u8>,
+    out: Answer,
     /// Stretches of `out` that memory filled, in order of their copying.
     filled: Vec<Range<usize>>,
     wanted: Vec<Wanted>,
+}
+
+/// Plaintext on its way to the kernel. Wiped when it was sent: at the speed of memory, since each read pays for it.
+struct Answer(Vec<u8>);
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        zeroize::optimization_barrier(&self.0[..]);
+    }
 }
 
 impl Cache {
@@ -43,7 +59,7 @@ impl Cache {
         for _ in 0..LOOKS {
             let Some(mut plan) = self.plan(ino, offset, len)? else { return Ok(Bytes::new()) };
             match self.fill(&mut plan, offset, sequential).await {
-                Ok(()) => return Ok(plan.out.into()),
+                Ok(()) => return Ok(Bytes::from_owner(plan.out)),
                 Err(DownloadError::Gone) => {}
                 Err(error) => {
                     // An outage has its own line; one for each read would bury it.
@@ -83,12 +99,12 @@ impl Cache {
         }
         drop(view);
         // Holes are zeros because no piece covers them, and only then.
-        let mut out = vec![0; (end - offset) as usize];
+        let mut out = Answer(vec![0; (end - offset) as usize]);
         let mut filled = Vec::new();
         if let Some(inner) = &inner {
             inner.visit(&range, |at, bytes| {
                 let from = (at - offset) as usize;
-                out[from..from + bytes.len()].copy_from_slice(bytes);
+                out.0[from..from + bytes.len()].copy_from_slice(bytes);
                 filled.push(from..from + bytes.len());
             });
         }
@@ -101,7 +117,7 @@ impl Cache {
             let from = (wanted.piece.offset - offset) as usize;
             for stretch in subtract(from..from + wanted.piece.len as usize, &plan.filled) {
                 let start = wanted.piece.start + (stretch.start - from) as u32;
-                self.copy(wanted.piece.extent, record, start, &mut plan.out[stretch], sequential).await?;
+                self.copy(wanted.piece.extent, record, start, &mut plan.out.0[stretch], sequential).await?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! `sync`, `umount` and `status`: they ask the process that serves the mount.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::args::Status;
 use super::exit::{self, Failure};
 use super::progress::Display;
-use super::{Voice, human_bytes, mount};
+use super::{Voice, human_bytes, mount, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::mountpoint::{self, Mount};
 use crate::mount::runtime_dir::{self, Found};
@@ -21,10 +22,13 @@ use crate::mount::{MountError, environment};
 
 /// How long a process that said its last word may take to end.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an unmount waits for pages of memory maps before it asks for its own.
+const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn sync(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     let stream = find(dir)?;
     let mut display = Display::new(voice.quiet);
+    write_back(dir)?;
     control::call(stream, &Command::Sync, |now| display.show(now)).map_err(failure)?;
     Ok(exit::OK)
 }
@@ -32,6 +36,7 @@ pub fn sync(dir: &Path, voice: Voice) -> Result<u8, Failure> {
 pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     let stream = find(dir)?;
     let mut display = Display::new(voice.quiet);
+    write_back_in_time(dir);
     let ended = control::call(stream, &Command::Umount, |now| display.show(now)).map_err(failure)?;
     drop(display);
     let ended: Ended = serde_json::from_value(ended).map_err(|e| failure(CallError::Strange(e.to_string())))?;
@@ -39,6 +44,34 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     match ended.drained {
         true => Ok(exit::OK),
         false => Err(mount::not_drained(ended.pending_bytes)),
+    }
+}
+
+/// Has the kernel hand over what was written through memory maps: the process that serves the mount does not know of it
+/// yet.
+fn write_back(dir: &Path) -> Result<(), Failure> {
+    let fails = |e: io::Error| Failure::error(format!("{}: memory maps cannot be written back: {e}", dir.display()));
+    match File::open(dir) {
+        Ok(drive) => rustix::fs::syncfs(drive).map_err(|e| fails(e.into())),
+        // Not even root may enter another user's drive without allow_other.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let dir = dir.display();
+            log::warn!("{dir} is closed to you: what programs wrote through memory maps may be left out");
+            Ok(())
+        }
+        Err(e) => Err(fails(e)),
+    }
+}
+
+/// As [`write_back`], for an unmount: it must not hang behind a drive that takes no more, and its end writes back too.
+fn write_back_in_time(dir: &Path) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let path = dir.to_owned();
+    std::thread::spawn(move || tell.send(write_back(&path)));
+    match told.recv_timeout(WRITE_BACK_PATIENCE) {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => log::warn!("{}", failure.message),
+        Err(_) => log::warn!("{}: memory maps are still being written back", dir.display()),
     }
 }
 
@@ -79,7 +112,7 @@ fn one(dir: &Path, json: bool) -> Result<String, Failure> {
 
 fn render(value: &Value, json: bool) -> Result<String, Failure> {
     if json {
-        return Ok(format!("{value}\n"));
+        return Ok(json_line(value));
     }
     let status = serde_json::from_value(value.clone()).map_err(|e| failure(CallError::Strange(e.to_string())))?;
     Ok(table(&status))
@@ -92,21 +125,33 @@ fn all(json: bool) -> Result<String, Failure> {
         match control::call(stream, &Command::Status, |_| ()) {
             Ok(value) => values.push(value),
             // One that is just ending is no reason not to show the others.
-            Err(e) => log::warn!("{e}"),
+            Err(e) => log::warn!("{}", failure(e).message),
         }
     }
-    let answered = |dir: &Path| values.iter().any(|value| Path::new(&text(value, "mountpoint")) == dir);
+    let answered = |dir: &Path| values.iter().any(|value| text(value, "mountpoint") == dir.to_string_lossy());
     for mount in mountpoint::drives().iter().filter(|mount| mount.owner == Some(me) && !answered(&mount.dir)) {
         log::warn!("{}", silent(&mount.dir));
     }
     if json {
-        return Ok(format!("{}\n", Value::from(values)));
+        return Ok(json_line(&Value::from(values)));
     }
     if values.is_empty() {
         return Ok("no drive of yours is mounted\n".into());
     }
     let shown: Result<Vec<String>, Failure> = values.iter().map(|value| render(value, false)).collect();
     Ok(shown?.join("\n"))
+}
+
+/// The JSON of serde leaves DEL and the control characters beyond ASCII as they are. They stand only within strings.
+fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        match c.is_control() {
+            true => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => line.push(c),
+        }
+    }
+    line + "\n"
 }
 
 fn text(value: &Value, name: &str) -> String {
@@ -145,7 +190,7 @@ fn table(mount: &MountStatus) -> String {
         ("pin", status.pin.clone()),
         ("process", mount.pid.to_string()),
     ]);
-    rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+    rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()
 }
 
 fn state(mount: &MountStatus) -> String {
@@ -209,8 +254,8 @@ fn silent(dir: &Path) -> String {
 
 fn failure(error: CallError) -> Failure {
     match error {
-        CallError::Failed { code, message } => Failure::new(code, message),
-        other => Failure::error(other.to_string()),
+        CallError::Failed { code, message } => Failure::new(code, printable(&message)),
+        other => Failure::error(printable(&other.to_string())),
     }
 }
 
@@ -273,6 +318,22 @@ mod tests {
         assert!(shown.contains("outage: the store does not answer"), "{shown}");
         assert!(shown.contains("4.0 KiB in 2 files, the oldest for 12 s"), "{shown}");
         assert!(shown.contains("30 s ago (number 9, epoch 3)"), "{shown}");
+    }
+
+    #[test]
+    fn nothing_that_came_over_the_socket_moves_the_cursor() {
+        let evil = "a\u{1b}[2J\u{9b}31m\r\n\u{7f}b";
+        let mut mount = example();
+        mount.status.url = evil.into();
+        mount.status.reason = Some(evil.into());
+        let value = serde_json::to_value(mount).unwrap();
+        let failed = failure(CallError::Failed { code: 1, message: evil.into() }).message;
+        for shown in [render(&value, false).unwrap(), render(&value, true).unwrap(), failed] {
+            assert!(shown.lines().all(|line| !line.contains(char::is_control)), "{shown:?}");
+            assert!(!shown.contains("\r\n"), "{shown:?}");
+        }
+        let line = render(&value, true).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value, "and JSON loses nothing");
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn code_of(error: &MountError) -> u8 {
         | MountError::Mountpoint(_)
         | MountError::Kernel { .. }
         | MountError::RecoveryFile { .. }
+        | MountError::Unclear { .. }
         | MountError::Io { .. } => ERROR,
     }
 }

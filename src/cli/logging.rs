@@ -49,16 +49,24 @@ pub fn to_file(level: LevelFilter, path: PathBuf) -> io::Result<()> {
     Ok(())
 }
 
-/// RUST_LOG decides where it is set. Else other crates' chatter stays out below debug.
+/// RUST_LOG decides where it is set.
 fn filtered(level: LevelFilter) -> Builder {
-    let mut builder = Builder::new();
     match std::env::var("RUST_LOG") {
-        Ok(words) if !words.is_empty() => builder.parse_filters(&words),
-        _ => {
-            let others = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Warn) };
-            builder.filter_level(others).filter_module("dripfs", level)
+        Ok(words) if !words.is_empty() => {
+            let mut builder = Builder::new();
+            builder.parse_filters(&words);
+            builder
         }
-    };
+        _ => usual(level),
+    }
+}
+
+/// Other crates' chatter stays out below debug. That of fuser never comes in: it tells the names of files, and a log may
+/// be a file on a disk where names are sealed.
+fn usual(level: LevelFilter) -> Builder {
+    let others = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Warn) };
+    let mut builder = Builder::new();
+    builder.filter_level(others).filter_module("dripfs", level).filter_module("fuser", level.min(LevelFilter::Warn));
     builder
 }
 
@@ -127,6 +135,16 @@ mod tests {
         let mut log = Rotating::open(path.clone()).unwrap();
         log.write_all(b"more").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), LOG_MAX / 2 + 4);
+    }
+
+    #[test]
+    fn no_level_lets_the_names_of_files_into_a_log() {
+        use log::{Level, Log, Record};
+        let logger = usual(LevelFilter::Trace).build();
+        let wanted = |target, level| logger.matches(&Record::builder().target(target).level(level).build());
+        assert!(wanted("dripfs::fs", Level::Trace) && wanted("object_store", Level::Trace));
+        assert!(!wanted("fuser::request", Level::Debug) && wanted("fuser::request", Level::Warn));
+        assert!(logger.enabled(&log::Metadata::builder().target("dripfs").level(Level::Trace).build()));
     }
 
     #[test]

@@ -72,6 +72,11 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
     }
 }
 
+/// What came from another process, for a terminal: control characters there could move the cursor, or worse.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// `1.5 GiB`: one digit after the point, powers of 1024.
 fn human_bytes(bytes: u64) -> String {
     let mut value = bytes as f64;

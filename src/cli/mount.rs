@@ -1,6 +1,8 @@
 //! `init` and `mount`: everything that can be checked cheaply comes before the passphrase is asked for.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,7 +100,7 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     match background::serve(request, passphrase, exit::code_of) {
         Ok(Closed::Drained) => Ok(exit::OK),
         Ok(Closed::Pending(bytes)) => {
-            log::warn!("{} did not reach the vault; the journal keeps them for the next mount", human_bytes(bytes));
+            log::warn!("{}", not_drained(bytes).message);
             Ok(exit::NOT_DRAINED)
         }
         // It was reported and logged.
@@ -172,9 +174,12 @@ fn closed(closed: Closed) -> Result<u8, Failure> {
     }
 }
 
-/// Also what `dripfs umount` says.
+/// Also what `dripfs umount` says. No bytes: names, attributes, or the mark that nobody writes any more.
 pub fn not_drained(bytes: u64) -> Failure {
-    let left = human_bytes(bytes);
+    let left = match bytes {
+        0 => "the last changes".to_owned(),
+        _ => human_bytes(bytes),
+    };
     Failure::new(
         exit::NOT_DRAINED,
         format!("unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them"),
@@ -234,11 +239,16 @@ fn say_recovery_written(path: &Path) {
 }
 
 fn show_recovery_key(key: &str) -> Result<(), Failure> {
-    let text = format!(
-        "Recovery key, shown only this once:\n\n    {key}\n\nIt opens the vault where the passphrase would. Write it \
-         down and keep it away from this machine: without it\na lost passphrase means a lost vault.\n"
-    );
-    let shown = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    // In pieces, and past std's buffer, which is never wiped.
+    let show = |mut out: File| {
+        out.write_all(b"Recovery key, shown only this once:\n\n    ")?;
+        out.write_all(key.as_bytes())?;
+        out.write_all(
+            b"\n\nIt opens the vault where the passphrase would. Write it down and keep it away from this machine: \
+            without it\na lost passphrase means a lost vault.\n",
+        )
+    };
+    let shown = io::stdout().as_fd().try_clone_to_owned().map(File::from).and_then(show);
     shown.map_err(|e| Failure::error(format!("the recovery key could not be shown ({e}); the vault was made")))
 }
 
@@ -275,5 +285,7 @@ mod tests {
         assert_eq!(closed(Closed::Drained).unwrap(), exit::OK);
         let failure = closed(Closed::Pending(1536)).unwrap_err();
         assert!(failure.code == 14 && failure.message.contains("1.5 KiB"), "{}", failure.message);
+        let failure = closed(Closed::Pending(0)).unwrap_err();
+        assert!(failure.code == 14 && !failure.message.contains("0 B"), "{}", failure.message);
     }
 }

@@ -37,7 +37,7 @@ impl Default for MountOptions {
 }
 
 /// What concerns the kernel alone.
-const KERNEL: [&str; 12] = [
+const KERNEL: [&str; 13] = [
     "allow_other",
     "dev",
     "nodev",
@@ -50,10 +50,11 @@ const KERNEL: [&str; 12] = [
     "relatime",
     "default_permissions",
     "sync",
+    "async",
 ];
 
 /// What concerns mount(8), systemd and file managers, and nothing here.
-const SWALLOWED: [&str; 16] = [
+const SWALLOWED: [&str; 15] = [
     "auto",
     "noauto",
     "user",
@@ -64,7 +65,6 @@ const SWALLOWED: [&str; 16] = [
     "defaults",
     "nofail",
     "_netdev",
-    "async",
     "diratime",
     "nodiratime",
     "lazytime",
@@ -198,5 +198,9 @@ mod tests {
         for word in KERNEL {
             assert!(kernel.set(word), "{word}");
         }
+        for word in parse(["sync,dev,noexec", "async,nodev,exec"]).unwrap().kernel_words {
+            kernel.set(&word);
+        }
+        assert!(!kernel.synchronous && !kernel.devices && !kernel.no_exec, "a later word overrules an earlier one");
     }
 }

@@ -10,7 +10,7 @@
 //! Mirrors [`crate::upload`] file by file. Knows extents, not files.
 //!
 //! Invariants
-//! - Bytes that do not authenticate, or are missing, are an error, never zeros and never other bytes.
+//! - Bytes that do not authenticate, or are missing, are an error, never zeros and never other bytes; they are not kept.
 //! - A fetch that began runs to its end, whoever asked for it has gone or not.
 
 pub mod encryption;
@@ -34,7 +34,10 @@ pub type Frames = Arc<Vec<Arc<Frame>>>;
 #[derive(Debug, Error, Clone)]
 pub enum DownloadError {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// Under the object's name lies what no vault has.
+    #[error(transparent)]
+    Foreign(StoreError),
     #[error("object {0} is missing, or shorter than it must be")]
     Missing(String),
     #[error("object {name}: {why}")]
@@ -46,4 +49,20 @@ pub enum DownloadError {
     Gone,
     #[error("opening failed")]
     Opening,
+}
+
+impl DownloadError {
+    /// The store answered, with other bytes than were put there, or too few.
+    fn is_of_the_bytes(&self) -> bool {
+        matches!(self, DownloadError::Missing(_) | DownloadError::Format { why: FormatError::Unauthentic(_), .. })
+    }
+}
+
+impl From<StoreError> for DownloadError {
+    fn from(error: StoreError) -> DownloadError {
+        match error {
+            StoreError::TooLarge { .. } => DownloadError::Foreign(error),
+            error => DownloadError::Store(error),
+        }
+    }
 }

@@ -79,13 +79,24 @@ impl RemoteStorage {
         }
     }
 
+    /// Forgets what is kept of these bytes: they did not open, or did not suffice. Nothing vouches for a grid block before
+    /// a frame in it opens, and other frames in it may be wrong even then. Returns whether the store may be asked again.
+    pub fn forget(&self, extent: &Extent, stored: Range<u32>) -> bool {
+        let Place::Segment { id, offset } = extent.place else { return false };
+        let mut blocks = self.blocks.lock();
+        for n in grid(&(offset + stored.start..offset + stored.end)) {
+            blocks.pop(&(id, n));
+        }
+        true
+    }
+
     /// Grid blocks that are kept, and one GET from the first that is not to the last that is not.
     async fn segment_bytes(&self, id: ObjectId, name: &str, range: Range<u32>) -> Result<Bytes, DownloadError> {
-        let grid = READ_GRID as u32;
-        let (first, last) = (range.start / grid, range.end.div_ceil(grid));
+        let wanted = grid(&range);
+        let first = wanted.start;
         let mut kept: Vec<Option<Bytes>> = {
             let mut blocks = self.blocks.lock();
-            (first..last).map(|n| blocks.get(&(id, n)).cloned()).collect()
+            wanted.map(|n| blocks.get(&(id, n)).cloned()).collect()
         };
         let missing = |kept: &[Option<Bytes>]| -> Option<(usize, usize)> {
             Some((kept.iter().position(Option::is_none)?, kept.iter().rposition(Option::is_none)? + 1))
@@ -98,14 +109,19 @@ impl RemoteStorage {
             for (k, slot) in kept[from..to].iter_mut().enumerate() {
                 let begin = (k * READ_GRID).min(got.len());
                 let block = got.slice(begin..(begin + READ_GRID).min(got.len()));
-                // Bulk reads would only push out what is read again.
-                if to - from <= 2 {
+                // Only an object's last block is short; bulk reads would only push out what is read again.
+                let whole = block.len() == READ_GRID || (from + k + 1 == to && !block.is_empty());
+                if whole && to - from <= 2 {
                     blocks.put((id, first + (from + k) as u32), Bytes::copy_from_slice(&block));
                 }
                 *slot = Some(block);
             }
         }
-        let start = (range.start - first * grid) as usize;
+        // Short in the middle, it would shift what comes after it.
+        if kept.iter().rev().skip(1).flatten().any(|block| block.len() != READ_GRID) {
+            return Err(DownloadError::Missing(name.to_owned()));
+        }
+        let start = (range.start - first * READ_GRID as u32) as usize;
         let want = range.len();
         let out = if let [Some(one)] = &kept[..] {
             one.get(start..start + want).map(|_| one.slice(start..start + want))
@@ -133,4 +149,9 @@ impl RemoteStorage {
         self.inline.lock().put(sequence, commit.inline.clone());
         Ok(commit.inline)
     }
+}
+
+/// The grid blocks in which these bytes of an object lie.
+fn grid(bytes: &Range<u32>) -> Range<u32> {
+    bytes.start / READ_GRID as u32..bytes.end.div_ceil(READ_GRID as u32)
 }

@@ -67,7 +67,8 @@ impl From<IndexError> for FsError {
 impl From<CacheError> for FsError {
     fn from(error: CacheError) -> FsError {
         match error {
-            CacheError::NotFound => FsError::NotFound,
+            // The cache is asked for inodes, never for names.
+            CacheError::NotFound => FsError::Stale,
             CacheError::TooLarge => FsError::TooLarge,
             CacheError::NoSpace => FsError::NoSpace,
             CacheError::ReadOnly => FsError::ReadOnly,

@@ -5,9 +5,11 @@
 use bytes::Bytes;
 
 use super::attributes::without_privileges;
-use super::{Caller, Fs, FsError, Safety, Seek};
+use super::records::{self, kind};
+use super::{Caller, Fs, FsError, Privileges, Safety, Seek};
 use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position};
+use crate::cache::dirty::Plain;
 use crate::cache::edit::SeekFor;
 use crate::format::key::Key;
 use crate::format::record::Record;
@@ -21,17 +23,15 @@ mod mode {
 
 impl Fs {
     /// Opens a file; with `truncate` as O_TRUNC does.
-    pub async fn open(&self, ino: Ino, truncate: bool, write: bool, caller: Caller) -> Result<(), FsError> {
-        if (write || truncate) && self.is_read_only() {
-            return Err(FsError::ReadOnly);
+    pub async fn open(&self, ino: Ino, truncate: bool, write: bool, caller: Caller) -> Result<Privileges, FsError> {
+        if write || truncate {
+            self.check_writable()?;
         }
-        if self.history.view().get(&Key::inode(ino))?.is_none() {
-            return Err(FsError::NotFound);
+        records::inode(&self.history.view(), ino)?;
+        match truncate {
+            true => self.truncate(ino, 0, caller.uid != 0).await,
+            false => Ok(Privileges::Kept),
         }
-        if truncate {
-            self.truncate(ino, 0, caller.uid != 0).await?;
-        }
-        Ok(())
     }
 
     /// Reads up to `size` bytes; fewer only at the end of the file.
@@ -39,20 +39,29 @@ impl Fs {
         self.cache.read(ino, offset, size as usize).await.map_err(|e| self.blame(ino, e))
     }
 
-    /// Writes into memory, if there is room now. `kill` clears set-user-ID, set-group-ID and capabilities.
-    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<u32, FsError>> {
-        if !self.is_read_only()
-            && (kill || self.has_capability(ino).unwrap_or(true))
-            && let Err(error) = self.kill_privileges(ino, kill)
-        {
-            return Some(Err(error));
+    /// Writes into memory, all of `data`; `None`, and nothing is done, if there is no room now. `kill` clears
+    /// set-user-ID, set-group-ID and capabilities.
+    pub fn try_write(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Option<Result<Privileges, FsError>> {
+        // A mount that became read-only must not wait for room.
+        if !self.is_read_only() && !self.cache.has_room() {
+            return None;
         }
-        let result = self.cache.try_write(ino, offset, data)?;
-        Some(result.map(|()| data.len() as u32).map_err(|e| self.blame(ino, e)))
+        Some(self.write_now(ino, offset, data, kill))
     }
 
-    /// Writes into memory, waiting for room.
-    pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<u32, FsError> {
+    fn write_now(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Result<Privileges, FsError> {
+        self.check_writable()?;
+        let privileges = match kill || self.has_capability(ino)? {
+            true => self.kill_privileges(ino, kill)?,
+            false => Privileges::Kept,
+        };
+        self.cache.write(ino, offset, data).map_err(|e| self.blame(ino, e))?;
+        Ok(privileges)
+    }
+
+    /// Writes into memory, waiting for room; wipes its copy of the data.
+    pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<Privileges, FsError> {
+        let data = Plain::new(data);
         loop {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;
@@ -73,33 +82,38 @@ impl Fs {
     }
 
     /// Sets a file's size. `kill` as for write.
-    pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<(), FsError> {
-        if self.is_read_only() {
-            return Err(FsError::ReadOnly);
-        }
+    pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<Privileges, FsError> {
+        self.check_writable()?;
         self.regular(ino)?;
         self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
         self.kill_privileges(ino, kill)
     }
 
     /// fallocate(2): plain, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. Space is promised by nobody: extents are made when bytes
-    /// come.
-    pub async fn fallocate(&self, ino: Ino, mode: i32, offset: u64, len: u64) -> Result<(), FsError> {
-        if self.is_read_only() {
-            return Err(FsError::ReadOnly);
-        }
+    /// come. `kill` as for write, in every mode: a local disk clears before it looks what there is to do.
+    pub async fn fallocate(
+        &self,
+        ino: Ino,
+        mode: i32,
+        offset: u64,
+        len: u64,
+        kill: bool,
+    ) -> Result<Privileges, FsError> {
+        self.check_writable()?;
         self.regular(ino)?;
         let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(FsError::TooLarge)?;
-        let (cut, grow) = match mode {
-            0 => (0..0, Some(end)),
-            mode::KEEP_SIZE => return Ok(()),
-            m if m == mode::PUNCH_HOLE | mode::KEEP_SIZE => (offset..end, None),
-            mode::ZERO_RANGE => (offset..end, Some(end)),
-            m if m == mode::ZERO_RANGE | mode::KEEP_SIZE => (offset..end, None),
+        let change = match mode {
+            0 => Some((0..0, Some(end))),
+            mode::KEEP_SIZE => None,
+            m if m == mode::PUNCH_HOLE | mode::KEEP_SIZE => Some((offset..end, None)),
+            mode::ZERO_RANGE => Some((offset..end, Some(end))),
+            m if m == mode::ZERO_RANGE | mode::KEEP_SIZE => Some((offset..end, None)),
             _ => return Err(FsError::Unsupported),
         };
-        self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
-        Ok(())
+        if let Some((cut, grow)) = change {
+            self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
+        }
+        self.kill_privileges(ino, kill)
     }
 
     /// SEEK_DATA and SEEK_HOLE.
@@ -167,46 +181,31 @@ impl Fs {
 
     /// Clears set-user-ID, set-group-ID (where the group may execute) and file capabilities, as a write or truncate by
     /// an unprivileged process must; capabilities go whoever writes.
-    pub(super) fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<(), FsError> {
-        let privileged = match self.history.view().get(&Key::inode(ino))?.as_deref() {
-            Some(Record::Inode(inode)) => unprivileged && without_privileges(inode.mode) != inode.mode,
-            _ => return Err(FsError::NotFound),
-        };
-        if !privileged && !self.has_capability(ino)? {
-            return Ok(());
+    fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<Privileges, FsError> {
+        let inode = records::inode(&self.history.view(), ino)?;
+        let clears = unprivileged && without_privileges(inode.mode) != inode.mode;
+        if !clears && !self.has_capability(ino)? {
+            return Ok(Privileges::Kept);
         }
-        let ((), _) = self.history.transact(|tx| {
-            if let Some(record) = tx.get(&Key::inode(ino))?
-                && let Record::Inode(inode) = &*record
-            {
-                let mut inode = inode.clone();
-                if unprivileged {
-                    inode.mode = without_privileges(inode.mode);
-                }
-                inode.ctime = tx.now();
-                tx.put(Key::inode(ino), Record::Inode(inode));
+        self.change(|tx| {
+            let mut inode = records::inode(tx, ino)?;
+            let before = inode.mode;
+            if unprivileged {
+                inode.mode = without_privileges(before);
             }
-            self.drop_capability(tx, ino)
-        })?;
-        Ok(())
-    }
-
-    /// Has this file bits that a write by an unprivileged process clears?
-    pub fn has_set_id(&self, ino: Ino) -> bool {
-        match self.history.view().get(&Key::inode(ino)).ok().flatten().as_deref() {
-            Some(Record::Inode(inode)) => without_privileges(inode.mode) != inode.mode,
-            _ => false,
-        }
+            let cleared = inode.mode != before;
+            inode.ctime = tx.now();
+            tx.put(Key::inode(ino), Record::Inode(inode));
+            self.drop_capability(tx, ino)?;
+            Ok(if cleared { Privileges::Cleared } else { Privileges::Kept })
+        })
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {
-        match self.history.view().get(&Key::inode(ino))?.as_deref() {
-            Some(Record::Inode(inode)) => match inode.mode & libc::S_IFMT {
-                libc::S_IFREG => Ok(()),
-                libc::S_IFDIR => Err(FsError::IsDirectory),
-                _ => Err(FsError::Invalid),
-            },
-            _ => Err(FsError::NotFound),
+        match kind(records::inode(&self.history.view(), ino)?.mode) {
+            libc::S_IFREG => Ok(()),
+            libc::S_IFDIR => Err(FsError::IsDirectory),
+            _ => Err(FsError::Invalid),
         }
     }
 }

@@ -3,6 +3,9 @@
 //! Every operation is an `async fn` that is ready at its first poll when all it needs is in memory; whoever calls
 //! polls once and moves what is not ready to the runtime. Locks: a file's entry, then the history mutex; never over
 //! an await.
+//!
+//! Invariant: an operation does all its waiting before it changes anything, so it can be dropped while it waits, and
+//! nothing has happened. (setattr changes size, mode and owner, times, one after the other, each in this way.)
 
 pub mod attributes;
 pub mod error;
@@ -12,14 +15,16 @@ mod readdir;
 mod records;
 mod rename;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod xattr;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::FsError;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::base::{Ino, Position, Timestamp};
 use crate::cache::{Cache, CacheError};
@@ -28,7 +33,13 @@ use crate::format::keys::Keys;
 use crate::format::record::Record;
 use crate::history::History;
 use crate::journal::Journal;
+use crate::store::Store;
 use crate::upload::notifier::Notifier;
+
+/// How long fsync at level remote waits for a vault that comes no nearer because the store does not answer.
+const OUTAGE_MAX: Duration = Duration::from_secs(60);
+/// How often it looks.
+const OUTAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// The filesystem of one mounted vault.
 pub struct Fs {
@@ -49,7 +60,7 @@ pub(crate) enum Safety {
     /// The journal on this disk.
     Local(Arc<Journal>),
     /// The vault, after the journal.
-    Remote(Arc<Journal>, Arc<Notifier>),
+    Remote(Arc<Journal>, Arc<Notifier>, Store),
     /// Nothing; the journal is hurried along.
     Async(Arc<Journal>),
 }
@@ -60,14 +71,48 @@ impl Safety {
         match self {
             Safety::Nothing => Ok(()),
             Safety::Local(journal) => journal.wait_durable(position).await.map_err(|e| e.to_string()),
-            Safety::Remote(journal, vault) => {
+            Safety::Remote(journal, vault, store) => {
                 journal.wait_durable(position).await.map_err(|e| e.to_string())?;
-                vault.wait(position).await
+                wait_for_vault(vault, position, || store.outage()).await
             }
             Safety::Async(journal) => {
                 journal.hurry();
                 Ok(())
             }
+        }
+    }
+}
+
+/// Waits as long as the vault comes nearer. In an outage nothing does, and nobody can interrupt who waits: after
+/// [`OUTAGE_MAX`] without a commit an error takes the place of what may never come.
+async fn wait_for_vault(
+    vault: &Notifier,
+    position: Position,
+    outage: impl Fn() -> Option<(Duration, String)>,
+) -> Result<(), String> {
+    let done = vault.wait(position);
+    tokio::pin!(done);
+    let (mut reached, mut since) = (vault.position(), Instant::now());
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut done => return result,
+            () = tokio::time::sleep(OUTAGE_LOOK) => {}
+        }
+        let now = vault.position();
+        if now != reached {
+            (reached, since) = (now, Instant::now());
+        }
+        if let Some((lasted, why)) = outage()
+            && lasted.min(since.elapsed()) >= OUTAGE_MAX
+        {
+            let why = format!(
+                "not in the vault after {} s of outage ({why}); it is safe in the journal on this machine, and will be \
+                 sent once the store answers",
+                OUTAGE_MAX.as_secs()
+            );
+            log::warn!("fsync: {why}");
+            return Err(why);
         }
     }
 }
@@ -87,7 +132,8 @@ impl Fs {
     fn blame(&self, ino: Ino, error: CacheError) -> FsError {
         if matches!(error, CacheError::Io(_)) {
             self.damaged.lock().insert(ino);
-            log::debug!("{}: {error}", self.path_of(ino).unwrap_or_else(|| ino.to_string()));
+            // Not its path: a log may be a file, and names are sealed on this disk. Status tells the path.
+            log::debug!("{ino}: {error}");
         }
         error.into()
     }
@@ -133,6 +179,14 @@ pub struct Caller {
     pub uid: u32,
     pub gid: u32,
     pub pid: u32,
+}
+
+/// What a change of contents did to a file's set-user-ID and set-group-ID bits. Whoever remembers the mode (the
+/// kernel) must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privileges {
+    Kept,
+    Cleared,
 }
 
 /// What stat(2) tells.
@@ -183,8 +237,14 @@ pub struct Entry {
     pub name: Box<[u8]>,
     /// Where the next listing goes on after this entry: "." is 1, ".." is 2, then the name's hash.
     pub cookie: u64,
-    /// With attributes, if the listing was asked for them (not for "." and "..").
+    /// With attributes, if the listing was asked for them and they could be had (not for "." and "..").
     pub attributes: Option<Attributes>,
+}
+
+impl Entry {
+    pub fn is_dots(&self) -> bool {
+        matches!(&*self.name, b"." | b"..")
+    }
 }
 
 /// What rename(2) was asked for beside the names.

@@ -207,6 +207,8 @@ impl Fs {
 
     /// Waits until what is dirty of these files is in the journal (L2).
     pub(super) async fn settle(&self, inos: &[Ino]) -> Result<(), FsError> {
+        // All at once; then the slowest is what is waited for.
+        inos.iter().for_each(|ino| self.cache.flush(*ino));
         for ino in inos {
             self.cache.barrier(&[*ino]).await.map_err(|error| self.blame(*ino, error))?;
         }

@@ -51,7 +51,7 @@ impl Fs {
             entries.iter().map(|entry| (entry.kind == libc::S_IFREG).then(|| self.cache.live(entry.ino))).collect();
         let view = self.history.view();
         for (entry, live) in entries.iter_mut().zip(live) {
-            if entry.cookie > DOT_DOT {
+            if !entry.is_dots() {
                 let attributes: Option<Attributes> = stat_in(&view, entry.ino, live.flatten()).ok();
                 entry.attributes = attributes.filter(|attributes| attributes.nlink > 0);
             }

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod barriers;
+mod files;
 mod listings;
 mod model;
 mod names;
@@ -18,13 +19,11 @@ use futures::FutureExt;
 
 use super::*;
 use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
-use crate::base::{Clock, Epoch, Random, Sequence};
+use crate::base::{Clock, Epoch, Random};
 use crate::cache::Bounds;
 use crate::crypto::secret::Key as SecretKey;
-use crate::format::commit::ChainLink;
 use crate::format::key::Key;
 use crate::format::record::{Inode, Record};
-use crate::index::{Builder, Ground, Mark, TwinTables, WRITER_DIR};
 use crate::journal::Settings;
 use crate::pipeline::Cpu;
 use crate::{download, store, upload};
@@ -38,7 +37,7 @@ pub(super) fn now<T>(operation: impl Future<Output = T>) -> T {
 }
 
 /// An empty filesystem.
-pub(super) fn empty() -> Fs {
+pub(crate) fn empty() -> Fs {
     with_clock(Clock::System)
 }
 
@@ -48,15 +47,8 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
     let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys.clone(), Position(0)).expect("recover");
     let journal = Journal::resume(recovered, random.clone(), SETTINGS, Position(0)).expect("resume");
-    let disk = SimulatedDisk::new(8);
-    let tables = Arc::new(TwinTables::new(disk.clone(), WRITER_DIR));
-    let ground = Ground { dir: WRITER_DIR, disk, tables, keys: keys.clone(), random: random.clone() };
-    let mut builder = Builder::new(ground).expect("an index");
     let root = Record::Inode(Inode::root((0, 0), clock.now()));
-    builder.push(&Key::inode(Ino::ROOT), &root).expect("an index");
-    let link = ChainLink { sequence: Sequence(1), hash: [0; 32] };
-    let mark = Mark { link, block: None, clean: true, inodes: 1, bytes: 0, highest: Ino::ROOT };
-    let index = Arc::new(builder.finish(&mark).expect("an index"));
+    let (index, mark) = crate::index::tests::holding(&keys, &[(Key::inode(Ino::ROOT), root)]);
     let history = Arc::new(History::new(index, &mark, Some(journal.clone()), clock.clone(), Epoch(1)));
     let store = store::open("memory:///").expect("a store in memory");
     let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()));
@@ -65,10 +57,11 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline());
     let stage = upload::journal::JournalStage::new(journal.clone());
     let uploads = upload::starter::Starter::new(sealing, stage);
-    let bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
-    let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds, clock);
+    let cache = Cache::new(history.clone(), Some(uploads), downloads, BOUNDS, clock);
     Fs::new(history, keys, cache, Safety::Async(journal))
 }
+
+const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
 
 const SETTINGS: Settings = Settings {
     file_bytes: 1 << 30,
@@ -80,7 +73,7 @@ const SETTINGS: Settings = Settings {
 
 /// Shorthands, each of which must succeed.
 impl Fs {
-    pub(super) fn mk(&self, parent: Ino, name: &str) -> Ino {
+    pub(crate) fn mk(&self, parent: Ino, name: &str) -> Ino {
         now(self.create(parent, name.as_bytes(), 0o644, USER)).expect("create").ino
     }
 

@@ -25,15 +25,17 @@ use super::options::{MountOptions, negotiate};
 use super::reply::{Reply, Slot, Terms, answer, guarded};
 use crate::base::sizes::NAME_MAX;
 use crate::base::{Ino, Timestamp};
-use crate::fs::{Attributes, Caller, Entry, Fs, FsError, RenameMode, Seek, SetAttributes, SetTime, SpaceUse};
+use crate::fs::{
+    Attributes, Caller, Entry, Fs, FsError, Privileges, RenameMode, Seek, SetAttributes, SetTime, SpaceUse,
+};
 
 /// Inode numbers are never used again (rule E1), so generations tell nothing.
-const GENERATION: Generation = Generation(0);
-const HANDLE: FileHandle = FileHandle(0);
+pub const GENERATION: Generation = Generation(0);
+pub const HANDLE: FileHandle = FileHandle(0);
 
 /// What stat tells as the preferred size of I/O. Python and stdio allocate a buffer of this size for every file they
 /// open, so it is the usual one, not the one that would suit the drive best.
-const BLOCK: u32 = 4096;
+pub const BLOCK: u32 = 4096;
 
 /// Entries asked of `Fs` at a time. A reply holds some 20 to 800, which fuser does not tell.
 const LISTING: usize = 64;
@@ -80,16 +82,42 @@ impl Adapter {
         answer(&self.runtime, terms, reply, operation(self.fs.clone()), send);
     }
 
-    /// An operation that makes or finds a name.
-    fn answer_entry<F>(&self, terms: Terms, reply: ReplyEntry, operation: impl FnOnce(Arc<Fs>) -> F)
-    where
+    /// An operation that makes a name.
+    fn make<F>(
+        &self,
+        operation: &'static str,
+        request: &Request,
+        name: &OsStr,
+        reply: ReplyEntry,
+        make: impl FnOnce(Arc<Fs>, Box<[u8]>, Caller) -> F,
+    ) where
         F: Future<Output = Result<Attributes, FsError>> + Send + 'static,
     {
+        let (name, caller) = (owned(name), caller(request));
         let (ttl, lookups) = (self.ttl, self.lookups.clone());
-        self.answer(terms, reply, operation, move |reply, made| {
-            lookups.told(made.ino);
-            reply.entry(&ttl, &file_attr(&made), GENERATION);
-        });
+        self.answer(
+            Terms::bounded(operation),
+            reply,
+            |fs| make(fs, name, caller),
+            move |reply, made| {
+                lookups.told(made.ino);
+                reply.entry(&ttl, &file_attr(&made), GENERATION);
+            },
+        );
+    }
+
+    /// An operation that takes a name away.
+    fn remove<F>(
+        &self,
+        operation: &'static str,
+        name: &OsStr,
+        reply: ReplyEmpty,
+        remove: impl FnOnce(Arc<Fs>, Box<[u8]>) -> F,
+    ) where
+        F: Future<Output = Result<(), FsError>> + Send + 'static,
+    {
+        let name = owned(name);
+        self.answer_empty(Terms::bounded(operation), reply, |fs| remove(fs, name));
     }
 
     fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Fs>) -> F)
@@ -97,6 +125,38 @@ impl Adapter {
         F: Future<Output = Result<(), FsError>> + Send + 'static,
     {
         self.answer(terms, reply, operation, |reply, ()| reply.ok());
+    }
+
+    fn answer_listing<R: Listing>(&self, number: INodeNo, cookie: u64, reply: R) {
+        let (slot, ttl, lookups) = (Slot::new(reply), self.ttl, self.lookups.clone());
+        let filled = slot.clone();
+        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled).await;
+        self.answer(Terms::bounded(R::NAME), slot, operation, move |slot, counted| {
+            // Not before: a caller that was sent away is told of nothing.
+            slot.send(|reply| {
+                counted.into_iter().for_each(|ino| lookups.told(ino));
+                reply.ok();
+            });
+        });
+    }
+
+    /// An operation on contents, which may clear set-ID bits.
+    fn answer_contents<R, F>(
+        &self,
+        terms: Terms,
+        number: INodeNo,
+        reply: R,
+        operation: impl FnOnce(Arc<Fs>) -> F,
+        send: impl FnOnce(R) + Send + 'static,
+    ) where
+        R: Reply,
+        F: Future<Output = Result<Privileges, FsError>> + Send + 'static,
+    {
+        let kernel = self.kernel.clone();
+        self.answer(terms, reply, operation, move |reply, privileges| {
+            kernel.contents_changed(ino(number), privileges);
+            send(reply);
+        });
     }
 }
 
@@ -187,29 +247,54 @@ fn send_xattr(reply: ReplyXattr, buffer: u32, value: &[u8]) {
 
 /// A listing under way: fuser's two replies want the same of it.
 trait Listing: Reply {
+    const NAME: &str;
     const WITH_ATTRIBUTES: bool;
 
     /// True if the entry found no room.
     fn push(&mut self, entry: &Entry, ttl: &Duration) -> bool;
+
+    fn ok(self);
 }
 
 impl Listing for ReplyDirectory {
+    const NAME: &str = "readdir";
     const WITH_ATTRIBUTES: bool = false;
 
     fn push(&mut self, entry: &Entry, _: &Duration) -> bool {
         self.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), OsStr::from_bytes(&entry.name))
     }
+
+    fn ok(self) {
+        self.ok();
+    }
 }
 
 impl Listing for ReplyDirectoryPlus {
+    const NAME: &str = "readdirplus";
     const WITH_ATTRIBUTES: bool = true;
 
     fn push(&mut self, entry: &Entry, ttl: &Duration) -> bool {
-        // "." and ".." come without: the kernel takes type and number from them, and nothing else.
-        let attributes = entry.attributes.unwrap_or_else(|| nameless(entry));
+        let (ttl, attributes) = match entry.attributes {
+            Some(attributes) => (*ttl, file_attr(&attributes)),
+            // The kernel takes type and number from them, and nothing else.
+            None if entry.is_dots() => (*ttl, file_attr(&nameless(entry))),
+            None => (Duration::ZERO, unknown(entry)),
+        };
         let name = OsStr::from_bytes(&entry.name);
-        self.add(INodeNo(entry.ino.0), entry.cookie, name, ttl, &file_attr(&attributes), GENERATION)
+        self.add(INodeNo(entry.ino.0), entry.cookie, name, &ttl, &attributes, GENERATION)
     }
+
+    fn ok(self) {
+        self.ok();
+    }
+}
+
+/// For an entry whose attributes could not be had: the name must be listed all the same, or whoever mirrors a
+/// directory takes it for deleted. Node 0 would say that there are no attributes, but fuser then writes inode 0 into
+/// the entry too, which readers skip. A size that cannot be makes the kernel keep name, type and number, link no inode,
+/// and forget the one that it was told of: it counts like any other.
+fn unknown(entry: &Entry) -> FileAttr {
+    FileAttr { size: u64::MAX, ..file_attr(&nameless(entry)) }
 }
 
 fn nameless(entry: &Entry) -> Attributes {
@@ -230,42 +315,37 @@ fn nameless(entry: &Entry) -> Attributes {
     }
 }
 
-/// Fills a listing's reply from `cookie` on until it is full or the directory ends.
+/// Fills a listing's reply from `cookie` on until it is full or the directory ends. Returns the inodes that the kernel
+/// counts as looked up once it has the reply.
 async fn list<R: Listing>(
     fs: &Fs,
     directory: Ino,
     mut cookie: u64,
     ttl: Duration,
     reply: Slot<R>,
-    lookups: &Lookups,
-) -> Result<(), FsError> {
+) -> Result<Vec<Ino>, FsError> {
+    let mut counted = Vec::new();
     let mut some = false;
     loop {
         let entries = match fs.readdir(directory, cookie, R::WITH_ATTRIBUTES, LISTING).await {
             Ok(entries) => entries,
             // What is in the reply counts; the error comes again at the next request.
-            Err(_) if some => return Ok(()),
+            Err(_) if some => return Ok(counted),
             Err(error) => return Err(error),
         };
-        let end = entries.is_empty();
+        if entries.is_empty() {
+            return Ok(counted);
+        }
         for entry in entries {
-            // The kernel counts an entry that comes with attributes as looked up.
-            let counts = R::WITH_ATTRIBUTES && entry.attributes.is_some();
-            if counts {
-                lookups.told(entry.ino);
-            }
             // No room, or no caller any more.
             if reply.with(|reply| reply.push(&entry, &ttl)).unwrap_or(true) {
-                if counts {
-                    lookups.not_told(entry.ino);
-                }
-                return Ok(());
+                return Ok(counted);
+            }
+            if R::WITH_ATTRIBUTES && !entry.is_dots() {
+                counted.push(entry.ino);
             }
             some = true;
             cookie = entry.cookie;
-        }
-        if end {
-            return Ok(());
         }
     }
 }
@@ -284,7 +364,7 @@ impl Filesystem for Adapter {
             found => found.map(|found| file_attr(&found)),
         };
         let lookups = self.lookups.clone();
-        self.answer(Terms::finishing("lookup"), reply, operation, move |reply, found| {
+        self.answer(Terms::bounded("lookup"), reply, operation, move |reply, found| {
             if found.ino != INodeNo(Ino::NONE.0) {
                 lookups.told(ino(found.ino));
             }
@@ -295,16 +375,14 @@ impl Filesystem for Adapter {
     fn forget(&self, _: &Request, number: INodeNo, count: u64) {
         guarded("forget", || {
             let _inside = self.runtime.enter();
-            if self.lookups.forgotten(ino(number), count) {
-                self.fs.forget(ino(number));
-            }
+            self.lookups.forgotten(ino(number), count, || self.fs.forget(ino(number)));
         });
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let ttl = self.ttl;
         let operation = async move |fs: Arc<Fs>| fs.getattr(ino(number)).await;
-        self.answer(Terms::finishing("getattr"), reply, operation, move |reply, attributes| {
+        self.answer(Terms::bounded("getattr"), reply, operation, move |reply, attributes| {
             reply.attr(&ttl, &file_attr(&attributes));
         });
     }
@@ -330,15 +408,22 @@ impl Filesystem for Adapter {
         let (caller, ttl) = (caller(request), self.ttl);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttributes { mode: mode.map(|mode| mode & 0o7777), uid, gid, size, atime, mtime };
-        let operation = async move |fs: Arc<Fs>| fs.setattr(ino(number), set, caller).await;
-        self.answer(Terms::finishing("setattr"), reply, operation, move |reply, attributes| {
+        let kernel = self.kernel.clone();
+        let operation = async move |fs: Arc<Fs>| {
+            // The one operation that changes in several steps, and so can end between them.
+            let changing = kernel.changing(ino(number));
+            let attributes = fs.setattr(ino(number), set, caller).await?;
+            changing.done();
+            Ok(attributes)
+        };
+        self.answer(Terms::bounded("setattr"), reply, operation, move |reply, attributes| {
             reply.attr(&ttl, &file_attr(&attributes));
         });
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
         let operation = async move |fs: Arc<Fs>| fs.readlink(ino(number)).await;
-        self.answer(Terms::finishing("readlink"), reply, operation, |reply, target| reply.data(&target));
+        self.answer(Terms::bounded("readlink"), reply, operation, |reply, target| reply.data(&target));
     }
 
     fn mknod(
@@ -351,36 +436,28 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (name, caller) = (owned(name), caller(request));
-        self.answer_entry(Terms::finishing("mknod"), reply, async move |fs: Arc<Fs>| {
+        self.make("mknod", request, name, reply, async move |fs, name, caller| {
             fs.mknod(ino(parent), &name, mode, rdev, caller).await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (name, caller) = (owned(name), caller(request));
-        self.answer_entry(Terms::finishing("mkdir"), reply, async move |fs: Arc<Fs>| {
+        self.make("mkdir", request, name, reply, async move |fs, name, caller| {
             fs.mkdir(ino(parent), &name, mode, caller).await
         });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = owned(name);
-        self.answer_empty(Terms::finishing("unlink"), reply, async move |fs: Arc<Fs>| {
-            fs.unlink(ino(parent), &name).await
-        });
+        self.remove("unlink", name, reply, async move |fs, name| fs.unlink(ino(parent), &name).await);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = owned(name);
-        self.answer_empty(Terms::finishing("rmdir"), reply, async move |fs: Arc<Fs>| {
-            fs.rmdir(ino(parent), &name).await
-        });
+        self.remove("rmdir", name, reply, async move |fs, name| fs.rmdir(ino(parent), &name).await);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (name, target, caller) = (owned(name), owned(target.as_os_str()), caller(request));
-        self.answer_entry(Terms::finishing("symlink"), reply, async move |fs: Arc<Fs>| {
+        let target = owned(target.as_os_str());
+        self.make("symlink", request, name, reply, async move |fs, name, caller| {
             fs.symlink(ino(parent), &name, &target, caller).await
         });
     }
@@ -396,32 +473,24 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, new_name) = (owned(name), owned(new_name));
-        self.answer_empty(Terms::finishing("rename"), reply, async move |fs: Arc<Fs>| {
+        self.answer_empty(Terms::bounded("rename"), reply, async move |fs: Arc<Fs>| {
             fs.rename(ino(parent), &name, ino(new_parent), &new_name, rename_mode(flags)?).await
         });
     }
 
-    fn link(&self, _: &Request, number: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        let new_name = owned(new_name);
-        self.answer_entry(Terms::finishing("link"), reply, async move |fs: Arc<Fs>| {
-            fs.link(ino(number), ino(new_parent), &new_name).await
+    fn link(&self, request: &Request, number: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+        self.make("link", request, new_name, reply, async move |fs, name, _| {
+            fs.link(ino(number), ino(new_parent), &name).await
         });
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, file_flags) = (caller(request), self.file_flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        let (number, kernel) = (ino(number), self.kernel.clone());
-        let operation = async move |fs: Arc<Fs>| {
-            let clears = truncate && caller.uid != 0 && fs.has_set_id(number);
-            fs.open(number, truncate, writes(flags), caller).await?;
-            // As after a write.
-            if clears {
-                kernel.attributes_changed(number);
-            }
-            Ok(())
-        };
-        self.answer(Terms::finishing("open"), reply, operation, move |reply, ()| reply.opened(HANDLE, file_flags));
+        let operation = async move |fs: Arc<Fs>| fs.open(ino(number), truncate, writes(flags), caller).await;
+        self.answer_contents(Terms::bounded("open"), number, reply, operation, move |reply| {
+            reply.opened(HANDLE, file_flags);
+        });
     }
 
     fn create(
@@ -438,7 +507,7 @@ impl Filesystem for Adapter {
         let (ttl, file_flags) = (self.ttl, self.file_flags);
         let lookups = self.lookups.clone();
         let operation = async move |fs: Arc<Fs>| fs.create(ino(parent), &name, mode, caller).await;
-        self.answer(Terms::finishing("create"), reply, operation, move |reply, made| {
+        self.answer(Terms::bounded("create"), reply, operation, move |reply, made| {
             lookups.told(made.ino);
             reply.created(&ttl, &file_attr(&made), GENERATION, HANDLE, file_flags);
         });
@@ -456,7 +525,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let operation = async move |fs: Arc<Fs>| fs.read(ino(number), offset, size).await;
-        self.answer(Terms::dropping("read"), reply, operation, |reply, bytes| reply.data(&bytes));
+        self.answer(Terms::bounded("read"), reply, operation, |reply, bytes| reply.data(&bytes));
     }
 
     fn write(
@@ -471,40 +540,30 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let number = ino(number);
         let kill = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let written = data.len() as u32;
         guarded("write", || {
             let _inside = self.runtime.enter();
-            // The kernel leaves the clearing of set-ID bits to us, and then goes on believing the old mode: it takes
-            // size and times to change with a write, nothing else.
-            let clears = kill && self.fs.has_set_id(number);
-            match self.fs.try_write(number, offset, data, kill) {
-                Some(Ok(written)) => {
-                    if clears {
-                        self.kernel.attributes_changed(number);
-                    }
+            match self.fs.try_write(ino(number), offset, data, kill) {
+                Some(Ok(privileges)) => {
+                    self.kernel.contents_changed(ino(number), privileges);
                     reply.written(written);
                 }
                 Some(Err(error)) => Reply::error(reply, errno(&error)),
                 // The buffer is the kernel thread's: what has to wait needs a copy.
                 None => {
                     let data = data.to_vec();
-                    let kernel = self.kernel.clone();
-                    let operation = async move |fs: Arc<Fs>| {
-                        let written = fs.write(number, offset, data, kill).await?;
-                        if clears {
-                            kernel.attributes_changed(number);
-                        }
-                        Ok(written)
-                    };
-                    self.answer(Terms::dropping("write"), reply, operation, |reply, written| reply.written(written));
+                    let operation = async move |fs: Arc<Fs>| fs.write(ino(number), offset, data, kill).await;
+                    self.answer_contents(Terms::bounded("write"), number, reply, operation, move |reply| {
+                        reply.written(written);
+                    });
                 }
             }
         });
     }
 
     fn flush(&self, _: &Request, number: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.answer_empty(Terms::finishing("flush"), reply, async move |fs: Arc<Fs>| fs.flush(ino(number)).await);
+        self.answer_empty(Terms::bounded("flush"), reply, async move |fs: Arc<Fs>| fs.flush(ino(number)).await);
     }
 
     fn release(
@@ -517,7 +576,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.answer_empty(Terms::finishing("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
+        self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
     }
 
     fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -531,17 +590,11 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
-        let (slot, ttl) = (Slot::new(reply), self.ttl);
-        let (filled, lookups) = (slot.clone(), self.lookups.clone());
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled, &lookups).await;
-        self.answer(Terms::finishing("readdir"), slot, operation, |slot, ()| slot.send(ReplyDirectory::ok));
+        self.answer_listing(number, cookie, reply);
     }
 
     fn readdirplus(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
-        let (slot, ttl) = (Slot::new(reply), self.ttl);
-        let (filled, lookups) = (slot.clone(), self.lookups.clone());
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled, &lookups).await;
-        self.answer(Terms::finishing("readdirplus"), slot, operation, |slot, ()| slot.send(ReplyDirectoryPlus::ok));
+        self.answer_listing(number, cookie, reply);
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -556,7 +609,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let operation = async move |fs: Arc<Fs>| fs.statfs().await;
-        self.answer(Terms::finishing("statfs"), reply, operation, |reply, space: SpaceUse| {
+        self.answer(Terms::bounded("statfs"), reply, operation, |reply, space: SpaceUse| {
             let block = u64::from(BLOCK);
             let free = space.free_bytes / block;
             let all = space.used_bytes.div_ceil(block).saturating_add(free);
@@ -577,7 +630,7 @@ impl Filesystem for Adapter {
     ) {
         let (name, value) = (owned(name), value.to_vec());
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        self.answer_empty(Terms::finishing("setxattr"), reply, async move |fs: Arc<Fs>| {
+        self.answer_empty(Terms::bounded("setxattr"), reply, async move |fs: Arc<Fs>| {
             fs.setxattr(ino(number), &name, &value, create, replace).await
         });
     }
@@ -585,7 +638,7 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, buffer: u32, reply: ReplyXattr) {
         let name = owned(name);
         let operation = async move |fs: Arc<Fs>| fs.getxattr(ino(number), &name).await;
-        self.answer(Terms::finishing("getxattr"), reply, operation, move |reply, value| {
+        self.answer(Terms::bounded("getxattr"), reply, operation, move |reply, value| {
             send_xattr(reply, buffer, &value);
         });
     }
@@ -593,21 +646,18 @@ impl Filesystem for Adapter {
     fn listxattr(&self, request: &Request, number: INodeNo, buffer: u32, reply: ReplyXattr) {
         let trusted = request.uid() == 0;
         let operation = async move |fs: Arc<Fs>| fs.listxattr(ino(number), trusted).await;
-        self.answer(Terms::finishing("listxattr"), reply, operation, move |reply, names| {
+        self.answer(Terms::bounded("listxattr"), reply, operation, move |reply, names| {
             send_xattr(reply, buffer, &names);
         });
     }
 
     fn removexattr(&self, _: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = owned(name);
-        self.answer_empty(Terms::finishing("removexattr"), reply, async move |fs: Arc<Fs>| {
-            fs.removexattr(ino(number), &name).await
-        });
+        self.remove("removexattr", name, reply, async move |fs, name| fs.removexattr(ino(number), &name).await);
     }
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -615,9 +665,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.answer_empty(Terms::finishing("fallocate"), reply, async move |fs: Arc<Fs>| {
-            fs.fallocate(ino(number), mode, offset, length).await
-        });
+        // No flag tells it, other than in a write.
+        let kill = request.uid() != 0;
+        let operation = async move |fs: Arc<Fs>| fs.fallocate(ino(number), mode, offset, length, kill).await;
+        self.answer_contents(Terms::bounded("fallocate"), number, reply, operation, ReplyEmpty::ok);
     }
 
     fn lseek(&self, _: &Request, number: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -631,7 +682,7 @@ impl Filesystem for Adapter {
             let offset = u64::try_from(offset).map_err(|_| FsError::NoDataThere)?;
             fs.lseek(ino(number), offset, seek).await
         };
-        self.answer(Terms::finishing("lseek"), reply, operation, |reply, offset| match i64::try_from(offset) {
+        self.answer(Terms::bounded("lseek"), reply, operation, |reply, offset| match i64::try_from(offset) {
             Ok(offset) => reply.offset(offset),
             Err(_) => Reply::error(reply, Errno::EOVERFLOW),
         });
@@ -698,7 +749,12 @@ fn nothing() -> FileAttr {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::format::key::Key;
+    use crate::fs::tests::empty;
+    use crate::history::Transaction;
 
     /// What fuser 0.18 makes of the seconds and nanoseconds in a SETATTR.
     fn as_fuser_does(secs: i64, nanos: u32) -> TimeOrNow {
@@ -738,6 +794,95 @@ mod tests {
             assert_eq!((attr.kind, attr.perm), (file_type(kind), 0o6751));
         }
         assert_ne!(file_type(libc::S_IFSOCK), file_type(libc::S_IFLNK));
+    }
+
+    /// A listing's reply with room for so many entries, and what became of it.
+    struct Page {
+        room: usize,
+        pushed: Vec<Ino>,
+        sent: Arc<Mutex<Option<Vec<Ino>>>>,
+    }
+
+    impl Page {
+        fn new(room: usize) -> (Page, Arc<Mutex<Option<Vec<Ino>>>>) {
+            let sent = Arc::default();
+            (Page { room, pushed: Vec::new(), sent: Arc::clone(&sent) }, sent)
+        }
+    }
+
+    impl Reply for Page {
+        fn error(self, _: Errno) {}
+    }
+
+    impl Listing for Page {
+        const NAME: &str = "test";
+        const WITH_ATTRIBUTES: bool = true;
+
+        fn push(&mut self, entry: &Entry, _: &Duration) -> bool {
+            let full = self.pushed.len() == self.room;
+            if !full {
+                self.pushed.push(entry.ino);
+            }
+            full
+        }
+
+        fn ok(self) {
+            *self.sent.lock() = Some(self.pushed);
+        }
+    }
+
+    fn adapter(fs: Fs) -> Adapter {
+        Adapter::new(Arc::new(fs), Arc::default(), Handle::current(), &MountOptions::new("file:///v", "/mnt"))
+    }
+
+    fn is_told(adapter: &Adapter, ino: Ino) -> bool {
+        let mut told = true;
+        adapter.lookups.forgotten(ino, 0, || told = false);
+        told
+    }
+
+    #[tokio::test]
+    async fn a_listing_counts_what_it_tells_and_nothing_else() {
+        let fs = empty();
+        let files: Vec<_> = (0..9).map(|k| fs.mk(Ino::ROOT, &k.to_string())).collect();
+        let adapter = adapter(fs);
+        let (page, sent) = Page::new(6);
+        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
+        let sent = sent.lock().take().expect("sent");
+        assert_eq!(sent[..2], [Ino::ROOT, Ino::ROOT], "itself and what is above");
+        let told: Vec<_> = files.iter().filter(|file| is_told(&adapter, **file)).collect();
+        assert_eq!(told.len(), 4);
+        assert!(told.iter().all(|file| sent.contains(file)) && !is_told(&adapter, Ino::ROOT));
+    }
+
+    #[tokio::test]
+    async fn an_entry_without_attributes_is_listed_counted_and_not_linked() {
+        let fs = empty();
+        let broken = fs.mk(Ino::ROOT, "f");
+        let delete = |tx: &mut Transaction<'_>| {
+            tx.delete(Key::inode(broken));
+            Ok::<(), FsError>(())
+        };
+        fs.history.transact(delete).expect("deleted");
+        let adapter = adapter(fs);
+        let (page, sent) = Page::new(9);
+        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
+        assert_eq!(sent.lock().take().expect("sent"), [Ino::ROOT, Ino::ROOT, broken]);
+        assert!(is_told(&adapter, broken), "the kernel sends a FORGET for it");
+        let attributes = unknown(&entry());
+        assert_eq!((attributes.ino, attributes.kind), (INodeNo(5), FileType::RegularFile));
+        assert!(attributes.size > i64::MAX as u64, "what the kernel takes for no attributes");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_was_sent_away_is_told_of_nothing() {
+        let fs = empty();
+        let file = fs.mk(Ino::ROOT, "f");
+        let slot = Slot::new(Page::new(9).0);
+        let counted = list(&fs, Ino::ROOT, 0, Duration::ZERO, slot.clone()).await;
+        assert_eq!(counted, Ok(vec![file]));
+        Reply::error(slot.clone(), Errno::EIO);
+        assert_eq!(list(&fs, Ino::ROOT, 0, Duration::ZERO, slot).await, Ok(vec![]));
     }
 
     fn entry() -> Entry {

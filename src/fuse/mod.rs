@@ -27,9 +27,9 @@ use adapter::Adapter;
 use kernel_cache::KernelCache;
 use mountpoint::Place;
 
-pub use adapter::file_type;
+pub use adapter::{BLOCK, GENERATION, HANDLE, file_type};
 pub use mountpoint::{MountError, Unmounted};
-pub use options::{MountOptions, negotiate};
+pub use options::{MountOptions, WRITER_TTL, negotiate};
 
 /// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
 pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> {
@@ -132,5 +132,11 @@ impl Unmounter {
             Ok(result) => result,
             Err(e) => Err(MountError::system("cannot unmount", std::io::Error::other(e))),
         }
+    }
+
+    /// Cuts off whoever still uses the mount: their next operation fails, and [`Mounted::ended`] comes true. Not every
+    /// container lets that be asked of the kernel.
+    pub fn abort(&self) -> Result<(), MountError> {
+        mountpoint::abort(&self.place)
     }
 }

@@ -8,7 +8,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -79,6 +79,8 @@ pub(super) struct Attached {
 pub(super) struct Place {
     pub path: PathBuf,
     device: String,
+    /// The kernel's number of the connection.
+    connection: Option<u32>,
 }
 
 /// Mounts an empty connection. The kernel then waits for the handshake.
@@ -94,7 +96,10 @@ pub(super) fn attach(options: &MountOptions) -> Result<Attached, MountError> {
         (mount_as_user(&path, options)?, can_clone)
     };
     match topmost(&path)? {
-        Some(mount) => Ok(Attached { device, place: Place { path, device: mount.device }, can_clone }),
+        Some(mount) => {
+            let connection = mount.connection();
+            Ok(Attached { device, place: Place { path, device: mount.device, connection }, can_clone })
+        }
         None => Err(MountError::system(
             format!("cannot mount on {}", path.display()),
             io::Error::other("it vanished at once"),
@@ -211,6 +216,17 @@ pub(super) fn detach_now(place: &Place) -> Result<Unmounted, MountError> {
         return Ok(Unmounted::Lazily);
     }
     Err(MountError::system(format!("cannot unmount {}", place.path.display()), io::Error::from(Errno::BUSY)))
+}
+
+/// Ends the connection, whoever still uses it: their next operation fails. Needs fusectl, which containers lack.
+pub(super) fn abort(place: &Place) -> Result<(), MountError> {
+    let Some(connection) = place.connection else {
+        return Err(MountError::system("the connection cannot be cut", io::Error::other("its number is not known")));
+    };
+    let file = format!("/sys/fs/fuse/connections/{connection}/abort");
+    // Only if it is there: in an ordinary directory a file would come to be.
+    let written = File::options().write(true).open(&file).and_then(|mut file| file.write_all(b"1"));
+    written.map_err(|e| MountError::system(format!("the connection cannot be cut: {file}"), e))
 }
 
 fn topmost(path: &Path) -> Result<Option<Mount>, MountError> {

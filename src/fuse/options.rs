@@ -20,7 +20,7 @@ const MAX_BACKGROUND: u16 = 64;
 
 /// How long the kernel may answer by itself what it knows about names and attributes. On a writing mount nobody else
 /// changes anything, so this is long; it is finite only so that a mistake of ours heals.
-const WRITER_TTL: Duration = Duration::from_secs(3600);
+pub const WRITER_TTL: Duration = Duration::from_secs(3600);
 
 /// What is asked of the kernel, each by itself: an older kernel lacks some, and works without.
 ///

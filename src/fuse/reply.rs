@@ -4,8 +4,9 @@
 //! what an operation does, nor what its answer looks like.
 //!
 //! Invariants: every request is answered exactly once, whatever happens: result, panic or deadline (fuser answers EIO
-//! when an unanswered reply is dropped; everything here leans on that). A kernel thread never waits. Nothing here
-//! knows a file's name, so nothing here can log one.
+//! when an unanswered reply is dropped; everything here leans on that). A kernel thread never waits. What was answered
+//! with an error does nothing afterwards: the kernel would go on believing what was before. Nothing here knows a file's
+//! name, so nothing here can log one.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,37 +28,22 @@ use crate::fs::FsError;
 /// remote, a full journal), so that their better error comes first; short enough for a person to sit out.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What becomes of an operation whose caller was sent away.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Late {
-    /// It changes more than one thing on its way, so it is let run to its end.
-    Finish,
-    /// Nobody needs it any more, and it holds memory.
-    Drop,
-}
-
 /// An operation's name (for the log) and the terms on which it may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     name: &'static str,
     deadline: Option<Duration>,
-    late: Late,
 }
 
 impl Terms {
-    /// Bounded, and finished even if late: everything that changes names or attributes.
-    pub const fn finishing(name: &'static str) -> Terms {
-        Terms { name, deadline: Some(DEADLINE), late: Late::Finish }
-    }
-
-    /// Bounded, and dropped when late: reading and writing, which can stop between any two bytes.
-    pub const fn dropping(name: &'static str) -> Terms {
-        Terms { name, deadline: Some(DEADLINE), late: Late::Drop }
+    /// Dropped when it is late. `Fs` changes nothing before it has done all its waiting.
+    pub const fn bounded(name: &'static str) -> Terms {
+        Terms { name, deadline: Some(DEADLINE) }
     }
 
     /// fsync: how long it may take depends on the level of durability and on how much there is, so `Fs` bounds it.
     pub const fn unbounded(name: &'static str) -> Terms {
-        Terms { name, deadline: None, late: Late::Finish }
+        Terms { name, deadline: None }
     }
 }
 
@@ -151,18 +137,14 @@ where
     F: Future<Output = Result<T, FsError>> + Send,
     S: FnOnce(R, T),
 {
-    let mut operation = AssertUnwindSafe(operation).catch_unwind();
+    let operation = AssertUnwindSafe(operation).catch_unwind();
     let outcome = match terms.deadline {
         None => operation.await,
-        Some(limit) => match tokio::time::timeout(limit, &mut operation).await {
+        Some(limit) => match tokio::time::timeout(limit, operation).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 log::error!("{} was not done after {} s: its caller gets an I/O error", terms.name, limit.as_secs());
-                reply.error(Errno::EIO);
-                if terms.late == Late::Finish {
-                    let _ = operation.await;
-                }
-                return;
+                return reply.error(Errno::EIO);
             }
         },
     };
@@ -214,17 +196,17 @@ mod tests {
 
     type Answers = Arc<Mutex<Vec<Result<u32, i32>>>>;
 
-    const FINISHING: Terms = Terms::finishing("test");
+    const BOUNDED: Terms = Terms::bounded("test");
 
     #[tokio::test]
     async fn what_is_ready_is_answered_before_the_handler_returns() {
-        assert_eq!(*ask(FINISHING, async { Ok(7) }).lock(), [Ok(7)]);
-        assert_eq!(*ask(FINISHING, async { Err(FsError::NotEmpty) }).lock(), [Err(libc::ENOTEMPTY)]);
+        assert_eq!(*ask(BOUNDED, async { Ok(7) }).lock(), [Ok(7)]);
+        assert_eq!(*ask(BOUNDED, async { Err(FsError::NotEmpty) }).lock(), [Err(libc::ENOTEMPTY)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_is_answered_by_the_runtime() {
-        let answers = ask(FINISHING, async {
+        let answers = ask(BOUNDED, async {
             tokio::time::sleep(DEADLINE / 2).await;
             Ok(7)
         });
@@ -234,19 +216,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_answers_and_the_operation_runs_to_its_end_or_is_dropped() {
-        for (terms, ends) in [(FINISHING, true), (Terms::dropping("test"), false)] {
-            let ended = Arc::new(AtomicBool::new(false));
-            let mark = ended.clone();
-            let answers = ask(terms, async move {
-                tokio::time::sleep(DEADLINE * 2).await;
-                mark.store(true, Ordering::Relaxed);
-                Ok(7)
-            });
-            tokio::time::sleep(DEADLINE * 3).await;
-            assert_eq!(*answers.lock(), [Err(libc::EIO)]);
-            assert_eq!(ended.load(Ordering::Relaxed), ends);
-        }
+    async fn what_is_late_is_answered_with_an_error_and_does_nothing_afterwards() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let mark = ended.clone();
+        let answers = ask(BOUNDED, async move {
+            tokio::time::sleep(DEADLINE * 2).await;
+            mark.store(true, Ordering::Relaxed);
+            Ok(7)
+        });
+        tokio::time::sleep(DEADLINE * 3).await;
+        assert_eq!(*answers.lock(), [Err(libc::EIO)]);
+        assert!(!ended.load(Ordering::Relaxed));
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,8 +243,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_is_an_io_error_at_once_or_later() {
-        assert_eq!(*ask(FINISHING, async { panic!("planted") }).lock(), [Err(libc::EIO)]);
-        let answers = ask(FINISHING, async {
+        assert_eq!(*ask(BOUNDED, async { panic!("planted") }).lock(), [Err(libc::EIO)]);
+        let answers = ask(BOUNDED, async {
             tokio::time::sleep(DEADLINE / 2).await;
             panic!("planted")
         });

@@ -35,7 +35,7 @@ use crate::format::record::{Place, Record};
 use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
 use fold::{Fold, Folded};
-use overlay::{Look, Overlay, Unindexed};
+use overlay::{Look, Orphan, Overlay, Unindexed};
 use transaction::Effects;
 pub use transaction::Transaction;
 
@@ -179,7 +179,7 @@ impl History {
         state.perform(position, &change, orphans, effects, true);
         state.fold.advance(journal.durable().0, FOLD_STEP);
         // What the index may take is what is durable: the overlay is bounded by moving the durable end.
-        let hurries = state.overlay.len() > OVERLAY_HURRY && state.overlay.len().is_multiple_of(1024);
+        let hurries = state.overlay.recent_len() > OVERLAY_HURRY && state.overlay.recent_len().is_multiple_of(1024);
         drop(state);
         if hurries {
             journal.hurry();
@@ -420,7 +420,7 @@ impl State {
         &mut self,
         position: Position,
         change: &Arc<Change>,
-        orphans: Vec<(Ino, Vec<(Key, Arc<Record>)>)>,
+        orphans: Vec<Orphan>,
         effects: Effects,
         waits: bool,
     ) {

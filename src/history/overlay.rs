@@ -19,6 +19,9 @@ use crate::format::key::{Key, Part};
 use crate::format::record::{Place, Record};
 use crate::index::{Folded, Index, IndexError, Mark};
 
+/// An unlinked file's inode, and its records.
+pub type Orphan = (Ino, Vec<(Key, Arc<Record>)>);
+
 /// What one key comes to.
 struct Recent {
     position: Position,
@@ -231,7 +234,7 @@ impl Overlay {
     }
 
     /// Records that the index lacks.
-    pub fn len(&self) -> usize {
+    pub fn recent_len(&self) -> usize {
         self.recent.len()
     }
 

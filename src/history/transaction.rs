@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::State;
-use super::overlay::{Look, local_extent, whole};
+use super::overlay::{Look, Orphan, local_extent, whole};
 use crate::base::sizes::EXTENT_MAX;
 use crate::base::{Epoch, ExtentId, Ino, Position, Timestamp};
 use crate::format::key::{Key, Part};
@@ -16,7 +16,7 @@ pub struct Transaction<'a> {
     pub(super) state: &'a mut State,
     pub(super) writes: BTreeMap<Key, Option<Arc<Record>>>,
     pub(super) barriers: Vec<Ino>,
-    pub(super) orphans: Vec<(Ino, Vec<(Key, Arc<Record>)>)>,
+    pub(super) orphans: Vec<Orphan>,
     pub(super) extents: Vec<SealedExtent>,
     pub(super) now: Timestamp,
     pub(super) position: Position,
@@ -37,6 +37,8 @@ const COUNTER_BITS: u32 = 40;
 
 /// The first number of an epoch. Epoch 0 is `init`'s.
 pub(super) fn first_number(epoch: Epoch) -> u64 {
+    // The next bit would be taken for another kind of inode.
+    assert!(epoch <= Epoch::MAX, "vault::epoch gives no number above the last");
     (u64::from(epoch.0) << COUNTER_BITS) + 1
 }
 

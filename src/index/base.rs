@@ -33,7 +33,9 @@ const FILTER_HASHES: u32 = 7;
 type Id = [u8; 16];
 
 /// Opened blocks, least recently used first.
-pub struct Blocks(Mutex<LruCache<(Id, u32), Arc<Vec<u8>>>>);
+pub struct Blocks(Mutex<LruCache<(Id, u32), Block>>);
+
+type Block = Arc<Vec<u8>>;
 
 impl Default for Blocks {
     fn default() -> Blocks {

@@ -28,7 +28,7 @@ mod merge;
 mod seal;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod twin;
 
 use std::collections::BTreeMap;

@@ -52,6 +52,17 @@ fn record(value: u8) -> Arc<Record> {
     }))
 }
 
+/// An index in memory that holds these records, for the tests of rooms above.
+pub(crate) fn holding(keys: &Arc<Keys>, records: &[(Key, Record)]) -> (Arc<Index>, Mark) {
+    let ground = Ground { keys: keys.clone(), ..simulated() };
+    let mut builder = Builder::new(ground).unwrap();
+    records.iter().for_each(|(key, record)| builder.push(key, record).unwrap());
+    let inodes = records.iter().filter(|(_, record)| matches!(record, Record::Inode(_))).count() as u64;
+    let highest = records.iter().map(|(key, _)| key.ino).max().unwrap_or(Ino(0));
+    let mark = Mark { block: None, clean: true, inodes, bytes: 0, highest, ..mark(1) };
+    (Arc::new(builder.finish(&mark).unwrap()), mark)
+}
+
 fn empty(ground: Ground) -> Index {
     Builder::new(ground).unwrap().finish(&mark(0)).unwrap()
 }

@@ -6,8 +6,9 @@
 //!
 //! Owns both ends of that exchange. Does not own what is asked for, nor the words that a person reads.
 
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::drive::{Closed, Progress};
 use super::serve::{self, Observer, Request};
@@ -27,16 +28,29 @@ use crate::crypto::secret::Passphrase;
 pub const COMMAND: &str = "serve-in-background";
 
 /// More than a request and a passphrase together ever have.
-const INPUT_MAX: u64 = 4 * 1024 * 1024;
+const INPUT_MAX: usize = 1024 * 1024;
+/// More than any one report has.
+const REPORT_MAX: usize = 64 * 1024;
 
 /// What the child says, one JSON object a line.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Report {
-    RecoveryKey(String),
-    RecoveryWritten(PathBuf),
+    RecoveryKey(SecretText),
+    RecoveryWritten(#[serde(with = "super::path_json")] PathBuf),
     Ready,
     Failed { code: u8, message: String },
+}
+
+/// Wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct SecretText(String);
+
+impl Drop for SecretText {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 /// What the starting process has to tell a person while it waits.
@@ -70,11 +84,19 @@ pub fn start(
         .spawn()
         .map_err(fails)?;
     let mut input = child.stdin.take().expect("standard input was asked for");
-    let output = child.stdout.take().expect("standard output was asked for");
-    // A child that died at once shows below, by having said nothing.
-    let _ = write_request(&mut input, request, passphrase);
+    let mut output = child.stdout.take().expect("standard output was asked for");
+    let written = write_request(&mut input, request, passphrase);
     drop(input);
-    let result = read_reports(BufReader::new(output), &mut tell);
+    match written {
+        // A child that died at once shows below, by having said nothing.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            // It heard half a request, and ends.
+            let _ = child.wait();
+            return Err(fails(e));
+        }
+        _ => {}
+    }
+    let result = read_reports(&mut output, &mut tell);
     match result {
         Some(result) => result,
         None => Err(MountError::Reported {
@@ -90,40 +112,60 @@ fn write_request(out: &mut impl Write, request: &Request, passphrase: &Passphras
     out.write_all(passphrase.as_bytes())
 }
 
-fn read_reports(input: impl BufRead, tell: &mut impl FnMut(News<'_>)) -> Option<Result<(), MountError>> {
-    for line in input.split(b'\n') {
-        let line = Zeroizing::new(line.ok()?);
+fn read_reports(input: &mut impl Read, tell: &mut impl FnMut(News<'_>)) -> Option<Result<(), MountError>> {
+    loop {
+        let line = read_line(input).ok()??;
         match serde_json::from_slice(&line).ok()? {
-            Report::RecoveryKey(key) => tell(News::RecoveryKey(&Zeroizing::new(key))),
+            Report::RecoveryKey(key) => tell(News::RecoveryKey(&key.0)),
             Report::RecoveryWritten(path) => tell(News::RecoveryWritten(&path)),
             Report::Ready => return Some(Ok(())),
             Report::Failed { code, message } => return Some(Err(MountError::Reported { code, message })),
         }
     }
-    None
+}
+
+/// One line without its end; `None` where there is none, or none that we would write. Byte by byte, for there are few:
+/// a buffer would keep what was in it, and so would a vector that grows.
+fn read_line(input: &mut impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(REPORT_MAX));
+    let mut byte = Zeroizing::new([0]);
+    while line.len() < REPORT_MAX {
+        match input.read(&mut byte[..]) {
+            Ok(0) => return Ok(None),
+            Ok(_) if byte[0] == b'\n' => return Ok(Some(line)),
+            Ok(_) => line.push(byte[0]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
 }
 
 /// The child's first half: leaves the terminal and learns what to do.
 pub fn receive() -> Result<(Request, Passphrase), MountError> {
     let fails = |e: io::Error| MountError::io("this command is for dripfs itself; use `dripfs mount --background`", e);
-    let received = read_request(io::stdin().lock()).map_err(fails)?;
+    // Not by way of std's buffer, which is never wiped.
+    let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    let received = input.and_then(|mut input| read_request(&mut input)).map_err(fails)?;
     rustix::process::setsid().map_err(|e| fails(e.into()))?;
     Ok(received)
 }
 
-fn read_request(input: impl Read) -> io::Result<(Request, Passphrase)> {
-    let mut input = BufReader::new(input.take(INPUT_MAX));
-    let mut line = Vec::new();
-    input.read_until(b'\n', &mut line)?;
-    let request = serde_json::from_slice(&line)?;
-    let mut passphrase = Vec::new();
-    input.read_to_end(&mut passphrase)?;
-    Ok((request, Passphrase::new(passphrase)))
+fn read_request(input: &mut impl Read) -> io::Result<(Request, Passphrase)> {
+    // Room from the start, so that growing leaves no copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(INPUT_MAX + 1));
+    input.take(INPUT_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    let end = bytes.iter().position(|byte| *byte == b'\n').filter(|_| bytes.len() <= INPUT_MAX);
+    let Some(end) = end else { return Err(io::ErrorKind::InvalidData.into()) };
+    let request = serde_json::from_slice(&bytes[..end])?;
+    Ok((request, Passphrase::new(bytes[end + 1..].to_vec())))
 }
 
 /// The child's second half: serves, and reports to whoever started it.
 pub fn serve(request: Request, passphrase: Passphrase, exit_code: fn(&MountError) -> u8) -> Result<Closed, MountError> {
-    let reporter = Arc::new(Reporter { out: Mutex::new(Some(io::stdout())), exit_code });
+    let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let out = out.map_err(|e| MountError::io("standard output", e))?;
+    let reporter = Arc::new(Reporter { out: Mutex::new(Some(out)), exit_code });
     let result = serve::serve(request, passphrase, reporter.clone());
     if let Err(error) = &result {
         log::error!("{error}");
@@ -135,7 +177,7 @@ pub fn serve(request: Request, passphrase: Passphrase, exit_code: fn(&MountError
 
 struct Reporter {
     /// `None` once the starting process was told that the mount is ready.
-    out: Mutex<Option<io::Stdout>>,
+    out: Mutex<Option<File>>,
     exit_code: fn(&MountError) -> u8,
 }
 
@@ -143,16 +185,16 @@ impl Reporter {
     fn report(&self, report: &Report) -> io::Result<()> {
         let out = self.out.lock();
         let Some(mut out) = out.as_ref() else { return Ok(()) };
-        let mut line = Zeroizing::new(serde_json::to_vec(report)?);
+        let mut line = Zeroizing::new(Vec::with_capacity(REPORT_MAX));
+        serde_json::to_writer(&mut *line, report)?;
         line.push(b'\n');
-        out.write_all(&line)?;
-        out.flush()
+        out.write_all(&line)
     }
 }
 
 impl Observer for Reporter {
     fn recovery_key(&self, key: &str) {
-        if let Err(e) = self.report(&Report::RecoveryKey(key.to_owned())) {
+        if let Err(e) = self.report(&Report::RecoveryKey(SecretText(key.to_owned()))) {
             log::error!("nobody was there to be told the recovery key: {e}");
         }
     }
@@ -184,7 +226,7 @@ mod tests {
 
     fn reports(text: &str) -> (Option<Result<(), MountError>>, Vec<String>) {
         let mut news = Vec::new();
-        let result = read_reports(text.as_bytes(), &mut |piece| match piece {
+        let result = read_reports(&mut text.as_bytes(), &mut |piece| match piece {
             News::RecoveryKey(key) => news.push(key.to_owned()),
             News::RecoveryWritten(path) => news.push(path.display().to_string()),
         });
@@ -200,19 +242,24 @@ mod tests {
         assert!(matches!(result, Some(Err(MountError::Reported { code: 12, .. }))));
         assert!(reports("").0.is_none());
         assert!(reports("thread panicked\n").0.is_none());
+        assert!(reports("\"ready\"").0.is_none(), "a line has an end");
+        assert!(reports(&" ".repeat(2 * REPORT_MAX)).0.is_none());
     }
 
     #[test]
     fn any_passphrase_arrives_as_it_was() {
-        let text = r#"{"url":"file:///v","dir":"/m","init":null,"kernel_words":[],"background":true,"drive":{
-            "state":"/s","read_only":false,"durability":"local","takeover":false,"compress":true,
-            "cache_bytes":1,"dirty_bytes":1,"journal_bytes":1}}"#;
+        let text = r#"{"url":"file:///v","dir":"/m","drive":{"state":"/s","read_only":false,"durability":"local",
+            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1},"init":null,
+            "kernel_words":[],"background":true}"#;
         let request: Request = serde_json::from_str(text).unwrap();
         let passphrase = Passphrase::new(b"two\nlines \xff\0 \r\n".to_vec());
         let mut sent = Vec::new();
         write_request(&mut sent, &request, &passphrase).unwrap();
-        let (back, received) = read_request(&sent[..]).unwrap();
+        let (back, received) = read_request(&mut &sent[..]).unwrap();
         assert_eq!(back.url, request.url);
         assert_eq!(received.as_bytes(), passphrase.as_bytes());
+        sent.resize(INPUT_MAX + 1, b'x');
+        assert!(read_request(&mut &sent[..]).is_err(), "not cut: refused");
+        assert!(read_request(&mut &b"{}"[..]).is_err());
     }
 }

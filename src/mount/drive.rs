@@ -4,10 +4,13 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +71,7 @@ impl Durability {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DriveOptions {
     /// Everything local of this vault: journal, pin, lock. Made if missing.
+    #[serde(with = "super::path_json")]
     pub state: PathBuf,
     pub read_only: bool,
     pub durability: Durability,
@@ -223,6 +227,9 @@ impl Drive {
         let pins = PinFile::open(world.disk.clone())?;
         let unlocked = unlock::unlock(&world.store, &passphrase, pins.get().as_ref()).await?;
         drop(passphrase);
+        if !options.read_only {
+            world.store.probe_again().await?;
+        }
         Drive::open_in(world, unlocked, pins, options).await
     }
 
@@ -344,7 +351,7 @@ impl Drive {
         let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
         let safety = match options.durability {
             Durability::Local => Safety::Local(journal.clone()),
-            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone()),
+            Durability::Remote => Safety::Remote(journal.clone(), notifier.clone(), world.store.clone()),
             Durability::Async => Safety::Async(journal.clone()),
         };
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
@@ -373,7 +380,8 @@ impl Drive {
         });
         let stop_rounds = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let rounds_task = tokio::spawn(rounds.clone().run(stop_rounds.clone()));
+        let run = rounds.clone().run(stop_rounds.clone());
+        let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
         tasks.spawn(indexer.clone().run(stop.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
@@ -402,9 +410,10 @@ impl Drive {
 
     /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If this is dropped
     /// half way, what is not in the vault is in the journal.
-    pub async fn close(&self, progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
+    pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
-        let drained = self.sync(progress).await;
+        let drained = self.sync(&mut progress).await;
+        progress(self.pending());
         writer.stop_rounds.cancel();
         if drained.is_err() {
             // A round may be waiting for a store that does not answer: nobody waits for it any more.
@@ -412,9 +421,9 @@ impl Drive {
         }
         let rounds_task = writer.rounds_task.lock().take();
         if let Some(task) = rounds_task
-            && task.await.is_err()
+            && let Err(error) = task.await
         {
-            log::error!("the task of rounds panicked");
+            log::error!("rounds: {error}");
         }
         let finished = match &drained {
             Ok(()) => writer.rounds.finish().await,
@@ -562,6 +571,15 @@ async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
     }
 }
 
+/// Without rounds nothing reaches the vault any more: nothing may be written then, and nobody waits for it in vain.
+async fn unless_it_panics(rounds: impl Future<Output = ()>, history: Arc<History>, notifier: Arc<Notifier>) {
+    if AssertUnwindSafe(rounds).catch_unwind().await.is_err() {
+        log::error!("the task of rounds panicked; the drive is read-only now; this is a bug, please report it");
+        history.make_read_only();
+        notifier.end("the task of rounds panicked");
+    }
+}
+
 /// A journal whose writer ended before the mount did (a panic) keeps nothing any more: nothing may be written then.
 async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: Arc<Notifier>, stop: CancellationToken) {
     let mut progress = journal.watch();
@@ -610,13 +628,11 @@ fn settle_ownership(
 ) -> Result<Recovered, VaultError> {
     let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
     if own {
-        if recovered.end < commit.cut {
-            return Err(VaultError::State {
-                path: JOURNAL_DIR.to_owned(),
-                why: "the journal ends before what it has committed: files were removed or cut".to_owned(),
-            });
+        let Some(why) = hole(&recovered, commit.cut) else { return Ok(recovered) };
+        if !takeover {
+            let why = format!("{why}; `--takeover` sets what is left aside and goes on from the vault");
+            return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why });
         }
-        return Ok(recovered);
     }
     // The file of the block that the vault names is here, the block is not: damage, or an older copy of the directory.
     if !takeover
@@ -659,6 +675,17 @@ fn settle_ownership(
     Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?)
 }
 
+/// What an own journal lacks between the vault's cut and its own end: it keeps what no commit holds (J5).
+fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str> {
+    if recovered.end < cut {
+        Some("the journal ends before what it has committed: files were removed or cut")
+    } else if recovered.begins > cut {
+        Some("the journal begins after what it has committed: its oldest files were removed")
+    } else {
+        None
+    }
+}
+
 /// Removes a journal that holds nothing new, oldest file first (J5), so that what a crash leaves is a journal too.
 fn drop_journal(world: &World) -> Result<(), VaultError> {
     let failed = |e: std::io::Error| VaultError::State { path: JOURNAL_DIR.to_owned(), why: e.to_string() };
@@ -672,4 +699,40 @@ fn drop_journal(world: &World) -> Result<(), VaultError> {
 /// A point in time for people: UTC, to the second (RFC 3339).
 fn show(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.to_system()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
+    use crate::crypto::secret::Key;
+
+    /// A history that takes changes.
+    fn history() -> Arc<History> {
+        let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
+        let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
+        let settings = Settings {
+            file_bytes: 1 << 20,
+            sync_interval: Duration::from_secs(5),
+            sync_bytes: 1 << 20,
+            memory_bytes: 1 << 20,
+            disk_bytes: 1 << 20,
+        };
+        let (index, mark) = index::tests::holding(&keys, &[]);
+        let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();
+        let journal = Journal::resume(recovered, random, settings, Position(0)).unwrap();
+        Arc::new(History::new(index, &mark, Some(journal), Clock::System, Epoch(1)))
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_rounds_makes_the_drive_read_only_and_ends_every_wait() {
+        let history = history();
+        assert!(!history.is_read_only());
+        let notifier = Arc::new(Notifier::new(Position(0)));
+        let waits = notifier.wait(Position(1));
+        let rounds = unless_it_panics(async { panic!("planted") }, history.clone(), notifier.clone());
+        let (waited, ()) = tokio::join!(waits, rounds);
+        assert!(waited.unwrap_err().contains("panicked"));
+        assert!(history.is_read_only());
+    }
 }

@@ -23,6 +23,9 @@ pub enum MountError {
     Kernel { dir: PathBuf, why: String },
     #[error("the recovery key cannot be written to {}: {why}; no vault was made", path.display())]
     RecoveryFile { path: PathBuf, why: io::Error },
+    /// The last request that makes a vault was sent, and nobody knows what became of it.
+    #[error("{why}; it is not known whether the vault was made. {advice}")]
+    Unclear { why: VaultError, advice: String },
     #[error("{what}: {why}")]
     Io { what: String, why: io::Error },
     /// The background process failed, with this exit code.

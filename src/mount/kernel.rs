@@ -31,17 +31,15 @@ pub(super) fn options(url: &str, dir: &Path, read_only: bool, words: &[String]) 
 pub(super) struct Attached {
     unmounter: Unmounter,
     dir: PathBuf,
-    /// The kernel's number of the connection, for cutting it.
-    connection: Option<u32>,
     gone: watch::Receiver<bool>,
 }
 
 pub(super) fn attach(fs: Arc<Fs>, options: MountOptions) -> Result<Attached, MountError> {
     let dir = options.mountpoint.clone();
+    mountpoint::check_again(&dir)?;
     let mut mounted =
         fuse::mount(fs, options).map_err(|e| MountError::Kernel { dir: dir.clone(), why: e.to_string() })?;
     let unmounter = mounted.unmounter();
-    let connection = mountpoint::mounted_on(&dir).and_then(|mount| mount.connection());
     let (tell, gone) = watch::channel(false);
     tokio::spawn(async move {
         if let Err(e) = mounted.ended().await {
@@ -49,7 +47,7 @@ pub(super) fn attach(fs: Arc<Fs>, options: MountOptions) -> Result<Attached, Mou
         }
         tell.send_replace(true);
     });
-    Ok(Attached { unmounter, dir, connection, gone })
+    Ok(Attached { unmounter, dir, gone })
 }
 
 impl Attached {
@@ -71,18 +69,13 @@ impl Attached {
         }
     }
 
-    /// Cuts off whoever still uses it: their next operation fails. Where that cannot be asked of the kernel, the end of
-    /// this process does it.
-    pub(super) async fn cut(&self) {
-        let Some(connection) = self.connection else { return };
-        let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
-        match std::fs::write(&abort, "1") {
-            Ok(()) => {
-                if tokio::time::timeout(CUT_PATIENCE, self.gone()).await.is_err() {
-                    log::warn!("{}: the kernel still holds the drive", self.dir.display());
-                }
-            }
-            Err(e) => log::debug!("{abort}: {e}"),
+    /// Cuts off whoever still uses it: their next operation fails. False if the kernel still holds the drive, so that
+    /// operations go on to arrive; the end of this process ends them.
+    pub(super) async fn cut(&self) -> bool {
+        if let Err(e) = self.unmounter.abort() {
+            log::warn!("{}: {e}", self.dir.display());
+            return *self.gone.borrow();
         }
+        tokio::time::timeout(CUT_PATIENCE, self.gone()).await.is_ok()
     }
 }

@@ -9,6 +9,8 @@ mod kernel;
 pub mod mountpoint;
 pub mod new_vault;
 mod notify;
+mod path_json;
+mod private_dir;
 pub mod runtime_dir;
 pub mod serve;
 pub mod state_dir;

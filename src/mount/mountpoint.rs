@@ -49,6 +49,10 @@ pub enum MountpointError {
     FuseNotPermitted(io::Error),
     #[error("fusermount3 is not installed, and only root mounts without it: install the package fuse3")]
     NoFusermount,
+    #[error(
+        "{} was replaced meanwhile, it leads to {} now: is somebody else at work there?", dir.display(), now.display()
+    )]
+    Replaced { dir: PathBuf, now: PathBuf },
     #[error("{}: {why}", dir.display())]
     Other { dir: PathBuf, why: io::Error },
 }
@@ -101,7 +105,10 @@ pub fn check(dir: &Path) -> Result<PathBuf, MountpointError> {
     }
     let meta = std::fs::metadata(&whole).map_err(|e| explain(&whole, e))?;
     if mounted.is_some() {
-        return Err(MountpointError::AlreadyOurs(whole));
+        return Err(match is_dead(&whole) {
+            true => explain(&whole, io::ErrorKind::NotConnected.into()),
+            false => MountpointError::AlreadyOurs(whole),
+        });
     }
     if !meta.is_dir() {
         return Err(MountpointError::NotDirectory(whole));
@@ -114,6 +121,15 @@ pub fn check(dir: &Path) -> Result<PathBuf, MountpointError> {
         return Err(MountpointError::NotPermitted { dir: whole, why });
     }
     Ok(whole)
+}
+
+/// [`check`] directly before mounting: much time may have passed since, over a passphrase or a long opening.
+pub fn check_again(dir: &Path) -> Result<(), MountpointError> {
+    let now = check(dir)?;
+    match now == dir {
+        true => Ok(()),
+        false => Err(MountpointError::Replaced { dir: dir.to_owned(), now }),
+    }
 }
 
 fn explain(dir: &Path, error: io::Error) -> MountpointError {
@@ -166,9 +182,9 @@ pub fn mounted_on(dir: &Path) -> Option<Mount> {
     mount_table::mounted_on(dir).ok().flatten()
 }
 
-/// Is the process that serves this mount gone?
+/// Is the process that serves this mount gone? The kernel answers for attributes that it remembers, never for space.
 pub fn is_dead(dir: &Path) -> bool {
-    std::fs::metadata(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotConnected)
+    rustix::fs::statfs(dir).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
 /// All drives in the kernel's mount table.
@@ -194,6 +210,23 @@ mod tests {
         std::os::unix::fs::symlink("good", dir.join("link")).unwrap();
         assert_eq!(check(&dir.join("link")).unwrap(), dir.join("good"));
         assert!(matches!(check(Path::new("/proc")), Err(MountpointError::AlreadyOther { kind, .. }) if kind == "proc"));
+    }
+
+    #[test]
+    fn what_changed_since_the_first_look_is_found_by_the_second() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().canonicalize().unwrap();
+        let at = |name: &str| dir.join(name);
+        std::fs::create_dir_all(at("a/mnt")).unwrap();
+        std::fs::create_dir_all(at("elsewhere/mnt")).unwrap();
+        let mnt = check(&at("a/mnt")).unwrap();
+        check_again(&mnt).unwrap();
+        std::fs::write(mnt.join("file"), b"").unwrap();
+        assert!(matches!(check_again(&mnt), Err(MountpointError::NotEmpty(_))));
+        std::fs::remove_dir_all(at("a")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", at("a")).unwrap();
+        let error = check_again(&mnt).unwrap_err();
+        assert!(matches!(&error, MountpointError::Replaced { now, .. } if *now == at("elsewhere/mnt")), "{error}");
     }
 
     #[test]

@@ -5,15 +5,17 @@
 //!
 //! Invariant: a socket is bound or asked only in a directory that belongs to its user alone.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::Environment;
+use super::{Environment, private_dir};
 
 #[derive(Debug, Error)]
 pub enum RuntimeError {
@@ -51,36 +53,12 @@ pub fn places_of(uid: u32) -> Vec<PathBuf> {
 pub fn make(env: Environment<'_>, uid: u32) -> Result<PathBuf, RuntimeError> {
     let mut last = None;
     for path in candidates(env, uid) {
-        match make_private(&path, uid) {
+        match private_dir::make(&path, false, uid) {
             Ok(()) => return Ok(path),
-            Err(why) => last = Some(RuntimeError::Unusable { path, why }),
+            Err(e) => last = Some(RuntimeError::Unusable { path, why: e.to_string() }),
         }
     }
     Err(last.expect("there is always a candidate in /tmp"))
-}
-
-fn make_private(path: &Path, uid: u32) -> Result<(), String> {
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e.to_string()),
-        _ => {}
-    }
-    check(path, uid)
-}
-
-/// A directory in /tmp may have been made by somebody else to listen in.
-fn check(path: &Path, uid: u32) -> Result<(), String> {
-    let meta = std::fs::symlink_metadata(path).map_err(|e| e.to_string())?;
-    if !meta.is_dir() {
-        return Err("is not a directory".into());
-    }
-    if meta.uid() != uid {
-        return Err(format!("belongs to user {}, not to {uid}", meta.uid()));
-    }
-    if meta.mode() & 0o077 != 0 {
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(path, private).map_err(|e| format!("is open to others: {e}"))?;
-    }
-    Ok(())
 }
 
 /// The socket of the mount on this canonical mount point.
@@ -89,10 +67,40 @@ pub fn socket_name(dir: &Path) -> String {
     format!("{}.sock", &hash.as_str()[..16])
 }
 
+/// A socket that is listened on: its file goes when this does.
+#[derive(Debug)]
+pub struct Socket {
+    runtime: PathBuf,
+    path: PathBuf,
+    /// The file itself: by now another process may have put its own there. Held, so that its number is not given anew.
+    file: File,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // One that stays is recognised as dead by the next who wants to bind it.
+        if let Ok(_turn) = turn(&self.runtime)
+            && let (Ok(mine), Ok(there)) = (self.file.metadata(), std::fs::symlink_metadata(&self.path))
+            && (mine.dev(), mine.ino()) == (there.dev(), there.ino())
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whoever binds or removes a socket holds this lock of the directory. A socket that refuses is dead only then:
+/// another may be bound and not yet listened on.
+fn turn(runtime: &Path) -> io::Result<File> {
+    let directory = File::open(runtime)?;
+    directory.lock()?;
+    Ok(directory)
+}
+
 /// Listens for the mount on `dir`; a socket that a dead process left is replaced.
-pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, PathBuf), RuntimeError> {
+pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, Socket), RuntimeError> {
     let path = runtime.join(socket_name(dir));
     let fails = |e: io::Error| RuntimeError::Unusable { path: path.clone(), why: e.to_string() };
+    let _turn = turn(runtime).map_err(fails)?;
     let listener = match UnixListener::bind(&path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             if UnixStream::connect(&path).is_ok() {
@@ -103,9 +111,13 @@ pub fn bind(runtime: &Path, dir: &Path) -> Result<(UnixListener, PathBuf), Runti
         }
         other => other.map_err(fails)?,
     };
+    let mut only_named = File::options();
+    only_named.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
+    let file = only_named.open(&path).map_err(fails)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fails)?;
     listener.set_nonblocking(true).map_err(fails)?;
-    Ok((listener, path))
+    let runtime = runtime.to_owned();
+    Ok((listener, Socket { runtime, path, file }))
 }
 
 /// What stands behind a mount point's socket.
@@ -125,51 +137,69 @@ pub fn connect(env: Environment<'_>, me: u32, owner: Option<u32>, dir: &Path) ->
     }
     let mut found = Found::None;
     for (place, uid) in places {
-        let path = place.join(socket_name(dir));
-        if check_read_only(&place, uid).is_err() || !path.exists() {
+        if private_dir::check(&place, uid).is_err() {
             continue;
         }
-        match UnixStream::connect(&path) {
+        let path = place.join(socket_name(dir));
+        match ask(&path, uid) {
             Ok(stream) => return Found::Alive(stream),
-            Err(_) => found = Found::Dead,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => found = Found::Dead,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => log::warn!("{}: {e}", path.display()),
         }
     }
     found
 }
 
-fn check_read_only(path: &Path, uid: u32) -> Result<(), ()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() && meta.uid() == uid => Ok(()),
-        _ => Err(()),
+/// Connects to a socket in a place of `uid`'s, if it is `uid` who listens. Whoever may write to the place could have
+/// put there a way to somebody else's socket, where root would be heard.
+fn ask(path: &Path, uid: u32) -> io::Result<UnixStream> {
+    let wrong = |why: String| io::Error::new(io::ErrorKind::PermissionDenied, why);
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(wrong("not a socket; it is left alone".into()));
+    }
+    let stream = UnixStream::connect(path)?;
+    match listener_of(&stream)? {
+        owner if owner == uid => Ok(stream),
+        owner => Err(wrong(format!("user {owner} listens there, and not user {uid}; it is left alone"))),
     }
 }
 
-/// All mounts of this user that answer. Sockets of dead processes are removed on the way.
-pub fn all(env: Environment<'_>, uid: u32) -> Vec<UnixStream> {
-    let mut streams = Vec::new();
-    for place in candidates(env, uid) {
-        if check_read_only(&place, uid).is_err() {
-            continue;
-        }
-        let Ok(entries) = std::fs::read_dir(&place) else { continue };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "sock")) {
-            match UnixStream::connect(&path) {
-                Ok(stream) => streams.push(stream),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    // A race with another removal is no harm.
-                    let _ = std::fs::remove_file(&path);
-                }
-                Err(_) => {}
-            }
-        }
+/// Who listened at the other end. (rustix has no place for the process number 0, which a process of another namespace
+/// shows.)
+fn listener_of(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of_val(&peer) as libc::socklen_t;
+    let out = (&raw mut peer).cast();
+    // SAFETY: `out` has room for `len` bytes, and any bytes are a valid ucred.
+    match unsafe { libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, out, &mut len) } {
+        0 => Ok(peer.uid),
+        _ => Err(io::Error::last_os_error()),
     }
-    streams
+}
+
+/// All mounts of this user that answer.
+pub fn all(env: Environment<'_>, uid: u32) -> Vec<UnixStream> {
+    candidates(env, uid).iter().flat_map(|place| all_in(place, uid)).collect()
+}
+
+fn all_in(place: &Path, uid: u32) -> Vec<UnixStream> {
+    if private_dir::check(place, uid).is_err() {
+        return Vec::new();
+    }
+    let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let sockets = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "sock"));
+    sockets.filter_map(|path| ask(path, uid).ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+
     use super::*;
 
     fn me() -> u32 {
@@ -185,38 +215,57 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_open_to_others_is_closed_and_a_symlink_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = dir.path().join("open");
-        std::fs::create_dir(&open).unwrap();
-        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-        make_private(&open, me()).unwrap();
-        assert_eq!(std::fs::metadata(&open).unwrap().mode() & 0o777, 0o700);
-        std::os::unix::fs::symlink(&open, dir.path().join("link")).unwrap();
-        assert!(make_private(&dir.path().join("link"), me()).is_err());
-        assert!(make_private(&open, me() + 1).unwrap_err().contains("belongs to user"));
-    }
-
-    #[test]
     fn a_dead_socket_is_told_apart_and_replaced_and_a_live_one_is_not() {
         let runtime = tempfile::tempdir().unwrap();
         let base = runtime.path().to_owned();
         let place = base.join("dripfs");
-        make_private(&place, me()).unwrap();
+        private_dir::make(&place, false, me()).unwrap();
         let env = move |name: &str| (name == "XDG_RUNTIME_DIR").then(|| base.clone().into_os_string());
         let dir = Path::new("/mnt/x");
         assert!(matches!(connect(&env, me(), None, dir), Found::None));
-        let (listener, path) = bind(&place, dir).unwrap();
+        let (listener, socket) = bind(&place, dir).unwrap();
+        let path = socket.path.clone();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(connect(&env, me(), None, dir), Found::Alive(_)));
         assert!(matches!(bind(&place, dir), Err(RuntimeError::InUse { .. })));
         drop(listener);
         assert!(matches!(connect(&env, me(), None, dir), Found::Dead));
-        let (listener, _) = bind(&place, dir).unwrap();
+        assert!(all_in(&place, me()).is_empty());
+        let (listener, later) = bind(&place, dir).unwrap();
         assert!(matches!(connect(&env, me(), None, dir), Found::Alive(_)));
-        assert!(path.exists());
-        drop(listener);
-        all(&env, me());
-        assert!(!path.exists(), "the socket of a dead process was swept");
+        drop(socket);
+        assert!(path.exists(), "the file is another's by now");
+        drop((listener, later));
+        assert!(!path.exists(), "a mount takes its socket along");
+    }
+
+    /// A socket that is bound, and not listened on yet.
+    fn bound(path: &Path) -> OwnedFd {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        socket
+    }
+
+    #[test]
+    fn a_socket_that_is_just_being_made_survives_who_looks_for_others() {
+        let runtime = tempfile::tempdir().unwrap();
+        let path = runtime.path().join(socket_name(Path::new("/mnt/x")));
+        let socket = bound(&path);
+        assert!(all_in(runtime.path(), me()).is_empty() && path.exists());
+        rustix::net::listen(&socket, 1).unwrap();
+        assert_eq!(all_in(runtime.path(), me()).len(), 1);
+    }
+
+    #[test]
+    fn only_the_owner_of_the_place_is_spoken_to_and_no_symlink_followed() {
+        let runtime = tempfile::tempdir().unwrap();
+        let dir = Path::new("/mnt/x");
+        let (_listener, socket) = bind(runtime.path(), dir).unwrap();
+        ask(&socket.path, me()).unwrap();
+        let stranger = ask(&socket.path, me() + 1).unwrap_err().to_string();
+        assert!(stranger.contains("left alone"), "{stranger}");
+        let link = runtime.path().join("link.sock");
+        std::os::unix::fs::symlink(&socket.path, &link).unwrap();
+        assert!(ask(&link, me()).unwrap_err().to_string().contains("not a socket"));
     }
 }

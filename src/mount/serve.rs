@@ -41,6 +41,7 @@ pub struct Request {
     /// Canonical.
     pub url: String,
     /// Canonical.
+    #[serde(with = "super::path_json")]
     pub dir: PathBuf,
     pub drive: DriveOptions,
     /// Make the vault if there is none.
@@ -55,6 +56,7 @@ pub struct Request {
 pub struct Init {
     /// Memory of the passphrase KDF.
     pub kdf_memory_kib: u32,
+    #[serde(with = "super::path_json::option")]
     pub recovery_file: Option<PathBuf>,
 }
 
@@ -79,6 +81,7 @@ pub trait Observer: Send + Sync + 'static {
 /// What `dripfs status` shows of a mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountStatus {
+    #[serde(serialize_with = "super::path_json::lossy")]
     pub mountpoint: PathBuf,
     pub pid: u32,
     /// The drive is being drained; the mount ends then.
@@ -176,22 +179,12 @@ async fn make_vault(
     Ok(())
 }
 
-/// The control socket's file, removed when the mount ends.
-struct Socket(PathBuf);
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // One that stays is recognised as dead by the next who meets it.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn bind(dir: &Path) -> Result<(tokio::net::UnixListener, Socket), MountError> {
+/// The control socket; its file goes with the second value.
+fn bind(dir: &Path) -> Result<(tokio::net::UnixListener, runtime_dir::Socket), MountError> {
     let runtime = runtime_dir::make(&environment, rustix::process::geteuid().as_raw())?;
-    let (listener, path) = runtime_dir::bind(&runtime, dir)?;
-    let listener =
-        tokio::net::UnixListener::from_std(listener).map_err(|e| MountError::io(path.display().to_string(), e))?;
-    Ok((listener, Socket(path)))
+    let (listener, socket) = runtime_dir::bind(&runtime, dir)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| MountError::io("the control socket", e))?;
+    Ok((listener, socket))
 }
 
 struct Signals {
@@ -264,7 +257,13 @@ impl Server {
         notify::stopping();
         if tokio::time::timeout(LET_GO, attached.gone()).await.is_err() {
             log::warn!("{}: programs still use the drive; they are cut off now", self.request.dir.display());
-            attached.cut().await;
+            if !attached.cut().await {
+                close_to_writes(&self.drive);
+                log::warn!(
+                    "{}: the kernel still holds the drive, and programs may still use it: it takes no more writes",
+                    self.request.dir.display()
+                );
+            }
         }
         drain(&self.drive, signals, |now| {
             self.phase.send_replace(Phase::Draining(now));
@@ -380,6 +379,12 @@ async fn detach_anyhow(attached: &Attached) {
     }
 }
 
+/// What is acknowledged after the last sync would be lost with this process: from here on writes are refused. What is
+/// in memory by now still reaches journal and vault.
+fn close_to_writes(drive: &Drive) {
+    drive.fs.history.make_read_only();
+}
+
 /// Sends how far it is at every heartbeat while `work` runs.
 async fn beating<T>(
     replies: &mpsc::Sender<Reply>,
@@ -411,10 +416,10 @@ async fn drain(
         told(now);
         moved.send_if_modified(|last: &mut Option<Progress>| last.replace(now) != Some(now));
     });
-    let left = || Closed::Pending(seen.borrow().map_or(0, |now| now.pending_bytes));
+    let left = || Closed::Pending(drive.pending().pending_bytes);
     tokio::select! {
         closed = close => Ok(closed?),
-        () = stalled(seen.clone()) => {
+        () = stalled(seen) => {
             log::error!("nothing reached the vault for {} s: the rest stays in the journal", STALL.as_secs());
             Ok(left())
         }
@@ -437,6 +442,9 @@ async fn stalled(mut seen: watch::Receiver<Option<Progress>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
     use crate::mount::drive::Durability;
 
@@ -474,26 +482,29 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_way_to_the_background() {
-        let request = Request {
-            url: "file:///v".into(),
-            dir: "/mnt".into(),
-            drive: DriveOptions {
-                state: "/s".into(),
-                read_only: false,
-                durability: Durability::Remote,
-                takeover: false,
-                compress: true,
-                cache_bytes: 1,
-                dirty_bytes: 2,
-                journal_bytes: 3,
-            },
-            init: Some(Init { kdf_memory_kib: 65_536, recovery_file: None }),
-            kernel_words: vec!["noexec".into()],
-            background: true,
-        };
-        let text = serde_json::to_string(&request).unwrap();
-        let back: Request = serde_json::from_str(&text).unwrap();
-        assert_eq!(format!("{back:?}"), format!("{request:?}"));
-        assert!(text.contains(r#""durability":"remote""#));
+        let strange = || PathBuf::from(OsString::from_vec(b"/not\xffutf-8".to_vec()));
+        for (dir, recovery_file) in [("/mnt".into(), None), (strange(), Some(strange()))] {
+            let request = Request {
+                url: "file:///v".into(),
+                drive: DriveOptions {
+                    state: dir.clone(),
+                    read_only: false,
+                    durability: Durability::Remote,
+                    takeover: false,
+                    compress: true,
+                    cache_bytes: 1,
+                    dirty_bytes: 2,
+                    journal_bytes: 3,
+                },
+                dir,
+                init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),
+                kernel_words: vec!["noexec".into()],
+                background: true,
+            };
+            let text = serde_json::to_string(&request).unwrap();
+            let back: Request = serde_json::from_str(&text).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{request:?}"));
+            assert!(text.contains(r#""durability":"remote""#));
+        }
     }
 }

@@ -8,10 +8,12 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::Environment;
+use super::private_dir::PrivateDirError;
+use super::{Environment, private_dir};
+use crate::base::disk;
 use crate::vault::VaultError;
 
 /// What the vault room writes its pin to.
@@ -48,20 +50,16 @@ fn default_base(env: Environment<'_>, root: bool) -> Result<PathBuf, VaultError>
 /// Makes the directory (0700) where it is missing, and checks that it will do.
 pub fn prepare(path: &Path) -> Result<(), VaultError> {
     refuse_network(path)?;
-    let explain = |e: io::Error| failed(path, explain(&e));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(explain)?;
-    let meta = fs::symlink_metadata(path).map_err(explain)?;
-    if !meta.is_dir() {
-        return Err(failed(path, "is not a directory".into()));
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if meta.uid() != me {
-        return Err(failed(path, format!("belongs to user {}, not to you ({me})", meta.uid())));
-    }
-    if meta.mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(explain)?;
-    }
-    try_writing(path).map_err(explain)
+    private_dir::make(path, true, rustix::process::geteuid().as_raw()).map_err(|error| {
+        let why = match &error {
+            PrivateDirError::Io(e) => explain(e),
+            _ => error.to_string(),
+        };
+        failed(path, why)
+    })?;
+    // Its name, and those above it, survive a power cut.
+    disk::make_dirs(path).map_err(|e| failed(path, explain(&e)))?;
+    try_writing(path).map_err(|e| failed(path, explain(&e)))
 }
 
 /// A full or read-only disk shows now, with its name, and not as a failed journal later.
@@ -171,6 +169,7 @@ pub fn refuse_if_known(path: &Path, url: &str) -> Result<(), VaultError> {
 mod tests {
     use super::*;
     use std::ffi::OsString;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn env(pairs: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
         move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into())

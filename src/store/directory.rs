@@ -2,10 +2,12 @@
 //!
 //! Owns the one question that a path cannot answer by itself: is this still the directory that was opened? A disk
 //! that was unmounted leaves an empty mount point behind, on which a vault would look as if it had never been.
-//! Invariant: a directory that was seen and is gone, or was replaced by an empty one, is an error, not "not found".
+//! Invariants: a directory that was seen and is gone, or was replaced by an empty one, is an error, not "not found"; an
+//! object that a create made or met is durable, with every name on the way to it.
 
+use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,9 +15,14 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
 
+use super::Created;
+use crate::base::disk;
+
 pub(super) struct Directory {
     path: PathBuf,
     seen: Arc<Mutex<Option<Seen>>>,
+    /// Directories whose names are known to be durable, up to the vault's own.
+    settled: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 #[derive(Clone)]
@@ -27,7 +34,7 @@ struct Seen {
 
 impl Directory {
     pub(super) fn new(path: PathBuf) -> Directory {
-        Directory { path, seen: Arc::default() }
+        Directory { path, seen: Arc::default(), settled: Arc::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -40,21 +47,52 @@ impl Directory {
         blocking(move || look(&path, &seen)).await
     }
 
-    /// Makes the directory and those above it, unless it once stood and vanished.
+    /// Makes the directory and those above it, unless it once stood and vanished; their names are durable then.
     pub(super) async fn make(&self) -> io::Result<()> {
         let (path, seen) = (self.path.clone(), self.seen.clone());
         blocking(move || {
-            if look(&path, &seen)?.is_some() {
-                return Ok(());
-            }
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-            match path.parent() {
-                Some(parent) => std::fs::File::open(parent)?.sync_all(),
-                None => Ok(()),
-            }
+            look(&path, &seen)?;
+            disk::make_dirs(&path)
         })
         .await
     }
+
+    /// An object that this request made has its bytes and its name on the disk; one that stood there is perhaps what a
+    /// try without an answer, or a process that died, left half way. Afterwards both are durable.
+    pub(super) async fn settle(&self, name: &str, created: Created) -> io::Result<()> {
+        let (root, object, settled) = (self.path.clone(), self.path.join(name), self.settled.clone());
+        let known = |dir: &Path| *dir == *root || settled.lock().contains(dir);
+        if created == Created::New && object.parent().is_some_and(known) {
+            return Ok(());
+        }
+        blocking(move || settle(&root, &object, created, &settled, &mut disk::sync_path)).await
+    }
+}
+
+fn settle(
+    root: &Path,
+    object: &Path,
+    created: Created,
+    settled: &Mutex<HashSet<PathBuf>>,
+    sync: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let named = |error: io::Error, path: &Path| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let parents = object.ancestors().skip(1);
+    if created == Created::Exists {
+        for path in [Some(object), object.parent()].into_iter().flatten() {
+            sync(path).map_err(|e| named(e, path))?;
+        }
+    }
+    // Directories are made with the first object in them, perhaps by one who then died.
+    for dir in parents.take_while(|dir| *dir != root) {
+        let Some(above) = dir.parent() else { break };
+        if settled.lock().contains(dir) {
+            break;
+        }
+        sync(above).map_err(|e| named(e, above))?;
+    }
+    settled.lock().extend(object.ancestors().skip(1).take_while(|dir| *dir != root).map(Path::to_owned));
+    Ok(())
 }
 
 fn look(path: &Path, seen: &Mutex<Option<Seen>>) -> io::Result<Option<Arc<dyn ObjectStore>>> {
@@ -83,4 +121,31 @@ fn look(path: &Path, seen: &Mutex<Option<Seen>>) -> io::Result<Option<Arc<dyn Ob
 /// Even a stat can hang on a directory that is somebody else's network.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_is_synced_with_every_name_on_the_way() {
+        let (root, settled) = (Path::new("/v"), Mutex::default());
+        let run = |name: &str, created| {
+            let mut synced = Vec::new();
+            settle(root, &root.join(name), created, &settled, &mut |path| {
+                synced.push(path.display().to_string());
+                Ok(())
+            })
+            .unwrap();
+            synced
+        };
+        assert_eq!(run("segments/aa/1", Created::New), ["/v/segments", "/v"]);
+        assert_eq!(run("segments/aa/2", Created::New), [""; 0], "with_fsync did the rest");
+        assert_eq!(run("segments/ab/1", Created::New), ["/v/segments"]);
+        assert_eq!(run("log/1", Created::Exists), ["/v/log/1", "/v/log", "/v"]);
+        assert_eq!(run("log/1", Created::Exists), ["/v/log/1", "/v/log"]);
+        let failing = settle(root, &root.join("x/1"), Created::New, &settled, &mut |_| Err(io::Error::other("full")));
+        assert_eq!(failing.unwrap_err().to_string(), "/v: full");
+        assert_eq!(run("x/1", Created::New), ["/v"], "a name that was not synced is not settled");
+    }
 }

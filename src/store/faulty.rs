@@ -33,11 +33,29 @@ pub(crate) struct Faulty {
     pub(crate) inner: InMemory,
     fault: Fault,
     left: AtomicU32,
+    /// Puts that go well before the first that does not.
+    spared: AtomicU32,
 }
 
 impl Faulty {
     pub(crate) fn new(fault: Fault, times: u32) -> Arc<Faulty> {
-        Arc::new(Faulty { inner: InMemory::new(), fault, left: AtomicU32::new(times) })
+        Arc::new(Faulty { inner: InMemory::new(), fault, left: AtomicU32::new(times), spared: AtomicU32::new(0) })
+    }
+
+    /// The next `times` puts and gets go wrong.
+    pub(crate) fn strike(&self, times: u32) {
+        self.left.store(times, Ordering::SeqCst);
+    }
+
+    /// The next `times` puts go well.
+    pub(crate) fn spare(&self, times: u32) {
+        self.spared.store(times, Ordering::SeqCst);
+    }
+
+    /// The provider puts this object under the name, whatever stood there.
+    pub(crate) async fn replace(&self, name: &str, bytes: Vec<u8>) {
+        let name = Path::from(name);
+        self.inner.put_opts(&name, bytes.into(), PutOptions::default()).await.expect("memory takes it");
     }
 
     fn strikes(&self) -> bool {
@@ -61,7 +79,8 @@ impl fmt::Display for Faulty {
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
-        if !self.strikes() {
+        let spared = self.spared.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        if spared || !self.strikes() {
             return self.inner.put_opts(location, payload, options).await;
         }
         match self.fault {
@@ -88,6 +107,7 @@ impl ObjectStore for Faulty {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         match self.fault {
+            _ if self.spared.load(Ordering::SeqCst) > 0 => self.inner.get_opts(location, options).await,
             Fault::Hang if self.strikes() => std::future::pending().await,
             Fault::Down | Fault::Refuse if self.strikes() => Err(self.error(location)),
             _ => self.inner.get_opts(location, options).await,

@@ -4,7 +4,7 @@
 //! outage. Does not own: what the objects mean, when to try again ([`retry`] is the tool, its callers decide).
 //!
 //! Invariants: names are relative to the vault's prefix; nothing is ever overwritten but the hint `latest`; every
-//! request ends before its deadline; a directory that vanished is an outage, never an empty vault.
+//! request ends before its deadline, and brings no more bytes than it was asked for; a directory that vanished is an outage, never an empty vault.
 
 mod directory;
 #[cfg(test)]
@@ -21,12 +21,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    Error as ObjectError, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Error as ObjectError, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload,
 };
 use thiserror::Error;
 
@@ -49,6 +50,9 @@ pub enum StoreError {
     /// Create-if-absent does not hold here.
     #[error("{0}")]
     NoConditionalCreate(String),
+    /// More bytes came, or would come, than anything of a vault has: somebody else made it. Nothing was read into memory.
+    #[error("{name}: {bytes} bytes or more, where a vault has {most} at most: it is not what dripfs put there")]
+    TooLarge { name: String, bytes: u64, most: u64 },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,17 +169,21 @@ impl Store {
         })
     }
 
-    /// Puts an object only if nothing has that name.
+    /// Puts an object only if nothing has that name. What was put, and what stands there, is durable.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let time = self.inner.settings.for_bytes(bytes.len() as u64);
         let put = async {
             let Some(store) = self.writable().await? else { return Err(vanished()) };
             let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-            match store.put_opts(&path(name)?, PutPayload::from_bytes(bytes), options).await {
-                Ok(_) => Ok(Created::New),
-                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(Created::Exists),
-                Err(e) => Err(e),
+            let created = match store.put_opts(&path(name)?, PutPayload::from_bytes(bytes), options).await {
+                Ok(_) => Created::New,
+                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Created::Exists,
+                Err(e) => return Err(e),
+            };
+            if let Backend::Directory(directory) = &self.inner.backend {
+                directory.settle(name, created).await.map_err(local_error)?;
             }
+            Ok(created)
         };
         self.request(Kind::Write, name, time, put).await
     }
@@ -196,23 +204,28 @@ impl Store {
         self.get_with(name, options, wanted).await
     }
 
+    /// At most `most` bytes are ever held: the provider may put an object of any size under any name.
     async fn get_with(&self, name: &str, options: GetOptions, most: u64) -> Result<Option<Bytes>, StoreError> {
         let get = async {
-            let Some(store) = self.readable().await? else { return Ok(None) };
+            let Some(store) = self.readable().await? else { return Ok(Got::Nothing) };
             let path = path(name)?;
             let ranged = options.range.clone();
             match (store.get_opts(&path, options).await, ranged) {
-                (Ok(found), _) => found.bytes().await.map(Some),
-                (Err(ObjectError::NotFound { .. }), _) => Ok(None),
+                (Ok(found), _) => collect(found, most).await,
+                (Err(ObjectError::NotFound { .. }), _) => Ok(Got::Nothing),
                 // A range that begins past the end is an error of the backend's own kind: the size tells them apart.
                 (Err(e), Some(GetRange::Bounded(range))) => match store.head(&path).await {
-                    Ok(meta) if meta.size <= range.start => Ok(None),
+                    Ok(meta) if meta.size <= range.start => Ok(Got::Nothing),
                     _ => Err(e),
                 },
                 (Err(e), _) => Err(e),
             }
         };
-        self.request(Kind::Read, name, self.inner.settings.for_bytes(most), get).await
+        match self.request(Kind::Read, name, self.inner.settings.for_bytes(most), get).await? {
+            Got::Nothing => Ok(None),
+            Got::Bytes(bytes) => Ok(Some(bytes)),
+            Got::TooLarge(bytes) => Err(StoreError::TooLarge { name: name.to_owned(), bytes, most }),
+        }
     }
 
     /// Writes the untrusted hint `latest`: the only name ever overwritten.
@@ -227,18 +240,33 @@ impl Store {
     /// Names below a prefix ("" for all; whole path segments, such as `log/`), relative to the vault, sorted; the
     /// first `most` of them.
     pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<String>, StoreError> {
-        let list = async {
-            let Some(store) = self.readable().await? else { return Ok(Vec::new()) };
-            let mut found = store.list(Some(&path(prefix)?));
-            // Backends differ in their order, so the least names are kept while all are seen.
-            let mut names = BTreeSet::new();
-            while let Some(meta) = found.next().await {
-                names.insert(meta?.location.to_string());
-                if names.len() > most {
-                    names.pop_last();
-                }
+        // Backends differ in their order, so the least names are kept while all are seen.
+        let mut names = BTreeSet::new();
+        self.each_name(prefix, |name| {
+            names.insert(name);
+            if names.len() > most {
+                names.pop_last();
             }
-            Ok(names.into_iter().collect())
+        })
+        .await?;
+        Ok(names.into_iter().collect())
+    }
+
+    /// The greatest name below a prefix: all are seen, one is held.
+    pub async fn last(&self, prefix: &str) -> Result<Option<String>, StoreError> {
+        let mut last = None;
+        self.each_name(prefix, |name| last = std::mem::take(&mut last).max(Some(name))).await?;
+        Ok(last)
+    }
+
+    async fn each_name(&self, prefix: &str, mut visit: impl FnMut(String)) -> Result<(), StoreError> {
+        let list = async {
+            let Some(store) = self.readable().await? else { return Ok(()) };
+            let mut found = store.list(Some(&path(prefix)?));
+            while let Some(meta) = found.next().await {
+                visit(meta?.location.to_string());
+            }
+            Ok(())
         };
         let shown = if prefix.is_empty() { self.url() } else { prefix };
         self.request(Kind::Read, shown, self.inner.settings.list_deadline, list).await
@@ -264,6 +292,23 @@ impl Store {
                  there safely; use a store that supports conditional puts",
                 self.url()
             ))),
+        }
+    }
+
+    /// As [`Store::probe`], for a writer that mounts: a bucket may have moved, or its provider changed its ways. What says
+    /// nothing of that is left to the requests that follow.
+    pub async fn probe_again(&self) -> Result<(), StoreError> {
+        // There it is link(2), which replaces nothing on any filesystem, and a probe is several flushes of the disk.
+        if matches!(self.inner.backend, Backend::Directory(_)) {
+            return Ok(());
+        }
+        match self.probe().await {
+            Err(error @ StoreError::NoConditionalCreate(_)) => Err(error),
+            Err(error) => {
+                log::debug!("the probe failed: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -340,6 +385,47 @@ impl Store {
         }
         result
     }
+}
+
+/// What a get brought.
+enum Got {
+    Nothing,
+    Bytes(Bytes),
+    /// Of so many bytes at least; they were left where they are.
+    TooLarge(u64),
+}
+
+/// Neither what the store says of the length nor what it then sends may go beyond `most`.
+async fn collect(found: GetResult, most: u64) -> Result<Got, ObjectError> {
+    let told = found.range.end.saturating_sub(found.range.start);
+    if told > most {
+        return Ok(Got::TooLarge(told));
+    }
+    if matches!(found.payload, GetResultPayload::File(..)) {
+        // Reads no more than the range.
+        return found.bytes().await.map(Got::Bytes);
+    }
+    let mut stream = found.into_stream();
+    let mut first = Bytes::new();
+    let mut joined = BytesMut::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk?;
+        let len = (first.len() + joined.len() + chunk.len()) as u64;
+        if len > most {
+            return Ok(Got::TooLarge(len));
+        }
+        if joined.is_empty() && first.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.reserve(told as usize);
+            joined.extend_from_slice(&std::mem::take(&mut first));
+        }
+        joined.extend_from_slice(&chunk);
+    }
+    // One chunk needs no copy.
+    Ok(Got::Bytes(if joined.is_empty() { first } else { joined.freeze() }))
 }
 
 fn path(name: &str) -> Result<Path, ObjectError> {

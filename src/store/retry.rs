@@ -67,7 +67,9 @@ where
             Ok(value) => return Ok(value),
             // Permissions and credentials may be mended while the journal keeps what waits.
             Err(StoreError::Unavailable { .. } | StoreError::Refused { .. }) => failures = failures.saturating_add(1),
-            Err(error @ (StoreError::BadUrl(_) | StoreError::NoConditionalCreate(_))) => return Err(error.into()),
+            Err(error @ (StoreError::BadUrl(_) | StoreError::NoConditionalCreate(_) | StoreError::TooLarge { .. })) => {
+                return Err(error.into());
+            }
         }
         tokio::select! {
             biased;

@@ -31,6 +31,8 @@ async fn keeps_the_contract(store: Store) {
     }
     assert_eq!(store.list("log/", 3).await.unwrap(), ["log/02", "log/03", "log/1"]);
     assert_eq!(store.list("", 9).await.unwrap(), ["latest", "log/02", "log/03", "log/1", "log/10"]);
+    assert_eq!(store.last("log/").await.unwrap().unwrap(), "log/10");
+    assert_eq!(store.last("header/").await.unwrap(), None);
     store.probe().await.unwrap();
     assert_eq!(store.list("", 9).await.unwrap().len(), 5, "the probe left something");
     assert!(store.outage().is_none());
@@ -137,4 +139,113 @@ async fn the_probe_finds_a_store_that_overwrites() {
     let store = Store::over(Faulty::new(Fault::Overwrite, 2), "memory:///");
     assert!(matches!(store.probe().await, Err(StoreError::NoConditionalCreate(_))));
     assert!(store.list("", 1).await.unwrap().is_empty());
+    let store = Store::over(Faulty::new(Fault::Down, 1), "memory:///");
+    store.probe_again().await.expect("an outage says nothing of what the store can do");
+    let store = Store::over(Faulty::new(Fault::Overwrite, 2), "memory:///");
+    assert!(matches!(store.probe_again().await, Err(StoreError::NoConditionalCreate(_))));
+    assert!(store.list("", 1).await.unwrap().is_empty());
+}
+
+/// Sends one endless object, whatever its length was said to be.
+#[derive(Debug)]
+struct Endless {
+    told: u64,
+}
+
+impl std::fmt::Display for Endless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Endless")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Endless {
+    async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> object_store::Result<object_store::PutResult> {
+        Err(ObjectError::NotImplemented { operation: "put".into(), implementer: "Endless".into() })
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: object_store::PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
+        Err(ObjectError::NotImplemented { operation: "put".into(), implementer: "Endless".into() })
+    }
+
+    async fn get_opts(&self, location: &Path, _: GetOptions) -> object_store::Result<GetResult> {
+        let chunks = futures::stream::repeat_with(|| Ok(Bytes::from_static(&[0; 65_536])));
+        Ok(GetResult {
+            payload: GetResultPayload::Stream(chunks.boxed()),
+            meta: object_store::ObjectMeta {
+                location: location.clone(),
+                last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
+                size: self.told,
+                e_tag: None,
+                version: None,
+            },
+            range: 0..self.told,
+            attributes: Default::default(),
+            extensions: Default::default(),
+        })
+    }
+
+    fn delete_stream(
+        &self,
+        locations: futures::stream::BoxStream<'static, object_store::Result<Path>>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<Path>> {
+        locations
+    }
+
+    fn list(
+        &self,
+        _: Option<&Path>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
+        futures::stream::empty().boxed()
+    }
+
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<object_store::ListResult> {
+        Ok(object_store::ListResult {
+            common_prefixes: Vec::new(),
+            objects: Vec::new(),
+            extensions: Default::default(),
+        })
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: object_store::CopyOptions) -> object_store::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_object_larger_than_any_of_a_vault_is_refused_without_being_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path().to_str().unwrap()).unwrap();
+    store.create("log/2", bytes("x")).await.unwrap();
+    std::fs::File::create(dir.path().join("log/1")).unwrap().set_len(1 << 40).unwrap();
+    let error = store.get("log/1").await.unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { bytes, .. } if bytes == 1 << 40), "{error}");
+    assert_eq!(store.get_range("log/1", 0..70_000).await.unwrap().unwrap().len(), 70_000, "a range has its own end");
+    assert!(store.outage().is_none(), "the store answers");
+    let error = crate::vault::VaultError::from(error);
+    assert!(matches!(error, crate::vault::VaultError::Tampered(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_sends_more_than_it_said_is_cut_off() {
+    for told in [3, u64::MAX] {
+        let store = Store::over(Arc::new(Endless { told }), "memory:///");
+        assert!(matches!(store.get("log/1").await, Err(StoreError::TooLarge { .. })), "{told}");
+        assert!(matches!(store.get_range("log/1", 0..10).await, Err(StoreError::TooLarge { .. })), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_stands_but_cannot_be_synced_is_no_durable_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path().to_str().unwrap()).unwrap();
+    store.create("log/1", bytes("x")).await.unwrap();
+    assert_eq!(store.create("log/1", bytes("x")).await.unwrap(), Created::Exists);
+    std::os::unix::fs::symlink("nowhere", dir.path().join("log/2")).unwrap();
+    let error = store.create("log/2", bytes("x")).await.unwrap_err();
+    assert!(error.to_string().contains("log/2"), "{error}");
 }

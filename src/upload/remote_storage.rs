@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::sizes::{CLASS_MAX, SEGMENT_TARGET};
@@ -81,14 +82,22 @@ impl RemoteStorage {
         RemoteStorage { store, journal, random, stop }
     }
 
-    /// Puts all segments, several at a time; returns each segment's padded length, and where each extent lies.
-    pub async fn send(&self, segments: &[Packed]) -> Result<Vec<(ObjectId, u32)>, SendError> {
-        let puts: Vec<_> = segments.iter().map(|segment| self.send_one(segment).boxed()).collect();
+    /// Puts all segments, several at a time; returns each segment's padded length. `left` is lowered by each one's
+    /// bytes as soon as it stands: whoever waits sees that it goes on.
+    pub async fn send(&self, segments: &[Packed], left: &Mutex<u64>) -> Result<Vec<(ObjectId, u32)>, SendError> {
+        let puts: Vec<_> = segments.iter().map(|segment| self.send_counted(segment, left).boxed()).collect();
         let mut results = futures::stream::iter(puts).buffer_unordered(PUTS_IN_FLIGHT);
         let mut sent = Vec::with_capacity(segments.len());
         while let Some(result) = results.next().await {
             sent.push(result?);
         }
+        Ok(sent)
+    }
+
+    async fn send_counted(&self, segment: &Packed, left: &Mutex<u64>) -> Result<(ObjectId, u32), SendError> {
+        let sent = self.send_one(segment).await?;
+        let mut left = left.lock();
+        *left = left.saturating_sub(u64::from(segment.len));
         Ok(sent)
     }
 
@@ -169,4 +178,81 @@ impl RemoteStorage {
 /// Where each extent of a packed segment lies.
 pub fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
     segment.extents.iter().map(|(extent, offset)| (extent.id, Place::Segment { id: segment.id, offset: *offset }))
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+
+    use super::*;
+    use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
+    use crate::base::{Ino, Position};
+    use crate::crypto::secret::Key;
+    use crate::format::change::Change;
+    use crate::format::keys::Keys;
+    use crate::journal::{SealedExtent, Settings};
+
+    const LEN: u32 = 1000;
+
+    /// A journal that holds so many extents, each packed into a segment of its own.
+    fn packed(count: u64, random: &Random) -> (Arc<Journal>, Vec<Packed>) {
+        let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
+        let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys, Position(0)).unwrap();
+        let settings = Settings {
+            file_bytes: 1 << 20,
+            sync_interval: Duration::from_secs(5),
+            sync_bytes: 1 << 20,
+            memory_bytes: 1 << 20,
+            disk_bytes: 1 << 20,
+        };
+        let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).unwrap();
+        let record = Extent {
+            key_id: [0; 16],
+            nonce: [0; 16],
+            frame_log2: 16,
+            len: LEN - 16,
+            stored: LEN,
+            frames: vec![],
+            place: Place::Local,
+            extra: None,
+        };
+        let id = |number| ExtentId { owner: Ino(9), number };
+        let sealed =
+            |number| SealedExtent { id: id(number), record: record.clone(), bytes: vec![7; LEN as usize].into() };
+        journal.append(Arc::new(Change::default()), (0..count).map(sealed).collect());
+        let segments = (0..count).map(|number| Packed {
+            id: ObjectId(random.bytes()),
+            extents: vec![(Outgoing { id: id(number), record: record.clone() }, 0)],
+            len: LEN,
+        });
+        (journal, segments.collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_segment_that_stands_lowers_what_is_left() {
+        let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
+        let (journal, segments) = packed(3 * PUTS_IN_FLIGHT as u64, &random);
+        let put = Duration::from_secs(60);
+        let slow =
+            ThrottledStore::new(InMemory::new(), ThrottleConfig { wait_put_per_call: put, ..Default::default() });
+        let patient = crate::store::Settings { deadline: 2 * put, ..Default::default() };
+        let store = Store::over_with(Arc::new(slow), "slow:///", patient);
+        let remote = RemoteStorage::new(store, journal, random, CancellationToken::new());
+        let all = segments.len() as u64 * u64::from(LEN);
+        let left = Mutex::new(all);
+        let watch = async {
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                tokio::time::sleep(put - Duration::from_secs(1)).await;
+                seen.push(*left.lock());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            seen
+        };
+        let (sent, seen) = tokio::join!(remote.send(&segments, &left), watch);
+        assert_eq!(sent.unwrap().len(), segments.len());
+        assert_eq!(seen, [all, all / 3 * 2, all / 3], "before each of three waves is through");
+        assert_eq!(*left.lock(), 0);
+    }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::VaultError;
-use super::pin::{Pin, PinFile};
+use super::pin::{PIN_FILE, Pin, PinFile};
 use super::walk::Newest;
 use crate::base::{Clock, Epoch, ObjectId, Random, Sequence, plants};
 use crate::crypto::kdf;
@@ -23,6 +23,17 @@ pub struct Reign {
 
 /// The number that the next writing mount takes: above all that pin and vault know. Durable before it is used.
 pub fn next(pins: &PinFile, pin: Pin) -> Result<Epoch, VaultError> {
+    if pin.epoch >= Epoch::MAX {
+        return Err(VaultError::State {
+            path: PIN_FILE.to_owned(),
+            why: format!(
+                "the vault or this pin names epoch {}, and there are {} at most: no numbers are left for new files. The \
+                 vault can be mounted with --read-only and copied into a new one",
+                pin.epoch,
+                Epoch::MAX
+            ),
+        });
+    }
     let epoch = Epoch(pin.epoch.0 + 1);
     pins.set(Pin { epoch, ..pin })?;
     Ok(epoch)
@@ -78,4 +89,27 @@ pub async fn open(
 /// This machine's name, for display.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::VaultId;
+    use crate::base::disk::RealDisk;
+
+    #[test]
+    fn the_last_epoch_is_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        let link = ChainLink { sequence: Sequence(1), hash: [0; 32] };
+        let pin = |epoch| Pin { vault: VaultId([1; 32]), link, header: 1, epoch: Epoch(epoch) };
+        assert_eq!(next(&pins, pin(Epoch::MAX.0 - 1)).unwrap(), Epoch::MAX);
+        for epoch in [Epoch::MAX.0, u32::MAX] {
+            let error = next(&pins, pin(epoch)).unwrap_err();
+            assert!(matches!(&error, VaultError::State { why, .. } if why.contains("8388607 at most")), "{error}");
+        }
+        assert_eq!(pins.get().unwrap().epoch, Epoch::MAX, "a number that is refused is not remembered as used");
+    }
 }

@@ -41,9 +41,19 @@ pub enum VaultError {
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl From<StoreError> for VaultError {
+    fn from(error: StoreError) -> VaultError {
+        match error {
+            // Under a vault's name lies what no vault has.
+            StoreError::TooLarge { .. } => VaultError::Tampered(error.to_string()),
+            error => VaultError::Store(error),
+        }
+    }
 }

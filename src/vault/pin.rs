@@ -49,14 +49,17 @@ struct Stored {
 /// The pin file of one state directory.
 pub struct PinFile {
     disk: Arc<dyn Disk>,
+    /// What the file holds. Never locked over I/O: status reads it.
     pin: Mutex<Option<Pin>>,
+    /// Held by whoever writes the file.
+    writing: Mutex<()>,
 }
 
 impl PinFile {
     pub fn open(disk: Arc<dyn Disk>) -> Result<PinFile, VaultError> {
         let bytes = disk::read(&*disk, PIN_FILE, 4096).map_err(unreadable)?;
         let pin = bytes.map(|bytes| parse(&bytes)).transpose()?;
-        Ok(PinFile { disk, pin: Mutex::new(pin) })
+        Ok(PinFile { disk, pin: Mutex::new(pin), writing: Mutex::new(()) })
     }
 
     pub fn get(&self) -> Option<Pin> {
@@ -74,9 +77,9 @@ impl PinFile {
             epoch: pin.epoch.0,
         };
         let bytes = serde_json::to_vec(&stored).expect("a pin is plain data");
-        let mut kept = self.pin.lock();
+        let _writing = self.writing.lock();
         disk::replace(&*self.disk, PIN_FILE, &bytes).map_err(unreadable)?;
-        *kept = Some(pin);
+        *self.pin.lock() = Some(pin);
         Ok(())
     }
 }
@@ -103,4 +106,71 @@ fn parse(bytes: &[u8]) -> Result<Pin, VaultError> {
 
 fn unreadable(error: std::io::Error) -> VaultError {
     VaultError::State { path: PIN_FILE.to_owned(), why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::base::disk::{File, RealDisk};
+
+    /// A disk that says when it is asked to sync a directory, and waits.
+    struct Slow {
+        inner: RealDisk,
+        asked: mpsc::SyncSender<()>,
+        go_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Disk for Slow {
+        fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
+            self.inner.create(path)
+        }
+        fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
+            self.inner.open(path)
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.inner.rename(from, to)
+        }
+        fn remove(&self, path: &str) -> io::Result<()> {
+            self.inner.remove(path)
+        }
+        fn create_dir(&self, path: &str) -> io::Result<()> {
+            self.inner.create_dir(path)
+        }
+        fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+            self.inner.list(dir)
+        }
+        fn sync_dir(&self, dir: &str) -> io::Result<()> {
+            self.asked.send(()).map_err(io::Error::other)?;
+            self.go_on.lock().recv().map_err(io::Error::other)?;
+            self.inner.sync_dir(dir)
+        }
+    }
+
+    fn pin(sequence: u64) -> Pin {
+        let link = ChainLink { sequence: Sequence(sequence), hash: [3; 32] };
+        Pin { vault: VaultId([1; 32]), link, header: 1, epoch: Epoch(2) }
+    }
+
+    #[test]
+    fn a_slow_disk_holds_up_nobody_who_only_looks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (asked, is_asked) = mpsc::sync_channel(0);
+        let (let_go, go_on) = mpsc::sync_channel(1);
+        let disk = Slow { inner: RealDisk::new(dir.path().to_owned()), asked, go_on: Mutex::new(go_on) };
+        let pins = PinFile::open(Arc::new(disk)).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| pins.set(pin(7)));
+            is_asked.recv().unwrap();
+            let seen = pins.pin.try_lock().map(|pin| *pin);
+            let_go.send(()).unwrap();
+            assert_eq!(seen, Some(None), "it is not durable yet, and the lock is free");
+            writer.join().unwrap().unwrap();
+        });
+        assert_eq!(pins.get(), Some(pin(7)));
+        let again = PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        assert_eq!(again.get(), Some(pin(7)));
+    }
 }

@@ -86,7 +86,8 @@ pub struct Rounds {
     pub random: Random,
     pub clock: Clock,
     pub chain: Mutex<Chain>,
-    /// Changes that a round took and no commit holds: bytes to send.
+    /// Changes that a round took and no commit holds: bytes to send. Falls with every object that stands, so that a
+    /// long round that goes on is told from one that does not.
     pub sending: Mutex<u64>,
 }
 
@@ -267,7 +268,7 @@ impl Rounds {
         }
         // J5: what is going to be sent stands in the journal first.
         self.history.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()));
-        let sent = self.remote.send(&segments).await?;
+        let sent = self.remote.send(&segments, &self.sending).await?;
         for (id, len) in sent {
             records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
         }
@@ -281,13 +282,23 @@ impl Rounds {
             return Ok((records, Vec::new()));
         }
         let mut parts = Vec::new();
-        for chunk in chunks(records) {
+        let chunks: Vec<(Records, u64)> = chunks(records)
+            .into_iter()
+            .map(|chunk| {
+                let len = records_len(&chunk) as u64;
+                (chunk, len)
+            })
+            .collect();
+        *self.sending.lock() += chunks.iter().map(|(_, len)| len).sum::<u64>();
+        for (chunk, len) in chunks {
             let id = ObjectId(self.random.bytes());
             let object = seal_part(&self.keys, &self.random, id, &chunk).expect("chunks are below the largest class");
             let part = CommitPart { id, len: object.len() as u32, hash: kdf::hash(&object) };
             self.history.note(Note::Sent(vec![id]));
             self.remote.create(&segment_name(id), object.into()).await?;
             parts.push(part);
+            let mut sending = self.sending.lock();
+            *sending = sending.saturating_sub(len);
         }
         Ok((Vec::new(), parts))
     }

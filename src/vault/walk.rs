@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::VaultError;
-use super::init::FIRST_SEQUENCE;
 use super::pin::Pin;
 use crate::base::{Epoch, ObjectId, Position, Sequence, Timestamp};
 use crate::crypto::kdf;
@@ -19,8 +18,6 @@ use crate::store::Store;
 
 /// Log objects fetched ahead.
 const AHEAD: usize = 8;
-/// The most names that a listing of the log brings.
-const LISTED: usize = 10_000_000;
 
 /// What a walk found: the newest state of a vault, or what it is more than where the walk began.
 pub struct Walked {
@@ -89,8 +86,8 @@ pub async fn walk(
     if let Some(from) = from {
         walk.begin_at(from).await?;
     }
-    let listed = store.list("log/", LISTED).await?.last().and_then(|name| sequence(name)).unwrap_or(Sequence(0));
-    let ahead = (walk.link.sequence.0.max(FIRST_SEQUENCE.0 - 1) + 1..=listed.0)
+    let listed = store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
+    let ahead = (walk.link.sequence.0 + 1..=listed.0)
         .map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
     let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
     while let Some((sequence, object)) = ahead.next().await {

@@ -1,10 +1,13 @@
 //! Mountpoints that are none.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::common::{self, Vault, is_root, succeed, wait_until};
-use crate::{CHEAP, Nobody, assert_sound, check_refusal, mount_on, mount_with_state, needs_root};
+use crate::{CHEAP, Nobody, assert_sound, check_refusal, in_namespace, mount_on, mount_with_state, needs_root};
 use crate::{refused, snapshot, sound_vault};
 
 #[test]
@@ -65,6 +68,8 @@ fn a_dead_mount_comes_with_its_cure_and_loses_nothing() {
     let dir = vault.mountpoint();
     fs::write(dir.join("kept"), crate::KEPT).expect("a write");
     fs::File::open(dir.join("kept")).and_then(|file| file.sync_all()).expect("fsync");
+    // The kernel remembers the root's attributes now.
+    fs::read_dir(&dir).and_then(|_| fs::metadata(&dir)).expect("it lives");
     for pid in vault.daemons() {
         // SAFETY: a signal to a process that runs our binary on our mountpoint.
         unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -75,6 +80,57 @@ fn a_dead_mount_comes_with_its_cure_and_loses_nothing() {
     refused(vault.dripfs(["status"]).arg(&dir), 1, &["is dead", cure]);
     common::detach(&dir);
     assert_sound(&mut vault);
+}
+
+#[test]
+fn a_mountpoint_and_a_state_directory_need_not_be_text() {
+    let Some(vault) = sound_vault() else { return };
+    let strange = |name: &[u8]| vault.root().join(OsStr::from_bytes(name));
+    let (dir, state) = (strange(b"mnt\xff"), strange(b"state\xfe"));
+    fs::create_dir(&dir).expect("room for a directory");
+    succeed(&mut mount_with_state(&vault, &state, &dir));
+    let kept = fs::read(dir.join("kept"));
+    let status = succeed(vault.dripfs(["status", "--json"]).arg(&dir));
+    succeed(vault.dripfs(["umount"]).arg(&dir));
+    assert_eq!(kept.expect("the file"), crate::KEPT);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("mnt\u{fffd}"));
+}
+
+/// What the systemd unit runs after the end of a service, whatever ended it: a refused start too.
+fn unit_clean_up() -> String {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/dripfs@.service");
+    let unit = fs::read_to_string(unit).expect("the unit");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=-/bin/sh -c '")).expect("it cleans up");
+    line.strip_suffix('\'').expect("one quoted argument").replace("$$", "$")
+}
+
+#[test]
+fn the_unit_clears_a_dead_mount_and_leaves_a_living_one_and_others_alone() {
+    let Some(mut vault) = Vault::new() else { return };
+    let dir = vault.mountpoint();
+    let clean_up = || succeed(Command::new("sh").args(["-c", &unit_clean_up()]).env("DRIPFS_DIR", &dir));
+    let stands = || fs::read_to_string("/proc/self/mountinfo").expect("/proc").contains(dir.to_str().expect("UTF-8"));
+    clean_up();
+    vault.mount_with(&CHEAP);
+    clean_up();
+    assert!(stands(), "a living drive was unmounted");
+    fs::read_dir(&dir).and_then(|_| fs::metadata(&dir)).expect("it lives");
+    for pid in vault.daemons() {
+        // SAFETY: a signal to a process that runs our binary on our mountpoint.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    wait_until("the daemon is gone", || vault.daemons().is_empty());
+    if is_root() {
+        wait_until("the dead mount is cleared", || {
+            clean_up();
+            !stands()
+        });
+        let script =
+            format!("mount -t tmpfs none \"$1\"; export DRIPFS_DIR=\"$1\"\n{}\nmountpoint -q \"$1\"", unit_clean_up());
+        let other = in_namespace(&vault, &script, &[&dir]);
+        assert!(other.status.success(), "another filesystem was unmounted");
+    }
+    common::detach(&dir);
 }
 
 #[test]

@@ -12,17 +12,14 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::*;
 use nodes::{Body, Node, Nodes};
 use parking_lot::Mutex;
 
-use dripfs::fuse::{MountOptions, mount_filesystem, negotiate};
-
-const TTL: Duration = Duration::from_secs(3600);
-const GENERATION: Generation = Generation(0);
-const HANDLE: FileHandle = FileHandle(0);
+use dripfs::base::sizes::NAME_MAX;
+use dripfs::fuse::{BLOCK, GENERATION, HANDLE, MountOptions, WRITER_TTL as TTL, mount_filesystem, negotiate};
 
 struct MemFs {
     nodes: Mutex<Nodes>,
@@ -302,7 +299,7 @@ impl Filesystem for MemFs {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let count = self.nodes.lock().count();
-        reply.statfs(1 << 28, 1 << 27, 1 << 27, count + (1 << 30), 1 << 30, 4096, 255, 4096);
+        reply.statfs(1 << 28, 1 << 27, 1 << 27, count + (1 << 30), 1 << 30, BLOCK, NAME_MAX as u32, BLOCK);
     }
 
     // No extended attributes; the kernel does not ask again.

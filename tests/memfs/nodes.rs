@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 use parking_lot::Mutex;
 
-use dripfs::fuse::file_type;
+use dripfs::base::Ino;
+use dripfs::base::sizes::NAME_MAX;
+use dripfs::fuse::{BLOCK, file_type};
 
 const CHUNK: usize = 1 << 20;
-const ROOT: u64 = 1;
+const ROOT: u64 = Ino::ROOT.0;
 
 pub enum Body {
     File(Contents),
@@ -160,7 +162,7 @@ impl Node {
             uid: self.uid,
             gid: self.gid,
             rdev,
-            blksize: 4096,
+            blksize: BLOCK,
             flags: 0,
         }
     }
@@ -218,7 +220,7 @@ impl Nodes {
     }
 
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<FileAttr, Errno> {
-        if name.len() > 255 {
+        if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         let number = self.find(parent, name)?;
@@ -245,7 +247,7 @@ impl Nodes {
     }
 
     pub fn insert(&mut self, parent: u64, name: &[u8], mut node: Node) -> Result<FileAttr, Errno> {
-        if name.len() > 255 {
+        if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         if self.find(parent, name).is_ok() {

@@ -10,6 +10,7 @@ mod objects;
 mod rename_loop;
 mod secrecy;
 mod source_tree;
+mod unmount;
 
 use std::fs;
 use std::path::{Path, PathBuf};

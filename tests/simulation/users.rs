@@ -227,7 +227,7 @@ impl Life {
         let (from, len) = (self.below(size + 1), self.below(size + 10) + 1);
         self.sim.say(&format!("  punch {ino:#x} at {from}, {len} bytes"));
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        self.fs().fallocate(Ino(ino), mode, from as u64, len as u64).await?;
+        self.fs().fallocate(Ino(ino), mode, from as u64, len as u64, false).await?;
         if let Some(file) = self.sim.model.borrow_mut().files.get_mut(&ino) {
             let end = (from + len).min(file.bytes.len());
             if from < end {

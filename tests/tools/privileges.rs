@@ -32,6 +32,23 @@ fn setuid_goes_when_a_user_writes() {
 }
 
 #[test]
+fn setuid_goes_when_a_user_allocates_or_makes_holes() {
+    let Some(pair) = pair() else { return };
+    need(&["fallocate", "setcap", "getcap"]);
+    // Each way: by a user, by root, and on a file with capabilities. The mode is asked for before and after, so that
+    // what the kernel remembers is looked at too.
+    for (k, way) in ["-l 5000", "-n -l 5000", "-p -o 2 -l 3", "-z -o 2 -l 30", "-z -n -o 2 -l 3"].iter().enumerate() {
+        pair.sh(&format!(
+            "for f in user{k} root{k} cap{k}; do printf 0123456789 > $f; done
+             chmod 6777 user{k} root{k}; setcap cap_net_raw+ep cap{k}; stat -c '%n %a' *{k}
+             {AS_USER} fallocate {way} user{k}; fallocate {way} root{k}; fallocate {way} cap{k}
+             stat -c '%n %a %s' *{k}; getcap cap{k}"
+        ));
+    }
+    pair.compare(Times::Fresh);
+}
+
+#[test]
 fn setuid_stays_when_root_writes_and_goes_with_the_owner() {
     let Some(pair) = pair() else { return };
     pair.sh("for f in w t o u g x d; do printf 0123456789 > $f; chmod 6755 $f; done; chmod 2745 x; rm d; mkdir d; chmod 6755 d");

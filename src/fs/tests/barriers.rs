@@ -1,5 +1,7 @@
 //! L1 and L2: which operations wait for which files' bytes, and which do not.
 
+use futures::future::LocalBoxFuture;
+
 use super::*;
 
 /// A file with unwritten bytes. It was overwritten once, so it has not only grown.
@@ -125,4 +127,68 @@ fn truncate_sets_size_and_mtime_and_takes_set_id_bits() {
     assert!(by_superuser.mtime > before.mtime && by_superuser.ctime > before.ctime);
     let by_user = now(fs.setattr(file, SetAttributes { size: Some(3), ..SetAttributes::default() }, USER)).unwrap();
     assert_eq!(by_user.mode & 0o7777, 0o755);
+}
+
+#[tokio::test]
+async fn what_is_dropped_while_it_waits_has_changed_nothing() {
+    let fs = empty();
+    let dir = fs.mkd(Ino::ROOT, "dir");
+    let file = fs.mk(dir, "f");
+    let mut changes: Vec<(&str, LocalBoxFuture<'_, Result<(), FsError>>)> = vec![
+        ("rename", Box::pin(fs.rename(dir, b"f", dir, b"g", RenameMode::Replace))),
+        ("rename above", Box::pin(fs.rename(Ino::ROOT, b"dir", Ino::ROOT, b"new", RenameMode::Replace))),
+        ("link", Box::pin(async { fs.link(file, dir, b"g").await.map(drop) })),
+        ("open", Box::pin(async { fs.open(file, true, true, USER).await.map(drop) })),
+        ("truncate", Box::pin(async { fs.truncate(file, 5, true).await.map(drop) })),
+        ("fallocate", Box::pin(async { fs.fallocate(file, 0, 0, 1 << 30, true).await.map(drop) })),
+        (
+            "setattr",
+            Box::pin(async {
+                let set = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+                fs.setattr(file, set, USER).await.map(drop)
+            }),
+        ),
+    ];
+    for (what, change) in &mut changes {
+        // Too much to be sealed at once, and not only grown.
+        fs.put(file, &"x".repeat(200_000));
+        fs.put(file, "y");
+        let before = fs.at(file);
+        assert!(change.as_mut().now_or_never().is_none(), "{what} must wait");
+        *change = Box::pin(async { Ok(()) });
+        while !fs.is_settled(file) {
+            tokio::task::yield_now().await;
+        }
+        let after = fs.at(file);
+        assert_eq!((after.size, after.mode, after.nlink), (before.size, before.mode, 1), "{what}");
+        assert_eq!((fs.find(dir, "f"), fs.find(Ino::ROOT, "dir")), (Ok(file), Ok(dir)), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_ends_the_wait_for_the_vault_only_when_nothing_comes_nearer() {
+    let minute = OUTAGE_MAX + OUTAGE_LOOK;
+    let vault = Notifier::new(Position(0));
+    let begun = Instant::now();
+    let outage = || Some((begun.elapsed(), "no route to host".to_owned()));
+    // It was long: the wait has its own time all the same, for the store may be just coming back.
+    tokio::time::sleep(OUTAGE_MAX * 9).await;
+    let asked = Instant::now();
+    let why = wait_for_vault(&vault, Position(5), outage).await.unwrap_err();
+    assert!(asked.elapsed() >= OUTAGE_MAX && asked.elapsed() <= minute, "{:?}", asked.elapsed());
+    assert!(why.contains("no route to host") && why.contains("safe in the journal"), "{why}");
+
+    let asked = Instant::now();
+    let nearer = async {
+        for position in 1..=4 {
+            tokio::time::sleep(OUTAGE_MAX - OUTAGE_LOOK * 3).await;
+            vault.committed(Position(position));
+        }
+    };
+    let (waited, ()) = tokio::join!(wait_for_vault(&vault, Position(4), outage), nearer);
+    assert_eq!(waited, Ok(()), "commits came all the time");
+    assert!(asked.elapsed() > OUTAGE_MAX * 3);
+
+    let slow = tokio::time::timeout(OUTAGE_MAX * 5, wait_for_vault(&vault, Position(9), || None)).await;
+    assert!(slow.is_err(), "without an outage it waits");
 }
