@@ -1,4 +1,5 @@
-//! The delta's twin for a simulated disk: one file of batches, each with its hash, and a map of them in memory.
+//! The delta's twin for a simulated disk: one file of batches, each with a hash that continues the one before, and a
+//! map of them in memory.
 //!
 //! What was applied and not synced may be lost or torn by a power cut, as with the real one; a batch that is not whole
 //! ends what is read back.
@@ -52,8 +53,9 @@ impl Tables for TwinTables {
         let mut bytes = vec![0; file.len()? as usize];
         file.read_at(&mut bytes, 0)?;
         let mut state = State::default();
-        while let Some(batch) = read(&bytes[state.end as usize..]) {
+        while let Some(batch) = read(&state.hash, &bytes[state.end as usize..]) {
             state.end += batch.len;
+            state.hash = batch.hash;
             state.records.extend(batch.records);
         }
         Ok(Box::new(Twin { file, state: Mutex::new(state) }))
@@ -74,6 +76,8 @@ impl Tables for TwinTables {
 struct State {
     records: BTreeMap<Vec<u8>, Vec<u8>>,
     end: u64,
+    /// Of the last batch.
+    hash: [u8; HASH],
 }
 
 struct Twin {
@@ -97,17 +101,20 @@ impl Table for Twin {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), IndexError> {
-        let mut bytes = Vec::new();
+        let mut state = self.state.lock();
+        let mut bytes = state.hash.to_vec();
         for part in batch.iter().flat_map(|(key, value)| [key, value]) {
             bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
             bytes.extend_from_slice(part);
         }
+        let hash = kdf::hash(&bytes);
+        let bytes = &bytes[HASH..];
         let mut out = (bytes.len() as u64).to_le_bytes().to_vec();
-        out.extend_from_slice(&kdf::hash(&bytes));
-        out.extend_from_slice(&bytes);
-        let mut state = self.state.lock();
+        out.extend_from_slice(&hash);
+        out.extend_from_slice(bytes);
         self.file.write_at(&out, state.end)?;
         state.end += out.len() as u64;
+        state.hash = hash;
         state.records.extend(batch);
         Ok(())
     }
@@ -120,14 +127,15 @@ impl Table for Twin {
 struct Whole {
     records: Batch,
     len: u64,
+    hash: [u8; HASH],
 }
 
-fn read(bytes: &[u8]) -> Option<Whole> {
+fn read(before: &[u8; HASH], bytes: &[u8]) -> Option<Whole> {
     let (len, rest) = bytes.split_first_chunk::<8>()?;
     let len = u64::from_le_bytes(*len) as usize;
     let (hash, rest) = rest.split_first_chunk::<HASH>()?;
     let mut rest = rest.get(..len)?;
-    if kdf::hash(rest) != *hash {
+    if kdf::hash(&[before, rest].concat()) != *hash {
         return None;
     }
     let mut records = Batch::new();
@@ -140,5 +148,5 @@ fn read(bytes: &[u8]) -> Option<Whole> {
     while let (Some(key), Some(value)) = (part(), part()) {
         records.push((key, value));
     }
-    Some(Whole { records, len: (8 + HASH + len) as u64 })
+    Some(Whole { records, len: (8 + HASH + len) as u64, hash: *hash })
 }
