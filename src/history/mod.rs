@@ -308,14 +308,41 @@ impl History {
         }
     }
 
-    /// The round's commit `link` stands: these extents lie in the vault. Returns what the journal need not keep any more.
-    pub fn end_round(&self, placed: &[(ExtentId, Place)], link: ChainLink) -> Result<Vec<ExtentId>, IndexError> {
+    /// The round's commit `link` stands: these extents lie in the vault, and `dead` ones were so at its cut. Returns what
+    /// the journal need not keep any more.
+    pub fn end_round(
+        &self,
+        placed: &[(ExtentId, Place)],
+        dead: &[ExtentId],
+        link: ChainLink,
+    ) -> Result<Vec<ExtentId>, IndexError> {
         self.place(placed, link)?;
+        let mut released: Vec<ExtentId> = placed.iter().map(|(id, _)| *id).collect();
+        for part in dead.chunks(1024) {
+            self.bury(part, &mut released)?;
+        }
         let mut state = self.state.write();
         state.sending_since = None;
-        let mut released = std::mem::take(&mut state.dying_before);
-        released.extend(placed.iter().map(|(id, _)| *id));
+        released.append(&mut state.dying_before);
         Ok(released)
+    }
+
+    /// Forgets extents that no map names, but those that an unlinked open file holds.
+    fn bury(&self, dead: &[ExtentId], released: &mut Vec<ExtentId>) -> Result<(), IndexError> {
+        let mut state = self.state.write();
+        let end = self.journal.as_ref().map_or(Position(0), |journal| journal.end());
+        let mut writes = Vec::new();
+        for id in dead.iter().filter(|id| !state.overlay.is_orphan(id.owner)) {
+            let key = Key::extent(*id);
+            if state.overlay.get(&key)?.is_some() {
+                writes.push((key, None));
+                released.push(*id);
+            }
+        }
+        if !writes.is_empty() {
+            state.overlay.apply(end, writes, std::iter::repeat(None));
+        }
+        Ok(())
     }
 
     /// The commit `link` of this history gave these places. In steps, so that operations go on beside it.

@@ -7,7 +7,8 @@
 //! Invariants
 //! - An inode's records are either the state's or, all of them, an orphan's.
 //! - A recent record goes only when the index holds that one or a newer one, so reads look here first.
-//! - An extent lives as long as a piece of its owner's map names it: there is no other count.
+//! - An extent lives as long as a piece of its owner's map names it: there is no other count. A dead one's record may
+//!   stay for a while.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;

@@ -1,11 +1,10 @@
 //! One operation: reads see its own writes; nothing is visible outside before it ends well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::State;
 use super::overlay::{Look, Orphan, local_extent, whole};
-use crate::base::sizes::EXTENT_MAX;
 use crate::base::{Epoch, ExtentId, Ino, Position, Timestamp};
 use crate::format::key::{Key, Part};
 use crate::format::record::{Piece, Record};
@@ -26,7 +25,7 @@ pub struct Transaction<'a> {
 pub(super) struct Effects {
     /// What stood under each key that the change writes, in its order.
     pub old: Vec<Option<Arc<Record>>>,
-    /// Extents that nothing names any more: their records go too.
+    /// Extents that are known to be named by nothing any more: their records go too.
     pub dead: Vec<Key>,
     /// Those of them that only the journal holds.
     pub dying: Vec<ExtentId>,
@@ -151,18 +150,18 @@ impl Transaction<'_> {
     /// What the change will do. Extents whose last piece it takes away are dead, unless they go with an orphan.
     pub(super) fn effects(&self) -> Result<Effects, IndexError> {
         let mut effects = Effects { old: Vec::with_capacity(self.writes.len()), dead: Vec::new(), dying: Vec::new() };
-        let mut loose: HashMap<ExtentId, Piece> = HashMap::new();
+        let mut loose: HashSet<ExtentId> = HashSet::new();
         for key in self.writes.keys() {
             let old = self.state.overlay.get(key)?;
             if let Some(old) = &old
                 && !self.orphans.iter().any(|(ino, _)| *ino == key.ino)
             {
-                pieces(old).iter().for_each(|piece| _ = loose.entry(piece.extent).or_insert(*piece));
+                loose.extend(pieces(old).iter().map(|piece| piece.extent));
             }
             effects.old.push(old);
         }
-        for (id, piece) in loose {
-            if self.is_named(id, &piece)? {
+        for id in loose {
+            if self.may_be_named(id)? {
                 continue;
             }
             let key = Key::extent(id);
@@ -176,25 +175,14 @@ impl Transaction<'_> {
         Ok(effects)
     }
 
-    /// Does a piece of the owner's map still name this extent? `lost` is one that did: all of an extent's pieces keep
-    /// their distance, so the others lie within its length.
-    fn is_named(&self, id: ExtentId, lost: &Piece) -> Result<bool, IndexError> {
-        let Some(head) = self.get(&Key::head(id.owner))? else { return Ok(false) };
-        let Record::Head(head) = &*head else { return Ok(false) };
-        if !head.spilled {
-            return Ok(head.pieces.iter().any(|piece| piece.extent == id));
-        }
-        let len = match self.get(&Key::extent(id))?.as_deref() {
-            Some(Record::Extent(extent)) => u64::from(extent.len),
-            _ => EXTENT_MAX as u64,
-        };
-        let begin = lost.offset.saturating_sub(lost.start.into());
-        let mut named = false;
-        self.scan(Key::map(id.owner, begin), Key::map(id.owner, begin.saturating_add(len)), |_, record| {
-            named = matches!(&**record, Record::Map(piece) if piece.extent == id);
-            !named
-        })?;
-        Ok(named)
+    /// May a piece of the owner's map still name this extent? Of a map in records of its own nobody knows without
+    /// reading all of it: an extent has pieces anywhere. What dies there is found when a round takes it, or swept when
+    /// the index is merged.
+    fn may_be_named(&self, id: ExtentId) -> Result<bool, IndexError> {
+        Ok(match self.get(&Key::head(id.owner))?.as_deref() {
+            Some(Record::Head(head)) => head.spilled || head.pieces.iter().any(|piece| piece.extent == id),
+            _ => false,
+        })
     }
 }
 

@@ -31,7 +31,7 @@ mod table;
 pub(crate) mod tests;
 mod twin;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ use thiserror::Error;
 use crate::base::disk::{self, Disk};
 use crate::base::{Ino, Random};
 use crate::format::commit::{BlockRef, ChainLink};
-use crate::format::key::Key;
+use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::Record;
 use base::{Base, BaseWriter, Blocks};
@@ -323,13 +323,15 @@ impl Index {
         Ok(())
     }
 
-    /// Delta and `merged` as one new base; without deletions if it is the oldest. `None` if nothing is left.
+    /// Delta and `merged` as one new base; if it is the oldest, without deletions and dead extents. `None` if nothing is
+    /// left.
     fn write_base(&self, layers: &Layers, merged: &[Arc<Base>], oldest: bool) -> Result<Option<Base>, IndexError> {
         let mut writer = BaseWriter::create(&self.ground)?;
         let mut older = Merge::new(merged.iter().map(|base| base.all()).collect())?;
-        let mut push = |key: &[u8], value: &[u8]| match value.is_empty() && oldest {
-            true => Ok(()),
-            false => writer.push(key, value),
+        let mut live = Live::default();
+        let mut push = |key: &[u8], value: &[u8]| match !oldest || live.keeps(key, value)? {
+            true => writer.push(key, value),
+            false => Ok(()),
         };
         let mut failed: Result<(), IndexError> = Ok(());
         layers.delta.range(&[0], &[u8::MAX; 64], &mut |key, sealed| {
@@ -383,10 +385,51 @@ impl Layers {
     }
 }
 
-/// Makes an index from all records at once, in key order.
+/// Which records of a whole state are worth keeping. They come in key order, so an inode's map before its extents.
+#[derive(Default)]
+struct Live {
+    owner: Option<Ino>,
+    /// Extents that the owner's map names.
+    named: HashSet<u64>,
+}
+
+impl Live {
+    fn keeps(&mut self, key: &[u8], value: &[u8]) -> Result<bool, IndexError> {
+        let key = Key::decode(key).map_err(|e| damaged(e.to_string()))?;
+        if value.is_empty() {
+            return Ok(false);
+        }
+        match key.part {
+            Part::Head | Part::Map { .. } => match table::read_value(&key, value)? {
+                Some(record) => Ok(self.keeps_record(&key, &record)),
+                None => Ok(false),
+            },
+            Part::Extent { number } => Ok(self.owner == Some(key.ino) && self.named.contains(&number)),
+            _ => Ok(true),
+        }
+    }
+
+    fn keeps_record(&mut self, key: &Key, record: &Record) -> bool {
+        if Some(key.ino) != self.owner {
+            self.owner = Some(key.ino);
+            self.named.clear();
+        }
+        match (record, key.part) {
+            (Record::Head(head), _) => self.named.extend(head.pieces.iter().map(|piece| piece.extent.number)),
+            (Record::Map(piece), _) => _ = self.named.insert(piece.extent.number),
+            // Commits drop no extents: those that nothing names are dead.
+            (Record::Extent(_), Part::Extent { number }) => return self.named.contains(&number),
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Makes an index from all records of a state at once, in key order.
 pub struct Builder {
     ground: Ground,
     writer: BaseWriter,
+    live: Live,
 }
 
 impl Builder {
@@ -398,10 +441,14 @@ impl Builder {
             _ => {}
         }
         let writer = BaseWriter::create(&ground)?;
-        Ok(Builder { ground, writer })
+        Ok(Builder { ground, writer, live: Live::default() })
     }
 
+    /// An extent that no map names is left out.
     pub fn push(&mut self, key: &Key, record: &Record) -> Result<(), IndexError> {
+        if !self.live.keeps_record(key, record) {
+            return Ok(());
+        }
         let mut value = Vec::new();
         table::write_value(Some(record), &mut value);
         self.writer.push(&key.to_bytes(), &value)

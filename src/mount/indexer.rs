@@ -7,7 +7,6 @@
 //!   vault's state there, or if all log objects after it are this journal's own and the journal holds the mark's block.
 //! - The journal keeps what the index on the disk lacks (J5).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,19 +143,8 @@ fn make(ground: Ground, mut walked: Walked) -> Result<Ready, VaultError> {
     let records = std::mem::take(&mut walked.records);
     let mut mark = Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) };
     let mut builder = Builder::new(ground)?;
-    let (mut owner, mut named) = (Ino(0), HashSet::new());
     for (key, record) in &records {
         let Some(record) = record else { continue };
-        if key.ino != owner {
-            (owner, named) = (key.ino, HashSet::new());
-        }
-        match (&**record, key.part) {
-            (Record::Head(head), _) => named.extend(head.pieces.iter().map(|piece| piece.extent.number)),
-            (Record::Map(piece), _) => _ = named.insert(piece.extent.number),
-            // Commits drop no extents: those that nothing names are dead.
-            (Record::Extent(_), Part::Extent { number }) if !named.contains(&number) => continue,
-            _ => {}
-        }
         count(&mut mark, *key, record, true);
         builder.push(key, record)?;
     }
