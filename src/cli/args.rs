@@ -76,7 +76,8 @@ Options for -o, separated by commas:
   ro, rw               read-only, or not
   allow_other          other users may enter; permissions decide (needs user_allow_other in /etc/fuse.conf)
   dev, suid, noexec    as in mount(8); nodev and nosuid unless given
-  noatime, relatime    as in mount(8)
+  sync                 as in mount(8)
+  noatime, relatime    nothing changes: reading never moves a time of last access
   durability=LEVEL     the same as --durability
   state=DIR            the same as --state
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
