@@ -50,7 +50,7 @@ pub fn code_of(error: &MountError) -> u8 {
         MountError::Runtime(crate::mount::runtime_dir::RuntimeError::InUse { .. }) => IN_USE,
         MountError::Runtime(_)
         | MountError::Mountpoint(_)
-        | MountError::Kernel { .. }
+        | MountError::Fuse(_)
         | MountError::RecoveryFile { .. }
         | MountError::Unclear { .. }
         | MountError::Io { .. } => ERROR,
