@@ -5,6 +5,7 @@
 //!
 //! Invariants
 //! - Segments and parts are complete before the commit that names them is created.
+//! - What is sent is noted in the journal first, durably (J5).
 //! - The pin is durable before anybody is told that the commit stands.
 //! - The journal releases bytes only after its own record of what the vault took is durable (J5).
 //! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more.
@@ -218,7 +219,7 @@ impl Rounds {
             commit.inline = self.inline(&plan.outgoing)?;
             inline_places(&plan.outgoing, sequence)
         } else {
-            self.send_segments(plan.outgoing.clone(), &mut records).await?
+            self.send_segments(plan.outgoing.clone(), &mut records, idle).await?
         };
         if plants::on("J5-drop-uploaded") {
             let taken = self.history.note(Note::Took { link: chain.newest, cut: Some(plan.cut) });
@@ -227,7 +228,7 @@ impl Rounds {
             self.journal.committed(plan.cut);
         }
         place(&mut records, &placed);
-        (commit.records, commit.parts) = self.split(records).await?;
+        (commit.records, commit.parts) = self.split(records, idle).await?;
         let object = LogObject {
             sequence,
             previous: chain.newest.hash,
@@ -260,13 +261,13 @@ impl Rounds {
         &self,
         outgoing: Vec<Outgoing>,
         records: &mut Records,
+        last: bool,
     ) -> Result<Vec<(ExtentId, Place)>, RoundError> {
         let segments = remote_storage::pack(outgoing, &self.random);
         if segments.is_empty() {
             return Ok(Vec::new());
         }
-        // J5: what is going to be sent stands in the journal first.
-        self.history.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()));
+        self.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()), last).await?;
         let sent = self.remote.send(&segments).await?;
         for (id, len) in sent {
             records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
@@ -276,16 +277,16 @@ impl Rounds {
     }
 
     /// What does not fit one commit goes into sealed parts, sent first (C3).
-    async fn split(&self, records: Records) -> Result<(Records, Vec<CommitPart>), RoundError> {
+    async fn split(&self, records: Records, last: bool) -> Result<(Records, Vec<CommitPart>), RoundError> {
         if records_len(&records) <= LARGE {
             return Ok((records, Vec::new()));
         }
         let mut parts = Vec::new();
-        for chunk in chunks(records) {
-            let id = ObjectId(self.random.bytes());
+        let chunks: Vec<_> = chunks(records).into_iter().map(|chunk| (ObjectId(self.random.bytes()), chunk)).collect();
+        self.note(Note::Sent(chunks.iter().map(|(id, _)| *id).collect()), last).await?;
+        for (id, chunk) in chunks {
             let object = seal_part(&self.keys, &self.random, id, &chunk).expect("chunks are below the largest class");
             let part = CommitPart { id, len: object.len() as u32, hash: kdf::hash(&object) };
-            self.history.note(Note::Sent(vec![id]));
             self.remote.create(&segment_name(id), object.into()).await?;
             parts.push(part);
         }
@@ -318,17 +319,23 @@ impl Rounds {
         *self.sending.lock() = 0;
         let released = self.history.end_round(placed);
         self.notifier.committed(chain.cut);
-        let noted = self.history.note(Note::Took { link: chain.newest, cut: Some(chain.cut) });
+        self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
+        self.journal.release(&released);
+        self.journal.committed(chain.cut);
+        Ok(())
+    }
+
+    /// Notes something of the vault in the journal; durable when this returns (J5).
+    async fn note(&self, note: Note, last: bool) -> Result<(), RoundError> {
+        let noted = self.history.note(note);
         let mut failures = 0;
         while let Err(error) = self.journal.wait_durable(noted).await {
             if matches!(error, JournalError::Closed) {
                 return Err(SendError::from(error).into());
             }
             failures += 1;
-            self.disk_failed(failures, chain.idle, error.into()).await?;
+            self.disk_failed(failures, last, error.into()).await?;
         }
-        self.journal.release(&released);
-        self.journal.committed(chain.cut);
         Ok(())
     }
 
@@ -342,8 +349,8 @@ impl Rounds {
             .unwrap_or_else(|_| Err(VaultError::State { path: "pin".to_owned(), why: "writing it failed".to_owned() }))
     }
 
-    /// This machine's disk does not take what a commit that stands must leave on it (it is full, say). That passes,
-    /// and nothing is told before: the round waits and tries again. The last one of a mount does not wait for long.
+    /// This machine's disk does not take what must be on it before a round goes on (it is full, say). That passes, and
+    /// nothing is sent or told before: the round waits and tries again. The last one of a mount does not wait for long.
     async fn disk_failed(&self, failures: u32, last: bool, error: VaultError) -> Result<(), RoundError> {
         if last && failures >= 3 {
             return Err(error.into());
