@@ -29,9 +29,10 @@ use crate::format::change::Note;
 use crate::format::commit::{
     BlockRef, Body, ChainLink, Commit, CommitPart, LogObject, log_name, records_len, seal_part, segment_name,
 };
+use crate::format::extent;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Place, Record, Segment};
+use crate::format::record::{Extent, Place, Record, Segment};
 use crate::history::{Batch, History};
 use crate::journal::{Journal, JournalError};
 use crate::store::Created;
@@ -87,6 +88,8 @@ pub struct Rounds {
     pub random: Random,
     pub clock: Clock,
     pub chain: Mutex<Chain>,
+    /// Extents that the journal kept from earlier mounts: those may have sent them, in a segment that no commit names.
+    pub found: Mutex<HashSet<ExtentId>>,
     /// Changes that a round took and no commit holds: bytes to send.
     pub sending: Mutex<u64>,
 }
@@ -196,7 +199,7 @@ impl Rounds {
         // Read before the round looks: what becomes durable after it has looked is not in this commit.
         let (durable, block) = self.journal.durable();
         match self.history.begin_round() {
-            Some(batch) => self.commit(plan(batch), last).await?,
+            Some(batch) => self.commit(self.renew(plan(batch)), last).await?,
             None if last => {
                 let Some(block) = block else { return Ok(()) };
                 self.commit(Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
@@ -205,6 +208,18 @@ impl Rounds {
             None => self.notifier.committed(durable),
         }
         Ok(())
+    }
+
+    /// What has been sent once travels to another object only sealed anew: equal ciphertext would tell where it begins
+    /// and ends.
+    fn renew(&self, mut plan: Plan) -> Plan {
+        let found = self.found.lock();
+        for extent in plan.outgoing.iter_mut().filter(|extent| found.contains(&extent.id)) {
+            let renewed = extent::renew(&self.random, &extent.record);
+            extent.sent = Some(std::mem::replace(&mut extent.record, renewed));
+        }
+        drop(found);
+        plan
     }
 
     async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
@@ -262,7 +277,7 @@ impl Rounds {
         outgoing: Vec<Outgoing>,
         records: &mut Records,
         last: bool,
-    ) -> Result<Vec<(ExtentId, Place)>, RoundError> {
+    ) -> Result<Vec<(ExtentId, Extent)>, RoundError> {
         let segments = remote_storage::pack(outgoing, &self.random);
         if segments.is_empty() {
             return Ok(Vec::new());
@@ -307,7 +322,7 @@ impl Rounds {
     }
 
     /// The commit stands: pin, tell, and let the journal go of what it need not keep.
-    async fn took(&self, chain: Chain, placed: &[(ExtentId, Place)]) -> Result<(), RoundError> {
+    async fn took(&self, chain: Chain, placed: &[(ExtentId, Extent)]) -> Result<(), RoundError> {
         let pin =
             Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
         let mut failures = 0;
@@ -318,11 +333,19 @@ impl Rounds {
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
         let released = self.history.end_round(placed);
+        self.forget_found(&released);
         self.notifier.committed(chain.cut);
         self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
         self.journal.release(&released);
         self.journal.committed(chain.cut);
         Ok(())
+    }
+
+    fn forget_found(&self, ids: &[ExtentId]) {
+        let mut found = self.found.lock();
+        for id in ids {
+            found.remove(id);
+        }
     }
 
     /// Notes something of the vault in the journal; durable when this returns (J5).
@@ -380,7 +403,7 @@ fn plan(batch: Batch) -> Plan {
             let id = ExtentId { owner: key.ino, number };
             match entry.record.as_deref() {
                 Some(Record::Extent(extent)) if named.contains(&id) => {
-                    outgoing.push(Outgoing { id, record: extent.clone() });
+                    outgoing.push(Outgoing { id, record: extent.clone(), sent: None });
                 }
                 // Dead at the cut: it does not travel.
                 _ => continue,
@@ -391,33 +414,31 @@ fn plan(batch: Batch) -> Plan {
     Plan { cut: batch.cut, block: batch.block, records, outgoing }
 }
 
-fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
+fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {
     remote_storage::places(segment)
 }
 
-fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Place)> {
+fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Extent)> {
     let mut offset = 0;
     outgoing
         .iter()
         .map(|extent| {
             let place = Place::Inline { sequence, offset };
             offset += extent.record.stored;
-            (extent.id, place)
+            (extent.id, Extent { place, ..extent.record.clone() })
         })
         .collect()
 }
 
-/// Writes places into the extents' records. Both are in key order; there is one place for each extent.
-fn place(records: &mut Records, placed: &[(ExtentId, Place)]) {
+/// Puts extents as the vault has them in the place of their records. Both are in key order, and of the same extents.
+fn place(records: &mut Records, placed: &[(ExtentId, Extent)]) {
     let mut placed = placed.iter();
     for (_, record) in records.iter_mut() {
         if let Some(record) = record
-            && let Record::Extent(extent) = &**record
-            && let Some((_, place)) = placed.next()
+            && let Record::Extent(_) = &**record
+            && let Some((_, extent)) = placed.next()
         {
-            let mut extent = extent.clone();
-            extent.place = *place;
-            *record = Arc::new(Record::Extent(extent));
+            *record = Arc::new(Record::Extent(extent.clone()));
         }
     }
 }
