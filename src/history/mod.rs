@@ -27,7 +27,7 @@ use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
 use crate::format::commit::BlockRef;
 use crate::format::key::{Key, Lane, Part};
-use crate::format::record::{Place, Record};
+use crate::format::record::{Extent, Place, Record};
 use crate::journal::Journal;
 use fold::{Fold, Folded};
 use overlay::{Effects, Overlay};
@@ -244,8 +244,8 @@ impl History {
         }
     }
 
-    /// The round's commit stands: these extents lie in the vault. Returns what the journal need not keep any more.
-    pub fn end_round(&self, placed: &[(ExtentId, Place)]) -> Vec<ExtentId> {
+    /// The round's commit stands: the vault has these extents, as told here. Returns what the journal need not keep any more.
+    pub fn end_round(&self, placed: &[(ExtentId, Extent)]) -> Vec<ExtentId> {
         let mut released = {
             let mut state = self.state.write();
             state.sending_since = None;
@@ -253,8 +253,8 @@ impl History {
         };
         for part in placed.chunks(1024) {
             let mut state = self.state.write();
-            for (id, place) in part {
-                state.overlay.place(*id, *place);
+            for (id, extent) in part {
+                state.overlay.place(*id, extent);
             }
         }
         released.extend(placed.iter().map(|(id, _)| *id));

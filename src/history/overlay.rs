@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::base::{ExtentId, Ino};
 use crate::format::key::{Key, Part};
-use crate::format::record::{Place, Record};
+use crate::format::record::{Extent, Place, Record};
 
 type Records = BTreeMap<Key, Arc<Record>>;
 
@@ -132,16 +132,14 @@ impl Overlay {
         effects
     }
 
-    /// The vault holds this extent now.
-    pub fn place(&mut self, id: ExtentId, place: Place) {
+    /// The vault holds this extent now, as told here.
+    pub fn place(&mut self, id: ExtentId, extent: &Extent) {
         let key = Key::extent(id);
         let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
         if let Some(record) = map.get_mut(&key)
-            && let Record::Extent(extent) = &**record
+            && let Record::Extent(_) = &**record
         {
-            let mut extent = extent.clone();
-            extent.place = place;
-            *record = Arc::new(Record::Extent(extent));
+            *record = Arc::new(Record::Extent(extent.clone()));
         }
     }
 

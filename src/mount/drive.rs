@@ -4,6 +4,7 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::base::disk::{Disk, RealDisk};
-use crate::base::{Clock, Epoch, Position, Random, Timestamp};
+use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
 use crate::cache::{Bounds, Cache, DIRTY_AGE};
 use crate::crypto::secret::Passphrase;
 use crate::download;
@@ -270,6 +271,7 @@ impl Drive {
         let epoch = epoch::next(&pins, pin)?;
         let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
         let changes = recovered.changes.clone();
+        let found = recovered.extents.iter().copied().collect();
         let journal = Journal::resume(recovered, world.random.clone(), settings(options), commit.cut)?;
         start_writer(&journal, world.journal_thread)?;
         let history = Arc::new(History::new(state, Some(journal.clone()), world.clock.clone(), epoch));
@@ -289,7 +291,7 @@ impl Drive {
         journal.release(&vain);
         journal.committed(commit.cut);
         let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
-        Ok(Drive::join(world, keys, history, journal, pins, reign, chain, options))
+        Ok(Drive::join(world, keys, history, journal, found, pins, reign, chain, options))
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -298,6 +300,7 @@ impl Drive {
         keys: Arc<Keys>,
         history: Arc<History>,
         journal: Arc<Journal>,
+        found: HashSet<ExtentId>,
         pins: PinFile,
         reign: Reign,
         chain: Chain,
@@ -324,6 +327,7 @@ impl Drive {
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
         let remote = upload::remote_storage::RemoteStorage::new(
             world.store.clone(),
+            keys.clone(),
             journal.clone(),
             world.random.clone(),
             stop.clone(),
@@ -343,6 +347,7 @@ impl Drive {
             random: world.random,
             clock: world.clock.clone(),
             chain: Mutex::new(chain),
+            found: Mutex::new(found),
             sending: Mutex::new(0),
         });
         let stop_rounds = CancellationToken::new();

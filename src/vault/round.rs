@@ -5,6 +5,7 @@
 //!
 //! Invariants
 //! - Segments and parts are complete before the commit that names them is created.
+//! - What is sent is noted in the journal first, durably (J5).
 //! - The pin is durable before anybody is told that the commit stands.
 //! - The journal releases bytes only after its own record of what the vault took is durable (J5).
 //! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more.
@@ -28,9 +29,10 @@ use crate::format::change::Note;
 use crate::format::commit::{
     BlockRef, Body, ChainLink, Commit, CommitPart, LogObject, log_name, records_len, seal_part, segment_name,
 };
+use crate::format::extent;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Place, Record, Segment};
+use crate::format::record::{Extent, Place, Record, Segment};
 use crate::history::{Batch, History};
 use crate::journal::{Journal, JournalError};
 use crate::store::Created;
@@ -86,6 +88,8 @@ pub struct Rounds {
     pub random: Random,
     pub clock: Clock,
     pub chain: Mutex<Chain>,
+    /// Extents that the journal kept from earlier mounts: those may have sent them, in a segment that no commit names.
+    pub found: Mutex<HashSet<ExtentId>>,
     /// Changes that a round took and no commit holds: bytes to send. Falls with every object that stands, so that a
     /// long round that goes on is told from one that does not.
     pub sending: Mutex<u64>,
@@ -196,7 +200,7 @@ impl Rounds {
         // Read before the round looks: what becomes durable after it has looked is not in this commit.
         let (durable, block) = self.journal.durable();
         match self.history.begin_round() {
-            Some(batch) => self.commit(plan(batch), last).await?,
+            Some(batch) => self.commit(self.renew(plan(batch)), last).await?,
             None if last => {
                 let Some(block) = block else { return Ok(()) };
                 self.commit(Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
@@ -205,6 +209,18 @@ impl Rounds {
             None => self.notifier.committed(durable),
         }
         Ok(())
+    }
+
+    /// What has been sent once travels to another object only sealed anew: equal ciphertext would tell where it begins
+    /// and ends.
+    fn renew(&self, mut plan: Plan) -> Plan {
+        let found = self.found.lock();
+        for extent in plan.outgoing.iter_mut().filter(|extent| found.contains(&extent.id)) {
+            let renewed = extent::renew(&self.random, &extent.record);
+            extent.sent = Some(std::mem::replace(&mut extent.record, renewed));
+        }
+        drop(found);
+        plan
     }
 
     async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
@@ -219,7 +235,7 @@ impl Rounds {
             commit.inline = self.inline(&plan.outgoing)?;
             inline_places(&plan.outgoing, sequence)
         } else {
-            self.send_segments(plan.outgoing.clone(), &mut records).await?
+            self.send_segments(plan.outgoing.clone(), &mut records, idle).await?
         };
         if plants::on("J5-drop-uploaded") {
             let taken = self.history.note(Note::Took { link: chain.newest, cut: Some(plan.cut) });
@@ -228,7 +244,7 @@ impl Rounds {
             self.journal.committed(plan.cut);
         }
         place(&mut records, &placed);
-        (commit.records, commit.parts) = self.split(records).await?;
+        (commit.records, commit.parts) = self.split(records, idle).await?;
         let object = LogObject {
             sequence,
             previous: chain.newest.hash,
@@ -261,13 +277,13 @@ impl Rounds {
         &self,
         outgoing: Vec<Outgoing>,
         records: &mut Records,
-    ) -> Result<Vec<(ExtentId, Place)>, RoundError> {
+        last: bool,
+    ) -> Result<Vec<(ExtentId, Extent)>, RoundError> {
         let segments = remote_storage::pack(outgoing, &self.random);
         if segments.is_empty() {
             return Ok(Vec::new());
         }
-        // J5: what is going to be sent stands in the journal first.
-        self.history.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()));
+        self.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()), last).await?;
         let sent = self.remote.send(&segments, &self.sending).await?;
         for (id, len) in sent {
             records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
@@ -277,24 +293,20 @@ impl Rounds {
     }
 
     /// What does not fit one commit goes into sealed parts, sent first (C3).
-    async fn split(&self, records: Records) -> Result<(Records, Vec<CommitPart>), RoundError> {
+    async fn split(&self, records: Records, last: bool) -> Result<(Records, Vec<CommitPart>), RoundError> {
         if records_len(&records) <= LARGE {
             return Ok((records, Vec::new()));
         }
         let mut parts = Vec::new();
-        let chunks: Vec<(Records, u64)> = chunks(records)
+        let chunks: Vec<_> = chunks(records)
             .into_iter()
-            .map(|chunk| {
-                let len = records_len(&chunk) as u64;
-                (chunk, len)
-            })
+            .map(|chunk| (ObjectId(self.random.bytes()), records_len(&chunk) as u64, chunk))
             .collect();
-        *self.sending.lock() += chunks.iter().map(|(_, len)| len).sum::<u64>();
-        for (chunk, len) in chunks {
-            let id = ObjectId(self.random.bytes());
+        self.note(Note::Sent(chunks.iter().map(|(id, ..)| *id).collect()), last).await?;
+        *self.sending.lock() += chunks.iter().map(|(_, len, _)| len).sum::<u64>();
+        for (id, len, chunk) in chunks {
             let object = seal_part(&self.keys, &self.random, id, &chunk).expect("chunks are below the largest class");
             let part = CommitPart { id, len: object.len() as u32, hash: kdf::hash(&object) };
-            self.history.note(Note::Sent(vec![id]));
             self.remote.create(&segment_name(id), object.into()).await?;
             parts.push(part);
             let mut sending = self.sending.lock();
@@ -317,7 +329,7 @@ impl Rounds {
     }
 
     /// The commit stands: pin, tell, and let the journal go of what it need not keep.
-    async fn took(&self, chain: Chain, placed: &[(ExtentId, Place)]) -> Result<(), RoundError> {
+    async fn took(&self, chain: Chain, placed: &[(ExtentId, Extent)]) -> Result<(), RoundError> {
         let pin =
             Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
         let mut failures = 0;
@@ -328,18 +340,32 @@ impl Rounds {
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
         let released = self.history.end_round(placed);
+        self.forget_found(&released);
         self.notifier.committed(chain.cut);
-        let noted = self.history.note(Note::Took { link: chain.newest, cut: Some(chain.cut) });
+        self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
+        self.journal.release(&released);
+        self.journal.committed(chain.cut);
+        Ok(())
+    }
+
+    fn forget_found(&self, ids: &[ExtentId]) {
+        let mut found = self.found.lock();
+        for id in ids {
+            found.remove(id);
+        }
+    }
+
+    /// Notes something of the vault in the journal; durable when this returns (J5).
+    async fn note(&self, note: Note, last: bool) -> Result<(), RoundError> {
+        let noted = self.history.note(note);
         let mut failures = 0;
         while let Err(error) = self.journal.wait_durable(noted).await {
             if matches!(error, JournalError::Closed) {
                 return Err(SendError::from(error).into());
             }
             failures += 1;
-            self.disk_failed(failures, chain.idle, error.into()).await?;
+            self.disk_failed(failures, last, error.into()).await?;
         }
-        self.journal.release(&released);
-        self.journal.committed(chain.cut);
         Ok(())
     }
 
@@ -353,8 +379,8 @@ impl Rounds {
             .unwrap_or_else(|_| Err(VaultError::State { path: "pin".to_owned(), why: "writing it failed".to_owned() }))
     }
 
-    /// This machine's disk does not take what a commit that stands must leave on it (it is full, say). That passes,
-    /// and nothing is told before: the round waits and tries again. The last one of a mount does not wait for long.
+    /// This machine's disk does not take what must be on it before a round goes on (it is full, say). That passes, and
+    /// nothing is sent or told before: the round waits and tries again. The last one of a mount does not wait for long.
     async fn disk_failed(&self, failures: u32, last: bool, error: VaultError) -> Result<(), RoundError> {
         if last && failures >= 3 {
             return Err(error.into());
@@ -384,7 +410,7 @@ fn plan(batch: Batch) -> Plan {
             let id = ExtentId { owner: key.ino, number };
             match entry.record.as_deref() {
                 Some(Record::Extent(extent)) if named.contains(&id) => {
-                    outgoing.push(Outgoing { id, record: extent.clone() });
+                    outgoing.push(Outgoing { id, record: extent.clone(), sent: None });
                 }
                 // Dead at the cut: it does not travel.
                 _ => continue,
@@ -395,33 +421,31 @@ fn plan(batch: Batch) -> Plan {
     Plan { cut: batch.cut, block: batch.block, records, outgoing }
 }
 
-fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
+fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {
     remote_storage::places(segment)
 }
 
-fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Place)> {
+fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Extent)> {
     let mut offset = 0;
     outgoing
         .iter()
         .map(|extent| {
             let place = Place::Inline { sequence, offset };
             offset += extent.record.stored;
-            (extent.id, place)
+            (extent.id, Extent { place, ..extent.record.clone() })
         })
         .collect()
 }
 
-/// Writes places into the extents' records. Both are in key order; there is one place for each extent.
-fn place(records: &mut Records, placed: &[(ExtentId, Place)]) {
+/// Puts extents as the vault has them in the place of their records. Both are in key order, and of the same extents.
+fn place(records: &mut Records, placed: &[(ExtentId, Extent)]) {
     let mut placed = placed.iter();
     for (_, record) in records.iter_mut() {
         if let Some(record) = record
-            && let Record::Extent(extent) = &**record
-            && let Some((_, place)) = placed.next()
+            && let Record::Extent(_) = &**record
+            && let Some((_, extent)) = placed.next()
         {
-            let mut extent = extent.clone();
-            extent.place = *place;
-            *record = Arc::new(Record::Extent(extent));
+            *record = Arc::new(Record::Extent(extent.clone()));
         }
     }
 }
