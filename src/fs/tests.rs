@@ -72,6 +72,7 @@ const SETTINGS: Settings = Settings {
     sync_bytes: 1 << 30,
     memory_bytes: 1 << 30,
     disk_bytes: 1 << 30,
+    reserve_bytes: 0,
 };
 
 /// Shorthands, each of which must succeed.

@@ -141,6 +141,8 @@ pub enum Closed {
 
 /// Where the journal lies in the state directory.
 const JOURNAL_DIR: &str = "journal";
+/// What of the journal's room is kept for what frees space, at most.
+const RESERVE: u64 = 4 << 20;
 /// How often files with old dirty bytes are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often a drain tells how far it is.
@@ -491,6 +493,7 @@ fn settings(options: &DriveOptions) -> Settings {
         sync_bytes: 64 << 20,
         memory_bytes: options.dirty_bytes.max(128 << 20),
         disk_bytes: options.journal_bytes,
+        reserve_bytes: (options.journal_bytes / 16).min(RESERVE),
     }
 }
 
