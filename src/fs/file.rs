@@ -11,6 +11,7 @@ use crate::base::{Ino, Position};
 use crate::cache::edit::SeekFor;
 use crate::format::key::Key;
 use crate::format::record::Record;
+use crate::journal::Purpose;
 
 /// fallocate(2)'s modes (linux/falloc.h).
 mod mode {
@@ -78,6 +79,7 @@ impl Fs {
             return Err(FsError::ReadOnly);
         }
         self.regular(ino)?;
+        self.room(Purpose::Free).await?;
         self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
         self.kill_privileges(ino, kill)
     }
@@ -98,6 +100,7 @@ impl Fs {
             m if m == mode::ZERO_RANGE | mode::KEEP_SIZE => (offset..end, None),
             _ => return Err(FsError::Unsupported),
         };
+        self.room(if cut.is_empty() { Purpose::Add } else { Purpose::Free }).await?;
         self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
         Ok(())
     }
