@@ -42,7 +42,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::base::disk::Disk;
+use crate::base::disk::{self, Disk};
 use crate::base::{ExtentId, Position, Random, plants, watch};
 use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
@@ -124,6 +124,15 @@ enum Lack {
     /// Of what the settings allow.
     Journal,
     Disk,
+}
+
+/// What keeps writers waiting, with what the system said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    DiskFull(String),
+    DiskFails(String),
+    /// What the settings allow is used up.
+    JournalFull,
 }
 
 /// Room that was waited for, set apart until this is dropped (after the append).
@@ -506,12 +515,18 @@ impl Journal {
     }
 
     /// Why writers wait, or are refused; `None` while all is well.
-    pub fn trouble(&self) -> Option<JournalError> {
-        self.failing().or_else(|| match self.shortage()? {
-            lack @ (Lack::Disk | Lack::Journal) => Some(self.lacking(lack)),
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self.failing() {
+            Some(JournalError::Io { kind, why, .. }) if disk::is_full(kind) => return Some(Trouble::DiskFull(why)),
+            Some(error) => return Some(Trouble::DiskFails(error.to_string())),
+            None => {}
+        }
+        match self.shortage()? {
+            Lack::Disk => Some(Trouble::DiskFull("the journal stops before the last of it is taken".into())),
+            Lack::Journal => Some(Trouble::JournalFull),
             // It is only slow; if it fails, that is told above.
             Lack::Memory => None,
-        })
+        }
     }
 
     /// The last position appended.

@@ -23,7 +23,7 @@ use crate::format::commit::ChainLink;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
-use crate::journal::{Journal, Recovered, Settings};
+use crate::journal::{Journal, Recovered, Settings, Trouble};
 use crate::pipeline::Cpu;
 use crate::store::Store;
 use crate::upload;
@@ -83,7 +83,7 @@ pub struct DriveOptions {
 /// What `dripfs status --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// "ready", "outage", "fenced", "read-only".
+    /// "ready", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
     pub state: String,
     /// Why the state is not "ready", in words.
     pub reason: Option<String>,
@@ -473,9 +473,16 @@ impl Drive {
             let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
             return (state, Some(why));
         }
-        match self.store.outage() {
-            Some((since, why)) => ("outage", Some(format!("for {} s: {why}", since.as_secs()))),
-            None => ("ready", None),
+        let outage = self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
+        match (writer.journal.trouble(), outage) {
+            (Some(Trouble::DiskFull(why)), _) => {
+                ("disk-full", Some(format!("this machine's disk is full: {why}; free space on it")))
+            }
+            (Some(Trouble::DiskFails(why)), _) => ("disk-failing", Some(format!("this machine's disk fails: {why}"))),
+            (Some(Trouble::JournalFull), Some(why)) => ("outage", Some(format!("{why}; and the journal is full"))),
+            (Some(Trouble::JournalFull), None) => ("journal-full", Some("writers wait for the store".to_owned())),
+            (None, Some(why)) => ("outage", Some(why)),
+            (None, None) => ("ready", None),
         }
     }
 }
