@@ -42,6 +42,9 @@ pub struct FileState {
     pub live: u64,
 }
 
+/// An extent in a file, with its offset and length there.
+pub type Held = (ExtentId, u64, u32);
+
 /// The side file as readers see it.
 pub struct SideState {
     pub file: Arc<dyn File>,
@@ -137,12 +140,12 @@ impl Table {
     /// What the oldest file still holds, in the order in which it lies there, if nothing else keeps it from being
     /// dropped (J5). Nothing of it is needed by a replay: what lies below `cut` and lives is in the vault, but for
     /// unlinked open files (L4) and for what has just died.
-    pub fn held_by_oldest(&self, cut: Position) -> Option<(&FileState, Vec<(ExtentId, u64, u32)>)> {
+    pub fn held_by_oldest(&self, cut: Position) -> Option<(&FileState, Vec<Held>)> {
         let (oldest, next) = (self.files.front()?, self.files.get(1)?);
         if next.base > cut || oldest.live == 0 {
             return None;
         }
-        let mut held: Vec<_> = self
+        let mut held: Vec<Held> = self
             .extents
             .iter()
             .filter_map(|(id, local)| match local {
