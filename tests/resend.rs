@@ -168,6 +168,15 @@ impl File for SlowFile {
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.inner.allocate(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.inner.punch(offset, len)
+    }
 }
 
 impl Slow {
@@ -197,6 +206,9 @@ impl Disk for Slow {
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.inner.sync_dir(dir)
+    }
+    fn free(&self, dir: &str) -> io::Result<u64> {
+        self.inner.free(dir)
     }
 }
 

@@ -63,6 +63,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
         VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
         VaultError::Tampered(_) | VaultError::Format(FormatError::Unauthentic(_)) => TAMPERED,
+        VaultError::NotKept(_) => NOT_DRAINED,
         // Malformed bytes that somebody sealed, a newer format, a damaged local journal: no proof of a hand at work.
         VaultError::Format(FormatError::Malformed { .. } | FormatError::Newer { .. })
         | VaultError::Journal(JournalError::Damaged(_) | JournalError::Io { .. } | JournalError::Closed)
@@ -96,6 +97,7 @@ mod tests {
             (VaultError::State { path: text(), why: text() }, 1),
             (VaultError::Store(StoreError::BadUrl(text())), 1),
             (VaultError::Journal(JournalError::Damaged(text())), 1),
+            (VaultError::NotKept(text()), 14),
         ];
         for (error, code) in cases {
             let shown = format!("{error:?}");

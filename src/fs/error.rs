@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
+use crate::base::disk;
 use crate::cache::CacheError;
+use crate::journal::JournalError;
 
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum FsError {
@@ -55,6 +57,15 @@ pub enum FsError {
     /// EIO; says which file and what to do. Logged where it is made.
     #[error("{0}")]
     Io(String),
+}
+
+impl From<JournalError> for FsError {
+    fn from(error: JournalError) -> FsError {
+        match error {
+            JournalError::Io { kind, .. } if disk::is_full(kind) => FsError::NoSpace,
+            error => FsError::Io(error.to_string()),
+        }
+    }
 }
 
 impl From<CacheError> for FsError {

@@ -261,6 +261,23 @@ impl History {
         released
     }
 
+    /// Extents that died though nothing waits for the vault, as those of unlinked files do: the journal need not keep
+    /// them. None while a round is under way (it may still send them), or while a death may not be durable (J2: the
+    /// state that a crash leaves may still name them).
+    pub fn release_dead(&self) -> Vec<ExtentId> {
+        let mut state = self.state.write();
+        if state.sending_since.is_some() || !state.fold.is_empty() {
+            return Vec::new();
+        }
+        std::mem::take(&mut state.dying)
+    }
+
+    /// Would [`History::release_dead`] release any?
+    pub fn has_dead(&self) -> bool {
+        let state = self.state.read();
+        state.sending_since.is_none() && state.fold.is_empty() && !state.dying.is_empty()
+    }
+
     /// When the oldest change that no round has taken was made; `None` if there is none.
     pub fn oldest_uncommitted(&self) -> Option<tokio::time::Instant> {
         self.state.read().fold.oldest()

@@ -229,6 +229,7 @@ mod tests {
             sync_bytes: 1 << 20,
             memory_bytes: 1 << 20,
             disk_bytes: 1 << 20,
+            reserve_bytes: 0,
         };
         let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).unwrap();
         let record = Extent {

@@ -42,6 +42,9 @@ use crate::upload::remote_storage::{self, Outgoing, Packed, RemoteStorage, SendE
 
 /// The oldest change that no commit holds is at most this old when a round begins (C1).
 pub const ROUND_AGE: Duration = Duration::from_secs(5);
+/// When the journal runs full, the next round begins so soon after the one before, and not sooner: each is a request,
+/// and what makes the journal full may be nothing that a round can take away.
+const ROUND_SPACING: Duration = Duration::from_millis(250);
 /// How long a round waits for this machine's disk before it tries again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// What a commit may carry beside its own fields: the smallest class, less a reserve for fields, nonce and tag.
@@ -106,16 +109,18 @@ struct Plan {
 impl Rounds {
     /// Runs rounds until `stop`, or until the mount is fenced.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.due() => {}
+                () = self.due(next) => {}
             }
             if let Err(error) = self.round(false).await {
                 self.ended(&error);
                 return;
             }
+            next = Instant::now() + ROUND_SPACING;
         }
     }
 
@@ -144,21 +149,43 @@ impl Rounds {
         }
     }
 
-    /// Returns when a round should begin: somebody waits, the oldest change is old enough, or the journal runs full.
-    async fn due(&self) {
+    /// Returns when a round should begin: somebody waits, the oldest change is old enough, or the journal runs full (not
+    /// before `next`).
+    async fn due(&self, next: Instant) {
         tokio::select! {
             biased;
             () = self.wanted() => {}
-            () = self.aged() => {}
+            () = self.aged(next) => {}
+            () = self.stuck(next) => {}
         }
     }
 
-    async fn aged(&self) {
+    /// The journal is short of room, and nothing waits for the vault: what is in it is superseded, or of unlinked files,
+    /// or says no more than that somebody asked for a barrier. A round lets it go all the same.
+    async fn stuck(&self, next: Instant) {
+        loop {
+            let durable = self.journal.durable().0;
+            if self.journal.waits_for_cut() || (self.journal.pressed() && self.history.has_dead()) {
+                return tokio::time::sleep_until(next).await;
+            }
+            tokio::select! {
+                biased;
+                () = self.journal.durable_end_after(durable) => {}
+                () = self.journal.starved() => {}
+            }
+        }
+    }
+
+    async fn aged(&self, next: Instant) {
         loop {
             let durable = self.journal.durable().0;
             match self.history.oldest_uncommitted() {
                 None => self.history.changed().await,
-                Some(oldest) if self.journal.pressed() || oldest.elapsed() >= ROUND_AGE => break,
+                Some(oldest) if oldest.elapsed() >= ROUND_AGE => break,
+                Some(_) if self.journal.pressed() => {
+                    tokio::time::sleep_until(next).await;
+                    break;
+                }
                 Some(oldest) => {
                     tokio::select! {
                         biased;
@@ -205,8 +232,18 @@ impl Rounds {
                 let Some(block) = block else { return Ok(()) };
                 self.commit(Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
             }
-            // Nothing up to there changed any record: the vault has it all.
-            None => self.notifier.committed(durable),
+            // Nothing up to there changed any record: the vault has it all. Only the journal may need a commit, for its
+            // files go up to the last one's cut and no further (J5; a mount knows its own commit by that block: C4).
+            None => {
+                self.journal.release(&self.history.release_dead());
+                match block {
+                    Some(block) if self.journal.waits_for_cut() => {
+                        let plan = Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() };
+                        self.commit(plan, false).await?;
+                    }
+                    _ => self.notifier.committed(durable),
+                }
+            }
         }
         Ok(())
     }
@@ -385,6 +422,8 @@ impl Rounds {
         if last && failures >= 3 {
             return Err(error.into());
         }
+        // Where the disk is only full, this is what its reserve is for.
+        self.journal.use_reserve();
         if failures == 1 {
             log::error!("{error}; free space or check the disk: no more commits until this machine can remember them");
         }
