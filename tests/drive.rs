@@ -229,6 +229,62 @@ async fn what_was_written_before_a_takeover_reaches_the_journal_and_close_ends()
     second.close(|_| ()).await.unwrap();
 }
 
+/// A journal of 16 MiB, so that a few dozen MiB go around it several times.
+async fn open_small(place: &Place, state: &str) -> Drive {
+    let options = DriveOptions { journal_bytes: 16 << 20, ..options(&place.state(state)) };
+    Drive::open(place.store(), passphrase(), options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j6_an_unlinked_open_file_holds_neither_the_journal_nor_its_writers() {
+    let place = Place::new().await;
+    let drive = open_small(&place, "a").await;
+    let kept = noise(1, 3 << 20);
+    let orphan = write(&drive, "orphan", &kept).await;
+    // Before any commit can take it: its bytes are nowhere but in the journal.
+    drive.fs.unlink(Ino::ROOT, b"orphan").await.unwrap();
+    for k in 0..10 {
+        write(&drive, &format!("file {k}"), &noise(k, 6 << 20)).await;
+    }
+    drive.sync(|_| ()).await.unwrap();
+    let status = drive.status();
+    assert!(status.journal_bytes < 12 << 20, "{}", status.journal_bytes);
+    for (k, wanted) in kept.chunks(1 << 20).enumerate() {
+        assert!(drive.fs.read(orphan, (k << 20) as u64, 1 << 20).await.unwrap() == wanted, "MiB {k} of it");
+    }
+    // Whatever is short of room, commits do not follow one another without pause.
+    let before = drive.status().sequence;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(drive.status().sequence <= before + 2, "{} commits of nothing", drive.status().sequence - before);
+    drive.fs.forget(orphan);
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    assert!(read(&place.reader().await, "file 9").await == noise(9, 6 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j6_an_unlinked_file_may_be_rewritten_for_ever() {
+    let place = Place::new().await;
+    let drive = open_small(&place, "a").await;
+    let ino = write(&drive, "scratch", b"").await;
+    drive.fs.unlink(Ino::ROOT, b"scratch").await.unwrap();
+    drive.sync(|_| ()).await.unwrap();
+    for k in 0..40 {
+        let bytes = noise(k, 1 << 20);
+        for half in 0..2 {
+            drive.fs.write(ino, half << 20, bytes.clone(), false).await.unwrap();
+        }
+        drive.fs.fsync(ino, false).await.unwrap();
+    }
+    assert!(drive.status().journal_bytes <= 16 << 20);
+    assert!(drive.fs.read(ino, 1 << 20, 1 << 20).await.unwrap() == noise(39, 1 << 20));
+    // And what only asks for barriers does not fill it either.
+    for _ in 0..200 {
+        drive.fs.fsync_dir(Ino::ROOT).await.unwrap();
+    }
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    assert_eq!(open_small(&place, "a").await.close(|_| ()).await.unwrap(), Closed::Drained);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_small_files_are_a_few_objects() {
     let place = Place::new().await;

@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+
 pub mod simulated;
 
 /// An open local file. Reads and writes go to stated offsets; there is no cursor.
@@ -23,6 +25,12 @@ pub trait File: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// ftruncate(2).
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes room on the disk for the first `len` bytes, as posix_fallocate(3) does.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Gives the room of a stretch back; it reads as zeros then. `Unsupported` where the disk cannot.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
 /// A directory tree on the local disk.
@@ -40,6 +48,13 @@ pub trait Disk: Send + Sync {
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// fsync(2) of a directory.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// Bytes that files in this directory may still take; `u64::MAX` where the disk does not say.
+    fn free(&self, dir: &str) -> io::Result<u64>;
+}
+
+/// Does this error say that the disk is full?
+pub fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The machine's own disk, below one directory.
@@ -77,6 +92,35 @@ impl File for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                // Written out, then; a disk that compresses zeros away has no room to take in advance anyhow.
+                let zeros = [0; 64 * 1024];
+                let mut at = self.len()?;
+                while at < len {
+                    let n = zeros.len().min((len - at) as usize);
+                    self.0.write_all_at(&zeros[..n], at)?;
+                    at += n as u64;
+                }
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.0, flags, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Err(io::ErrorKind::Unsupported.into()),
+            result => Ok(result?),
+        }
     }
 }
 
@@ -168,6 +212,16 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         fs::File::open(self.path(dir))?.sync_all()
     }
+
+    fn free(&self, dir: &str) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(self.path(dir))?;
+        if stat.f_blocks == 0 {
+            return Ok(u64::MAX);
+        }
+        // What is set apart for root is room for root.
+        let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
+        Ok(blocks.saturating_mul(stat.f_frsize))
+    }
 }
 
 /// Writes a small file so that after a crash its name stands for either the old bytes or the new ones.
@@ -228,6 +282,15 @@ mod tests {
         assert!(disk.list("a").unwrap().is_empty(), "directories are not listed");
         let mode = |path: &str| fs::metadata(dir.path().join("state").join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("a/b/y"), mode("a/b"), mode("a")), (0o600, 0o700, 0o700));
+        let free = disk.free("a").unwrap();
+        assert!(free > 0);
+        file.allocate(1 << 20).unwrap();
+        assert_eq!(file.len().unwrap(), 1 << 20);
+        file.punch(0, 4096).unwrap();
+        file.read_at(&mut out, 0).unwrap();
+        assert_eq!(out, [0; 11], "what was punched reads as zeros");
+        file.set_len(5).unwrap();
+        assert_eq!(file.len().unwrap(), 5);
         disk.rename("a/b", "c").unwrap();
         assert_eq!(disk.list("c").unwrap(), ["y"]);
         disk.remove("c/y").unwrap();

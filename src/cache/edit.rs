@@ -23,13 +23,29 @@ impl Cache {
         if size > FILE_MAX {
             return Err(CacheError::TooLarge);
         }
-        self.edit(ino, |tx, head, now| {
+        let change = |tx: &mut Transaction<'_>, head: &mut Head, now| {
             map::truncate(tx, ino, head, size)?;
             head.size = size;
             (head.mtime, head.ctime) = (now, now);
             Ok(())
-        })
-        .await
+        };
+        if size > 0 {
+            return self.edit(ino, change).await;
+        }
+        // L1 asks for a capture so that each state of the lane is one that the file had. An empty file is one whatever
+        // was dirty before, and what is thrown away need not find room in the journal first.
+        if self.history.is_read_only() {
+            return Err(CacheError::ReadOnly);
+        }
+        let entry = self.entry(ino);
+        let mut inner = entry.lock();
+        let position = self.edit_head(ino, change)?;
+        let gone = inner.abandon();
+        inner.only_grown = false;
+        drop(inner);
+        self.budget.give_back(gone.bytes());
+        entry.settled.notify_waiters();
+        Ok(position)
     }
 
     /// Makes a hole; `grow_to` may extend the file (FALLOC_FL_ZERO_RANGE without KEEP_SIZE, or plain fallocate).
@@ -100,17 +116,26 @@ impl Cache {
                 continue;
             }
             inner.only_grown = false;
-            let ((), position) = self.history.transact(|tx| {
-                let Some(record) = tx.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
-                let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
-                let mut head = head.clone();
-                let now = tx.now();
-                change(tx, &mut head, now)?;
-                head.position = tx.position();
-                tx.put(Key::head(ino), Record::Head(head));
-                Ok(())
-            })?;
-            return Ok(position);
+            return self.edit_head(ino, change);
         }
+    }
+
+    /// The change itself. The entry is locked.
+    fn edit_head(
+        &self,
+        ino: Ino,
+        change: impl FnOnce(&mut Transaction<'_>, &mut Head, Timestamp) -> Result<(), IndexError>,
+    ) -> Result<Position, CacheError> {
+        let ((), position) = self.history.transact(|tx| {
+            let Some(record) = tx.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
+            let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
+            let mut head = head.clone();
+            let now = tx.now();
+            change(tx, &mut head, now)?;
+            head.position = tx.position();
+            tx.put(Key::head(ino), Record::Head(head));
+            Ok(())
+        })?;
+        Ok(position)
     }
 }

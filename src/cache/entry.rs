@@ -5,6 +5,8 @@
 //!
 //! Invariants
 //! - `live` is set while anything is active or frozen; then it is what stat tells.
+//! - What a truncation to nothing threw away is looked at by nobody: active bytes go at once, a frozen set stays only
+//!   until its capture ends, which then appends nothing.
 //! - Captures are numbered; capture n is appended before capture n+1 begins, so lane order is capture order.
 //! - The entry's lock is taken before the history mutex, and held over the append: between the change that stores
 //!   frozen bytes and their leaving memory there is no instant at which a read sees neither.
@@ -64,6 +66,8 @@ pub struct Frozen {
     /// For each extent of the capture: places and lengths in the file.
     layout: Vec<Vec<(u64, u32)>>,
     live: Live,
+    /// The file was truncated to nothing since: these bytes are not in it any more.
+    abandoned: bool,
 }
 
 impl Entry {
@@ -102,7 +106,17 @@ impl Entry {
 
 impl Inner {
     pub fn is_clean(&self) -> bool {
-        self.active.is_empty() && self.frozen.is_none()
+        self.active.is_empty() && self.frozen.as_ref().is_none_or(|frozen| frozen.abandoned)
+    }
+
+    /// Throws away all that is dirty: the file is empty now. Returns what was active.
+    pub fn abandon(&mut self) -> Runs {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.abandoned = true;
+        }
+        self.live = None;
+        self.dirty_since = None;
+        self.active.take()
     }
 
     /// Bytes that the journal does not hold yet.
@@ -112,7 +126,7 @@ impl Inner {
 
     /// Calls `copy` for each stretch of `range` that memory holds; what comes later is newer.
     pub fn visit(&self, range: &Range<u64>, mut copy: impl FnMut(u64, &[u8])) {
-        if let Some(frozen) = &self.frozen {
+        if let Some(frozen) = self.frozen.as_ref().filter(|frozen| !frozen.abandoned) {
             frozen.runs.visit(range, &mut copy);
         }
         self.active.visit(range, &mut copy);
@@ -141,7 +155,7 @@ impl Source for Entry {
             }
         }
         let live = inner.live.expect("set while anything is active");
-        inner.frozen = Some(Frozen { runs, layout, live });
+        inner.frozen = Some(Frozen { runs, layout, live, abandoned: false });
         inner.started += 1;
         inner.dirty_since = None;
         Some(Capture { owner: self.ino, parts })
@@ -153,7 +167,10 @@ impl Source for Entry {
         let mut inner = self.lock();
         let frozen = inner.frozen.as_ref().expect("a capture is in flight");
         let cost = frozen.runs.cost();
-        let ((), position) = self.history.transact(|tx| store(tx, self.ino, frozen, sealed))?;
+        let ((), position) = self.history.transact(|tx| match frozen.abandoned {
+            true => Ok(()),
+            false => store(tx, self.ino, frozen, sealed),
+        })?;
         let frozen = inner.frozen.take();
         inner.finished = inner.started;
         if inner.active.is_empty() {
@@ -168,6 +185,14 @@ impl Source for Entry {
 
     fn give_back(&self, error: &UploadError) {
         let mut inner = self.lock();
+        if let Some(frozen) = inner.frozen.take_if(|frozen| frozen.abandoned) {
+            // Nobody misses it.
+            inner.finished = inner.started;
+            drop(inner);
+            self.budget.give_back(frozen.runs.bytes());
+            self.settled.notify_waiters();
+            return;
+        }
         if let Some(frozen) = inner.frozen.take() {
             // What was written since is newer: it goes on top of what comes back.
             let newer = inner.active.take();

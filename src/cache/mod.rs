@@ -23,12 +23,13 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::base::sizes::{EXTENT_MAX, FILE_MAX};
-use crate::base::{Clock, Ino, Timestamp};
+use crate::base::{Clock, Ino, Timestamp, disk};
 use crate::download;
 use crate::format::key::Key;
 use crate::format::record::Record;
 use crate::history::History;
 use crate::index::IndexError;
+use crate::journal::JournalError;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
 use budget::Budget;
@@ -68,9 +69,7 @@ impl From<&UploadError> for CacheError {
     fn from(error: &UploadError) -> CacheError {
         match error {
             UploadError::ReadOnly => CacheError::ReadOnly,
-            UploadError::Journal(crate::journal::JournalError::Io {
-                kind: std::io::ErrorKind::StorageFull, ..
-            }) => CacheError::NoSpace,
+            UploadError::Journal(JournalError::Io { kind, .. }) if disk::is_full(*kind) => CacheError::NoSpace,
             UploadError::Journal(_) | UploadError::Index(_) | UploadError::Sealing => CacheError::Io(error.to_string()),
         }
     }

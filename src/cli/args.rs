@@ -75,7 +75,8 @@ const OPTIONS: &str = "\
 Options for -o, separated by commas:
   ro, rw               read-only, or not
   allow_other          other users may enter; permissions decide (needs user_allow_other in /etc/fuse.conf)
-  dev, suid, noexec, sync   as in mount(8); nodev and nosuid unless given
+  dev, suid, noexec    as in mount(8); nodev and nosuid unless given
+  sync                 as in mount(8)
   noatime, relatime    nothing changes: reading never moves a time of last access
   durability=LEVEL     the same as --durability
   state=DIR            the same as --state

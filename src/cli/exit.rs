@@ -50,7 +50,7 @@ pub fn code_of(error: &MountError) -> u8 {
         MountError::Runtime(crate::mount::runtime_dir::RuntimeError::InUse { .. }) => IN_USE,
         MountError::Runtime(_)
         | MountError::Mountpoint(_)
-        | MountError::Kernel { .. }
+        | MountError::Fuse(_)
         | MountError::RecoveryFile { .. }
         | MountError::Unclear { .. }
         | MountError::Io { .. } => ERROR,
@@ -63,6 +63,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
         VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
         VaultError::Tampered(_) | VaultError::Format(FormatError::Unauthentic(_)) => TAMPERED,
+        VaultError::NotKept(_) => NOT_DRAINED,
         // Malformed bytes that somebody sealed, a newer format, a damaged local journal: no proof of a hand at work.
         VaultError::Format(FormatError::Malformed { .. } | FormatError::Newer { .. })
         | VaultError::Journal(JournalError::Damaged(_) | JournalError::Io { .. } | JournalError::Closed)
@@ -97,6 +98,7 @@ mod tests {
             (VaultError::State { path: text(), why: text() }, 1),
             (VaultError::Store(StoreError::BadUrl(text())), 1),
             (VaultError::Journal(JournalError::Damaged(text())), 1),
+            (VaultError::NotKept(text()), 14),
         ];
         for (error, code) in cases {
             let shown = format!("{error:?}");

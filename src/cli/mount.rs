@@ -15,6 +15,7 @@ use super::options::{self, MountOptions};
 use super::progress::Display;
 use super::{Voice, human_bytes, logging, passphrase};
 use crate::format::header::Cost;
+use crate::fuse;
 use crate::mount::background::{self, News};
 use crate::mount::drive::{Closed, DriveOptions, Progress};
 use crate::mount::new_vault::{self, Recovery};
@@ -121,7 +122,7 @@ fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
 }
 
 fn prepare_dir(dir: &Path, make: bool, url: &str) -> Result<PathBuf, Failure> {
-    mountpoint::check_fuse(&environment)?;
+    fuse::available()?;
     if make {
         mountpoint::make(dir)?;
     }

@@ -45,8 +45,12 @@ impl RemoteStorage {
         }
     }
 
-    /// Sealed bytes that the journal holds; `None` if it does not hold the extent.
-    pub fn local(&self, id: ExtentId, stored: Range<u32>) -> Option<Result<Bytes, DownloadError>> {
+    /// Sealed bytes that the journal holds; `None` if it does not hold the extent. One that is placed in the vault may have
+    /// been sealed anew for it, and the journal have other bytes for a moment yet.
+    pub fn local(&self, id: ExtentId, extent: &Extent, stored: Range<u32>) -> Option<Result<Bytes, DownloadError>> {
+        if extent.place != Place::Local {
+            return None;
+        }
         Some(self.journal.as_ref()?.read(id, stored)?.map_err(DownloadError::from))
     }
 
@@ -57,7 +61,7 @@ impl RemoteStorage {
         extent: &Extent,
         stored: Range<u32>,
     ) -> Result<(Bytes, String), DownloadError> {
-        if let Some(local) = self.local(id, stored.clone()) {
+        if let Some(local) = self.local(id, extent, stored.clone()) {
             return Ok((local?, "journal".to_owned()));
         }
         match extent.place {

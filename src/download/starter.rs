@@ -65,7 +65,7 @@ impl Starter {
         if stored.len() > crate::pipeline::INLINE_BYTES {
             return None;
         }
-        let sealed = self.remote.local(id, stored)?;
+        let sealed = self.remote.local(id, extent, stored)?;
         Some(sealed.and_then(|sealed| self.encryption.open_here(extent, frames.clone(), &sealed, "journal")))
     }
 

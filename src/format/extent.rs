@@ -125,6 +125,33 @@ fn sample_pays(compressor: &mut Compressor<'_>, plaintext: &[u8]) -> bool {
     pays(compressed, plain)
 }
 
+/// The record of the same extent under a key id and a nonce of its own: what [`seal_anew`] makes. Its frames stay as they
+/// are, so all that is kept by frame number stays true.
+pub fn renew(random: &Random, extent: &Extent) -> Extent {
+    Extent { key_id: random.bytes(), nonce: random.bytes(), place: Place::Local, ..extent.clone() }
+}
+
+/// The sealed bytes of `new`, made by [`renew`], from all those of `old`.
+pub fn seal_anew(keys: &Keys, old: &Extent, new: &Extent, stored: &[u8]) -> Result<Vec<u8>, FormatError> {
+    old.check()?;
+    if stored.len() != old.stored as usize
+        || stored_range(old, 0..old.frame_count()) != stored_range(new, 0..new.frame_count())
+    {
+        return Err(FormatError::Malformed { what: WHAT, why: "there are more or fewer bytes than its frames have" });
+    }
+    let [from, to] = [old, new].map(|extent| FrameKey::new(&keys.file_key(&extent.key_id), &extent.nonce));
+    // Plaintext lies in it on the way: wiped unless all of it was sealed again.
+    let mut bytes = SecretBytes::from(stored.to_vec());
+    for frame in 0..old.frame_count() {
+        let (range, last) = (stored_range(old, frame..frame + 1), frame + 1 == old.frame_count());
+        let sealed = &mut bytes[range.start as usize..range.end as usize];
+        let (text, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(FormatError::Unauthentic(WHAT))?;
+        from.open_frame(frame, last, text, tag).map_err(|_| FormatError::Unauthentic(WHAT))?;
+        *tag = to.seal_frame(frame, last, text);
+    }
+    Ok(bytes.to_vec())
+}
+
 /// Which frames hold these plaintext bytes.
 pub fn frames_of(extent: &Extent, bytes: Range<u32>) -> Range<u32> {
     let end = bytes.end.min(extent.len);
@@ -248,6 +275,27 @@ mod tests {
         assert_eq!(extent.frames[2], (1 << 17) + 16);
         assert!(extent.frames[1] < 1 << 15);
         assert_eq!(open_all(&keys, &extent, &bytes), Ok(plain));
+    }
+
+    #[test]
+    fn what_is_sealed_anew_has_the_same_frames_and_other_bytes() {
+        let (keys, random) = (keys(), Random::Kernel);
+        for (len, compress) in [(1, false), (16_385, false), (300_000, true)] {
+            let plain = text(len);
+            let (old, bytes) = seal(&keys, &random, [2; 16], &plain, compress);
+            let new = renew(&random, &old);
+            let anew = seal_anew(&keys, &old, &new, &bytes).unwrap();
+            assert_eq!(open_all(&keys, &new, &anew), Ok(plain));
+            assert!(open_all(&keys, &old, &anew).is_err());
+            assert!(new.key_id != old.key_id && new.nonce != old.nonce);
+            assert_eq!(Extent { key_id: old.key_id, nonce: old.nonce, ..new.clone() }, old);
+            let shared = bytes.windows(16).filter(|window| anew.windows(16).any(|other| other == *window)).count();
+            assert_eq!(if len < 20_000 { shared } else { 0 }, 0);
+            let mut bad = bytes.clone();
+            bad[0] ^= 1;
+            assert_eq!(seal_anew(&keys, &old, &new, &bad), Err(FormatError::Unauthentic(WHAT)));
+            assert!(seal_anew(&keys, &old, &new, &bytes[1..]).is_err());
+        }
     }
 
     #[test]

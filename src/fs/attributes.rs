@@ -14,6 +14,7 @@ use crate::cache::Live;
 use crate::format::key::Key;
 use crate::format::record::{Head, Inode, Record};
 use crate::history::Transaction;
+use crate::journal::Purpose;
 
 /// What statfs tells to be free, in bytes. Object storage has no end, but tools look for a number: large enough for
 /// every copy to begin, small enough that no tool's arithmetic in bytes overflows.
@@ -61,6 +62,7 @@ impl Fs {
             self.set_inode(ino, &set, regular).await?;
         }
         if regular && times {
+            self.room(Purpose::Add).await?;
             let set = |now, atime: &mut _, mtime: &mut _| set_times(&set, now, atime, mtime);
             self.cache.set_times(ino, set).await.map_err(|error| self.blame(ino, error))?;
         }
@@ -88,6 +90,7 @@ impl Fs {
             tx.put(Key::inode(ino), Record::Inode(inode));
             Ok(())
         })
+        .await
     }
 
     pub async fn statfs(&self) -> Result<SpaceUse, FsError> {

@@ -2,8 +2,10 @@
 
 use thiserror::Error;
 
+use crate::base::disk;
 use crate::cache::CacheError;
 use crate::index::IndexError;
+use crate::journal::JournalError;
 
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum FsError {
@@ -61,6 +63,15 @@ pub enum FsError {
 impl From<IndexError> for FsError {
     fn from(error: IndexError) -> FsError {
         FsError::Io(error.to_string())
+    }
+}
+
+impl From<JournalError> for FsError {
+    fn from(error: JournalError) -> FsError {
+        match error {
+            JournalError::Io { kind, .. } if disk::is_full(kind) => FsError::NoSpace,
+            error => FsError::Io(error.to_string()),
+        }
     }
 }
 

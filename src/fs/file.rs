@@ -13,6 +13,7 @@ use crate::cache::dirty::Plain;
 use crate::cache::edit::SeekFor;
 use crate::format::key::Key;
 use crate::format::record::Record;
+use crate::journal::Purpose;
 
 /// fallocate(2)'s modes (linux/falloc.h).
 mod mode {
@@ -85,6 +86,7 @@ impl Fs {
     pub async fn truncate(&self, ino: Ino, size: u64, kill: bool) -> Result<Privileges, FsError> {
         self.check_writable()?;
         self.regular(ino)?;
+        self.room(Purpose::Free).await?;
         self.cache.truncate(ino, size).await.map_err(|e| self.blame(ino, e))?;
         self.kill_privileges(ino, kill)
     }
@@ -111,6 +113,7 @@ impl Fs {
             _ => return Err(FsError::Unsupported),
         };
         if let Some((cut, grow)) = change {
+            self.room(if cut.is_empty() { Purpose::Add } else { Purpose::Free }).await?;
             self.cache.punch(ino, cut, grow).await.map_err(|e| self.blame(ino, e))?;
         }
         self.kill_privileges(ino, kill)
@@ -187,7 +190,7 @@ impl Fs {
         if !clears && !self.has_capability(ino)? {
             return Ok(Privileges::Kept);
         }
-        self.change(|tx| {
+        let (privileges, _) = self.history.transact(|tx| {
             let mut inode = records::inode(tx, ino)?;
             let before = inode.mode;
             if unprivileged {
@@ -197,8 +200,9 @@ impl Fs {
             inode.ctime = tx.now();
             tx.put(Key::inode(ino), Record::Inode(inode));
             self.drop_capability(tx, ino)?;
-            Ok(if cleared { Privileges::Cleared } else { Privileges::Kept })
-        })
+            Ok::<_, FsError>(if cleared { Privileges::Cleared } else { Privileges::Kept })
+        })?;
+        Ok(privileges)
     }
 
     fn regular(&self, ino: Ino) -> Result<(), FsError> {

@@ -66,6 +66,14 @@ pub(crate) enum Safety {
 }
 
 impl Safety {
+    /// `None` on a read-only mount.
+    fn journal(&self) -> Option<&Journal> {
+        match self {
+            Safety::Nothing => None,
+            Safety::Local(journal) | Safety::Remote(journal, ..) | Safety::Async(journal) => Some(journal),
+        }
+    }
+
     /// Waits until what stands at `position` is safe. The error says what is wrong.
     async fn wait(&self, position: Position) -> Result<(), String> {
         match self {

@@ -16,6 +16,7 @@ use crate::base::{Ino, Position, Timestamp};
 use crate::format::key::Key;
 use crate::format::record::{Dentry, Head, Inode, Link, Record};
 use crate::history::Transaction;
+use crate::journal::Purpose;
 
 /// The most names of one file: what ext4 allows, so every tool that makes many links knows to expect EMLINK there.
 /// It bounds the walk up from a file to the directories that hold it.
@@ -75,7 +76,7 @@ impl Fs {
 
     /// A regular file.
     pub async fn create(&self, parent: Ino, name: &[u8], mode: u32, caller: Caller) -> Result<Attributes, FsError> {
-        self.make(parent, name, New { mode: libc::S_IFREG | (mode & 0o7777), rdev: 0, target: None }, caller)
+        self.make(parent, name, New { mode: libc::S_IFREG | (mode & 0o7777), rdev: 0, target: None }, caller).await
     }
 
     /// Anything but a directory or a symlink; no type in `mode` means a regular file.
@@ -95,11 +96,11 @@ impl Fs {
             libc::S_IFDIR => return Err(FsError::NotPermitted),
             _ => return Err(FsError::Invalid),
         };
-        self.make(parent, name, New { mode: kind | (mode & 0o7777), rdev, target: None }, caller)
+        self.make(parent, name, New { mode: kind | (mode & 0o7777), rdev, target: None }, caller).await
     }
 
     pub async fn mkdir(&self, parent: Ino, name: &[u8], mode: u32, caller: Caller) -> Result<Attributes, FsError> {
-        self.make(parent, name, New { mode: libc::S_IFDIR | (mode & 0o7777), rdev: 0, target: None }, caller)
+        self.make(parent, name, New { mode: libc::S_IFDIR | (mode & 0o7777), rdev: 0, target: None }, caller).await
     }
 
     pub async fn symlink(
@@ -118,7 +119,7 @@ impl Fs {
         if target.contains(&0) {
             return Err(FsError::Invalid);
         }
-        self.make(parent, name, New { mode: libc::S_IFLNK | 0o777, rdev: 0, target: Some(target) }, caller)
+        self.make(parent, name, New { mode: libc::S_IFLNK | 0o777, rdev: 0, target: Some(target) }, caller).await
     }
 
     /// Another name for an inode that is no directory.
@@ -148,14 +149,15 @@ impl Fs {
                 tx.barrier(ino);
             }
             Ok(())
-        })?;
+        })
+        .await?;
         self.stat(ino)
     }
 
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         check_name(name)?;
-        self.change(|tx| {
+        self.change_and_free(|tx| {
             let above = directory(tx, parent)?;
             let (slot, named) = find_named(tx, &self.keys, parent, name)?;
             if named.is_directory() {
@@ -168,6 +170,7 @@ impl Fs {
             touch_directory(tx, parent, above, now);
             Ok(())
         })
+        .await
     }
 
     pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
@@ -176,7 +179,7 @@ impl Fs {
             b".." => return Err(FsError::NotEmpty),
             _ => check_name(name)?,
         }
-        self.change(|tx| {
+        self.change_and_free(|tx| {
             let mut above = directory(tx, parent)?;
             let (slot, named) = find_named(tx, &self.keys, parent, name)?;
             if !named.is_directory() {
@@ -193,6 +196,7 @@ impl Fs {
             touch_directory(tx, parent, above, now);
             Ok(())
         })
+        .await
     }
 
     /// The kernel holds nothing of this inode any more. An orphan ends here.
@@ -215,12 +219,30 @@ impl Fs {
         Ok(())
     }
 
-    /// Runs one operation that changes something.
-    pub(super) fn change<T>(
+    /// Runs one operation that changes something. Waits for room in the journal before it begins (promise 6).
+    pub(super) async fn change<T>(
         &self,
         operation: impl FnOnce(&mut Transaction<'_>) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        self.room(Purpose::Add).await?;
         self.history.transact(operation).map(|(done, _)| done)
+    }
+
+    /// As [`Fs::change`], for an operation that frees space: it may use what is kept for that.
+    pub(super) async fn change_and_free<T>(
+        &self,
+        operation: impl FnOnce(&mut Transaction<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.room(Purpose::Free).await?;
+        self.history.transact(operation).map(|(done, _)| done)
+    }
+
+    /// Waits until a change has room in the journal.
+    pub(super) async fn room(&self, purpose: Purpose) -> Result<(), FsError> {
+        match self.safety.journal() {
+            Some(journal) => Ok(journal.room_for_change(purpose).await?),
+            None => Ok(()),
+        }
     }
 
     /// As `find_named`; says whether what is looked in is a directory at all.
@@ -235,31 +257,33 @@ impl Fs {
         }
     }
 
-    fn make(&self, parent: Ino, name: &[u8], new: New<'_>, caller: Caller) -> Result<Attributes, FsError> {
+    async fn make(&self, parent: Ino, name: &[u8], new: New<'_>, caller: Caller) -> Result<Attributes, FsError> {
         self.check_writable()?;
         check_name(name)?;
-        let attributes = self.change(|tx| {
-            let mut above = directory(tx, parent)?;
-            let slot = find(tx, &self.keys, parent, name)?;
-            if slot.named.is_some() {
-                return Err(FsError::Exists);
-            }
-            let is_directory = kind(new.mode) == libc::S_IFDIR;
-            if is_directory {
-                gain_subdirectory(&mut above)?;
-            }
-            let now = tx.now();
-            let ino = tx.new_inode();
-            let inode = new_inode(&new, caller, &above, now);
-            let attributes = fresh(ino, &inode);
-            put_name(tx, &slot, name, Named { ino, kind: kind(new.mode) });
-            tx.put(Key::inode(ino), Record::Inode(inode));
-            if kind(new.mode) == libc::S_IFREG {
-                tx.put(Key::head(ino), Record::Head(empty_head(now, tx.position())));
-            }
-            touch_directory(tx, parent, above, now);
-            Ok(attributes)
-        })?;
+        let attributes = self
+            .change(|tx| {
+                let mut above = directory(tx, parent)?;
+                let slot = find(tx, &self.keys, parent, name)?;
+                if slot.named.is_some() {
+                    return Err(FsError::Exists);
+                }
+                let is_directory = kind(new.mode) == libc::S_IFDIR;
+                if is_directory {
+                    gain_subdirectory(&mut above)?;
+                }
+                let now = tx.now();
+                let ino = tx.new_inode();
+                let inode = new_inode(&new, caller, &above, now);
+                let attributes = fresh(ino, &inode);
+                put_name(tx, &slot, name, Named { ino, kind: kind(new.mode) });
+                tx.put(Key::inode(ino), Record::Inode(inode));
+                if kind(new.mode) == libc::S_IFREG {
+                    tx.put(Key::head(ino), Record::Head(empty_head(now, tx.position())));
+                }
+                touch_directory(tx, parent, above, now);
+                Ok(attributes)
+            })
+            .await?;
         if kind(attributes.mode) == libc::S_IFREG {
             self.cache.created(attributes.ino);
         }

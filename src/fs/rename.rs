@@ -107,7 +107,7 @@ impl Fs {
             if !plants::on("L2-no-barrier-at-rename") {
                 self.settle(&plan.barrier).await?;
             }
-            if self.change(|tx| self.rename_in(tx, &request, &plan))? {
+            if self.change(|tx| self.rename_in(tx, &request, &plan)).await? {
                 return Ok(());
             }
         }

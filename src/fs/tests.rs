@@ -9,6 +9,7 @@ mod listings;
 mod model;
 mod names;
 mod renames;
+mod room;
 mod xattrs;
 
 use std::future::Future;
@@ -43,10 +44,15 @@ pub(crate) fn empty() -> Fs {
 
 /// Over a journal that nobody writes down: appending needs memory only.
 pub(super) fn with_clock(clock: Clock) -> Fs {
+    over(SimulatedDisk::new(7), SETTINGS, clock).0
+}
+
+/// With the journal's writer yet to be started.
+pub(super) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -> (Fs, Arc<Journal>) {
     let keys = Arc::new(Keys::from_master(&SecretKey::from_bytes([7; 32])));
     let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
-    let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys.clone(), Position(0)).expect("recover");
-    let journal = Journal::resume(recovered, random.clone(), SETTINGS, Position(0)).expect("resume");
+    let recovered = Journal::recover(disk, "journal", keys.clone(), Position(0)).expect("recover");
+    let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).expect("resume");
     let root = Record::Inode(Inode::root((0, 0), clock.now()));
     let (index, mark) = crate::index::tests::holding(&keys, &[(Key::inode(Ino::ROOT), root)]);
     let history = Arc::new(History::new(index, &mark, Some(journal.clone()), clock.clone(), Epoch(1)));
@@ -58,7 +64,7 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
     let stage = upload::journal::JournalStage::new(journal.clone());
     let uploads = upload::starter::Starter::new(sealing, stage);
     let cache = Cache::new(history.clone(), Some(uploads), downloads, BOUNDS, clock);
-    Fs::new(history, keys, cache, Safety::Async(journal))
+    (Fs::new(history, keys, cache, Safety::Async(journal.clone())), journal)
 }
 
 const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
@@ -69,6 +75,7 @@ const SETTINGS: Settings = Settings {
     sync_bytes: 1 << 30,
     memory_bytes: 1 << 30,
     disk_bytes: 1 << 30,
+    reserve_bytes: 0,
 };
 
 /// Shorthands, each of which must succeed.

@@ -67,6 +67,7 @@ impl Fs {
             tx.put(key, Record::Xattr(Xattr { name: name.into(), value: value.into(), extra: None }));
             Ok(())
         })
+        .await
     }
 
     /// The names, each with a zero after it. `trusted` names are shown to the privileged alone (xattr(7)).
@@ -80,7 +81,7 @@ impl Fs {
         if name.starts_with(RESERVED) {
             return Err(FsError::NotPermitted);
         }
-        self.change(|tx| {
+        self.change_and_free(|tx| {
             let (key, found) = self.find_xattr(tx, ino, name)?;
             if !found {
                 return Err(FsError::NoAttribute);
@@ -89,6 +90,7 @@ impl Fs {
             tx.delete(key);
             Ok(())
         })
+        .await
     }
 
     /// Does a file have capabilities? Asked at each write: one look-up.

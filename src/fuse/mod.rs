@@ -28,7 +28,7 @@ use kernel_cache::KernelCache;
 use mountpoint::Place;
 
 pub use adapter::{BLOCK, GENERATION, HANDLE, file_type};
-pub use mountpoint::{MountError, Unmounted};
+pub use mountpoint::{MountError, Unmounted, available};
 pub use options::{MountOptions, WRITER_TTL, negotiate};
 
 /// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.

@@ -6,7 +6,7 @@
 //!
 //! Invariant: what is unmounted is what was mounted here, told by its device number.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -33,10 +33,15 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// Why the drive could not be mounted or unmounted.
 #[derive(Debug, Error)]
 pub enum MountError {
-    #[error("no permission to use the mountpoint {0}: it must be a directory that you may write to")]
+    #[error("you may not mount on {}: you need to be able to write to it", .0.display())]
     Denied(PathBuf),
     #[error("/dev/fuse is missing: load the module (modprobe fuse); in a container, pass --device /dev/fuse")]
     NoDevice,
+    #[error(
+        "/dev/fuse cannot be opened: {0}; ask for its mode to be 0666, or mount as root; in a container, pass --device \
+         /dev/fuse"
+    )]
+    DeviceClosed(io::Error),
     #[error("no permission to mount: {0}; in a container, pass --device /dev/fuse --cap-add SYS_ADMIN")]
     NotPermitted(String),
     #[error("fusermount3 was not found, and only root can mount without it: install the package fuse3")]
@@ -83,12 +88,25 @@ pub(super) struct Place {
     connection: Option<u32>,
 }
 
+/// Can this user mount at all? Asked before anything else is.
+pub fn available() -> Result<(), MountError> {
+    open_device(Path::new(DEVICE))?;
+    if !rustix::process::geteuid().is_root() {
+        helper_program(std::env::var_os("PATH"))?;
+    }
+    Ok(())
+}
+
+fn open_device(device: &Path) -> Result<File, MountError> {
+    File::options().read(true).write(true).open(device).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => MountError::NoDevice,
+        _ => MountError::DeviceClosed(e),
+    })
+}
+
 /// Mounts an empty connection. The kernel then waits for the handshake.
 pub(super) fn attach(options: &MountOptions) -> Result<Attached, MountError> {
     let path = options.mountpoint.clone();
-    if !Path::new(DEVICE).exists() {
-        return Err(MountError::NoDevice);
-    }
     let (device, can_clone) = if rustix::process::geteuid().is_root() {
         (mount_as_root(&path, options)?, true)
     } else {
@@ -108,11 +126,7 @@ pub(super) fn attach(options: &MountOptions) -> Result<Attached, MountError> {
 }
 
 fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    let device = File::options().read(true).write(true).open(DEVICE).map_err(|e| match e.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => MountError::NoDevice,
-        Some(libc::EACCES | libc::EPERM) => MountError::NotPermitted(format!("cannot open {DEVICE} ({e})")),
-        _ => MountError::system(format!("cannot open {DEVICE}"), e),
-    })?;
+    let device = open_device(Path::new(DEVICE))?;
     let words = format!("fd={},rootmode=40000,user_id=0,group_id=0,{}", device.as_raw_fd(), options.fuse_words());
     let words = CString::new(words).expect("options hold no zero byte");
     match rustix::mount::mount(options.url.as_str(), path, "fuse.dripfs", options.flags(), words.as_c_str()) {
@@ -156,24 +170,22 @@ fn explain(path: &Path, said: &str) -> MountError {
     }
 }
 
-/// Starts fusermount3, with a socket as its standard input if there is one. PATH may be unset in a service.
+/// Starts fusermount3, with a socket as its standard input if there is one.
 fn helper(arguments: &[&OsStr], socket: Option<UnixStream>) -> Result<Child, MountError> {
-    let socket = socket.map(OwnedFd::from);
-    for program in ["fusermount3", "/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3"] {
-        let stdin = match &socket {
-            Some(socket) => socket.try_clone().map(Stdio::from),
-            None => Ok(Stdio::null()),
-        };
-        let stdin = stdin.map_err(|e| MountError::system("cannot pass a socket on", e))?;
-        let mut command = Command::new(program);
-        command.args(arguments).env("_FUSE_COMMFD", "0").env("LC_ALL", "C");
-        match command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
-            Ok(child) => return Ok(child),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(MountError::system(format!("cannot run {program}"), e)),
-        }
-    }
-    Err(MountError::NoHelper)
+    let program = helper_program(std::env::var_os("PATH"))?;
+    let mut command = Command::new(&program);
+    command.args(arguments).env("_FUSE_COMMFD", "0").env("LC_ALL", "C");
+    command.stdin(socket.map_or_else(Stdio::null, |socket| OwnedFd::from(socket).into()));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    child.map_err(|e| MountError::system(format!("cannot run {}", program.display()), e))
+}
+
+/// Where fusermount3 is: PATH may be unset in a service, or lack the usual places.
+fn helper_program(path: Option<OsString>) -> Result<PathBuf, MountError> {
+    let usual = ["/usr/bin", "/bin", "/usr/local/bin"].map(PathBuf::from);
+    let path = path.unwrap_or_default();
+    let mut programs = std::env::split_paths(&path).chain(usual).map(|dir| dir.join("fusermount3"));
+    programs.find(|program| program.is_absolute() && program.is_file()).ok_or(MountError::NoHelper)
 }
 
 /// The descriptor that comes over the socket; `None` if its other end closes without sending one.
@@ -278,5 +290,26 @@ mod tests {
         let said = "fusermount3: user has no write access to mountpoint /mnt";
         assert!(matches!(explain(path, said), MountError::Denied(_)));
         assert!(explain(path, "something new").to_string().ends_with("something new"));
+    }
+
+    #[test]
+    fn a_missing_device_and_one_that_is_closed_are_told_apart() {
+        assert!(matches!(open_device(Path::new("/no/such/device")), Err(MountError::NoDevice)));
+        // A directory cannot be opened for writing: the nearest to a device that is refused.
+        assert!(matches!(open_device(Path::new("/")), Err(MountError::DeviceClosed(_))));
+    }
+
+    #[test]
+    fn the_helper_is_found_in_path_first_and_without_it_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = dir.path().join("fusermount3");
+        std::fs::write(&mine, b"").unwrap();
+        assert_eq!(helper_program(Some(dir.path().into())).unwrap(), mine);
+        let without = [None, Some(OsString::new()), Some("/no/such/dir".into())].map(|path| helper_program(path).ok());
+        assert!(without.windows(2).all(|two| two[0] == two[1]), "{without:?}");
+        assert_eq!(
+            without[0].is_some(),
+            ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| { Path::new(dir).join("fusermount3").is_file() })
+        );
     }
 }

@@ -31,7 +31,7 @@ use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::{Key, Lane, Part};
-use crate::format::record::{Place, Record};
+use crate::format::record::{Extent, Record};
 use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
 use fold::{Fold, Folded};
@@ -312,7 +312,7 @@ impl History {
     /// the journal need not keep any more.
     pub fn end_round(
         &self,
-        placed: &[(ExtentId, Place)],
+        placed: &[(ExtentId, Extent)],
         dead: &[ExtentId],
         link: ChainLink,
     ) -> Result<Vec<ExtentId>, IndexError> {
@@ -346,7 +346,7 @@ impl History {
     }
 
     /// The commit `link` of this history gave these places. In steps, so that operations go on beside it.
-    pub fn place(&self, placed: &[(ExtentId, Place)], link: ChainLink) -> Result<(), IndexError> {
+    pub fn place(&self, placed: &[(ExtentId, Extent)], link: ChainLink) -> Result<(), IndexError> {
         let end = || self.journal.as_ref().map_or(Position(0), |journal| journal.end());
         for part in placed.chunks(1024) {
             let mut state = self.state.write();
@@ -386,6 +386,23 @@ impl History {
             index.forget(part.iter().copied());
             state.overlay.let_go(part.iter().copied(), position);
         }
+    }
+
+    /// Extents that died though nothing waits for the vault, as those of unlinked files do: the journal need not keep
+    /// them. None while a round is under way (it may still send them), or while a death may not be durable (J2: the
+    /// state that a crash leaves may still name them).
+    pub fn release_dead(&self) -> Vec<ExtentId> {
+        let mut state = self.state.write();
+        if state.sending_since.is_some() || !state.fold.is_empty() {
+            return Vec::new();
+        }
+        std::mem::take(&mut state.dying)
+    }
+
+    /// Would [`History::release_dead`] release any?
+    pub fn has_dead(&self) -> bool {
+        let state = self.state.read();
+        state.sending_since.is_none() && state.fold.is_empty() && !state.dying.is_empty()
     }
 
     /// When the oldest change that no round has taken was made; `None` if there is none.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::base::{ExtentId, Ino, Position};
 use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
-use crate::format::record::{Place, Record};
+use crate::format::record::{Extent, Place, Record};
 use crate::index::{Folded, Index, IndexError, Mark};
 
 /// An unlinked file's inode, and its records.
@@ -166,16 +166,15 @@ impl Overlay {
         dead
     }
 
-    /// The vault holds these extents now. [`Overlay::stands`] follows.
-    pub fn place(&mut self, position: Position, placed: &[(ExtentId, Place)]) -> Result<(), IndexError> {
+    /// The vault holds these extents now, as told here. [`Overlay::stands`] follows.
+    pub fn place(&mut self, position: Position, placed: &[(ExtentId, Extent)]) -> Result<(), IndexError> {
         let mut writes = Vec::new();
-        for (id, place) in placed {
+        for (id, extent) in placed {
             let key = Key::extent(*id);
-            let Some(record) = self.get(&key)? else { continue };
-            let Record::Extent(extent) = &*record else { continue };
-            let mut extent = extent.clone();
-            extent.place = *place;
-            let record = Arc::new(Record::Extent(extent));
+            if self.get(&key)?.is_none() {
+                continue;
+            }
+            let record = Arc::new(Record::Extent(extent.clone()));
             match self.is_orphan(id.owner) {
                 true => _ = self.orphans.insert(key, record),
                 false => {

@@ -290,6 +290,17 @@ impl Index {
         self.layers.read().delta.sync()
     }
 
+    /// The next mount shall not use it: the journal may go on without it. Undone by [`Index::claim`].
+    pub fn disown(&self) {
+        let _ = self.ground.disk.remove(&self.ground.path(CURRENT));
+    }
+
+    /// It counts again.
+    pub fn claim(&self) -> Result<(), IndexError> {
+        let number = self.layers.read().number;
+        Ok(claim(&self.ground, number)?)
+    }
+
     /// Is the delta due to be written out?
     pub fn is_grown(&self) -> bool {
         self.applied.load(Ordering::Relaxed) > DELTA_MAX
@@ -472,8 +483,12 @@ fn begin_table(ground: &Ground, number: u64, bases: Vec<Arc<Base>>, mark: &Mark)
     layers.delta.apply(vec![(MARK.to_vec(), layers.seal.seal(MARK, &layers.mark(mark)))])?;
     layers.delta.sync()?;
     ground.disk.sync_dir(ground.dir)?;
-    disk::replace(&*ground.disk, &ground.path(CURRENT), format!("1 {number}\n").as_bytes())?;
+    claim(ground, number)?;
     Ok(layers)
+}
+
+fn claim(ground: &Ground, number: u64) -> std::io::Result<()> {
+    disk::replace(&*ground.disk, &ground.path(CURRENT), format!("1 {number}\n").as_bytes())
 }
 
 /// The number of the table that counts.

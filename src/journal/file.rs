@@ -144,6 +144,8 @@ pub struct Tail {
     pub path: String,
     pub file: Arc<dyn File>,
     pub len: u64,
+    /// So much of it an fdatasync has covered.
+    pub durable_len: u64,
     /// The tag that the next block names.
     pub tag: [u8; 16],
 }
@@ -245,8 +247,10 @@ fn fill(
     let file = place.disk.create(unfinished)?;
     file.write_at(&header.seal(&place.keys, &place.random), 0)?;
     let path = name.path(&place.dir);
-    let mut tail = Tail { name, path, file, len: HEADER_LEN as u64, tag: header.base_tag() };
+    let len = HEADER_LEN as u64;
+    let mut tail = Tail { name, path, file, len, durable_len: 0, tag: header.base_tag() };
     let puts = tail.append(place, header.base_position(), blocks.iter())?;
     tail.file.sync_data()?;
+    tail.durable_len = tail.len;
     Ok((tail, puts))
 }

@@ -1,10 +1,12 @@
-//! The journal: append-only local files of sealed changes and small extents; the only local truth (J1 to J5, J7).
+//! The journal: append-only local files of sealed changes and small extents; the only local truth (J1 to J7).
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `block` | a block's bytes: encode, seal, open |
 //! | `file` | a file's name and header, and how one is made |
 //! | `extents` | the table of extents that the vault lacks, and what each file holds of them |
+//! | `reserve` | room on the disk for what frees space (J6) |
+//! | `side` | bytes that no replay needs, out of the way of files that may go (J6, L4) |
 //! | `replay` | reading a directory back: one stream of blocks, damage or torn tail; resume |
 //! | `writer` | the task that seals, writes, fdatasyncs, begins files and drops them |
 //!
@@ -12,12 +14,17 @@
 //! under a lock of its own that is never held over I/O; everything else is the writer's. Bytes stay in memory until the
 //! durable end covers them (J2).
 //!
+//! Room (J6, promise 6) is what the settings allow and what the disk still has, whichever is less. Whoever adds
+//! something waits for it before the append; what frees space may go beyond, into the reserve.
+//!
 //! Does not own: what changes mean, when an extent is dead or in the vault (the caller releases it), rounds.
 
 mod block;
 mod extents;
 mod file;
 mod replay;
+mod reserve;
+mod side;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -35,20 +42,31 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::base::disk::Disk;
+use crate::base::disk::{self, Disk};
 use crate::base::{ExtentId, Position, Random, plants, watch};
 use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::keys::Keys;
-use crate::format::record::Extent;
+use crate::format::record::{Extent, Record};
 use extents::{Local, Table};
+use reserve::Reserve;
 use writer::Writer;
 
 /// How long anybody waits for a disk that refuses, or for room. Long enough for an outage that a person mends at once
 /// (a full disk), short enough that no application hangs for ever (promise 5): then EIO, and the data stays queued.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
-/// What a record counts for before it is encoded; only bounds depend on it.
+/// Where nothing has come free for that long, the next to ask wait only so long.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
+/// How often those who wait for room look whether somebody else made some on the disk.
+const LOOK: Duration = Duration::from_millis(250);
+/// How old a look at the disk's free space may be.
+const FREE_AGE: Duration = Duration::from_millis(100);
+/// What a record counts for before it is encoded, beside names and values; only bounds depend on it.
 const RECORD_WEIGHT: u64 = 96;
+/// On a disk with little room files are smaller, but not smaller than this.
+const FILE_LEAST: u64 = 1 << 20;
+/// What a piece of a file's map in its head counts for.
+const PIECE_WEIGHT: u64 = 32;
 
 #[derive(Debug, Error, Clone)]
 pub enum JournalError {
@@ -83,8 +101,51 @@ pub struct Settings {
     pub sync_bytes: u64,
     /// What may wait in memory for the durable end; `reserve` waits above it.
     pub memory_bytes: u64,
-    /// What all files may hold; `reserve` waits above it.
+    /// What all files may hold; `reserve` waits above it, less `reserve_bytes`.
     pub disk_bytes: u64,
+    /// Set apart for what frees space, within `disk_bytes` and on the disk itself.
+    pub reserve_bytes: u64,
+}
+
+/// What room is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// More will be kept.
+    Add,
+    /// Less will be kept (unlink, truncate): it may use the reserve.
+    Free,
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lack {
+    /// Of memory, until the durable end moves.
+    Memory,
+    /// Of what the settings allow.
+    Journal,
+    Disk,
+}
+
+/// What keeps writers waiting, with what the system said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    DiskFull(String),
+    DiskFails(String),
+    /// What the settings allow is used up.
+    JournalFull,
+}
+
+/// Room that was waited for, set apart until this is dropped (after the append).
+pub struct Room<'a> {
+    journal: &'a Journal,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.journal.queue.lock().promised -= self.bytes;
+        self.journal.room.notify_waiters();
+    }
 }
 
 /// What lies in a state directory, read back (J3, J4).
@@ -139,6 +200,10 @@ struct Queue {
     extent_weight: u64,
     /// Weight of all that is not durable, queued or written.
     held: u64,
+    /// Weight of what the writer has taken and not written.
+    behind: u64,
+    /// Room that was given out, for appends that come.
+    promised: u64,
     /// Somebody waits for this position.
     wanted: Position,
     /// The low-water mark.
@@ -158,17 +223,22 @@ struct Queue {
 struct Taken {
     changes: Vec<Queued>,
     wanted: Position,
-    cut: Position,
     closing: bool,
 }
 
 impl Queue {
+    /// Up to where files may go: both the vault and the index have what lies before.
+    fn droppable(&self) -> Position {
+        self.cut.min(self.indexed)
+    }
+
     fn take(&mut self) -> Taken {
+        self.behind += self.change_weight + self.extent_weight;
         self.change_weight = 0;
         self.extent_weight = 0;
         self.cut_moved = false;
         let changes = std::mem::take(&mut self.changes);
-        Taken { changes, wanted: self.wanted, cut: self.cut.min(self.indexed), closing: self.closing }
+        Taken { changes, wanted: self.wanted, closing: self.closing }
     }
 }
 
@@ -176,9 +246,35 @@ fn io_error(file: &str, why: &io::Error) -> JournalError {
     JournalError::Io { file: file.to_owned(), kind: why.kind(), why: why.to_string() }
 }
 
+/// What a change takes, by estimate.
+fn weight(change: &Change) -> u64 {
+    let names: usize = change.records.iter().filter_map(|(_, record)| record.as_deref()).map(variable).sum();
+    names as u64 + RECORD_WEIGHT * (change.records.len() + change.barrier.len() + 1) as u64
+}
+
+/// Bytes of a record that have no bound of their own.
+fn variable(record: &Record) -> usize {
+    match record {
+        Record::Inode(inode) => inode.target.as_ref().map_or(0, |target| target.len()),
+        Record::Dentry(dentry) => dentry.name.len(),
+        Record::Xattr(xattr) => xattr.name.len() + xattr.value.len(),
+        Record::Head(head) => PIECE_WEIGHT as usize * head.pieces.len(),
+        Record::Extent(extent) => size_of_val(&extent.frames[..]),
+        _ => 0,
+    }
+}
+
 pub struct Journal {
+    disk: Arc<dyn Disk>,
     dir: String,
     settings: Settings,
+    reserve: Reserve,
+    /// What the disk had free, and when; `None` once that may have changed.
+    free: Mutex<Option<(Instant, u64)>>,
+    /// Since when nobody who would add anything has found room, and what for.
+    full_since: Mutex<Option<(Instant, u64)>>,
+    /// Somebody begins to wait for room.
+    starved: Notify,
     queue: Mutex<Queue>,
     table: Mutex<Table>,
     /// Calls the writer.
@@ -227,6 +323,7 @@ impl Journal {
     /// whether there was anything.
     pub fn set_aside(disk: &dyn Disk, dir: &str, aside: &str) -> Result<bool, JournalError> {
         let named = |e: io::Error| io_error(dir, &e);
+        reserve::remove(disk, dir);
         if disk.list(dir).map_err(named)?.is_empty() {
             return Ok(false);
         }
@@ -242,7 +339,7 @@ impl Journal {
     /// caller holds the history mutex.
     pub fn append(&self, change: Arc<Change>, extents: Vec<SealedExtent>) -> Position {
         let extent_weight = extents.iter().map(|extent| extent.bytes.len() as u64).sum();
-        let change_weight = RECORD_WEIGHT * (change.records.len() + change.barrier.len() + extents.len() + 1) as u64;
+        let change_weight = weight(&change) + RECORD_WEIGHT * extents.len() as u64;
         if !extents.is_empty() {
             let mut table = self.table.lock();
             extents.iter().for_each(|extent| table.insert_memory(extent.id, extent.bytes.clone()));
@@ -269,10 +366,21 @@ impl Journal {
         position
     }
 
-    /// Waits until there is room for `bytes` of extents in memory and on disk. Nothing is set apart: those who ask at
-    /// one time may together go beyond the bounds, by what each of them asked for.
-    pub async fn reserve(&self, bytes: u64) -> Result<(), JournalError> {
-        let deadline = Instant::now() + WAIT_LIMIT;
+    /// Waits until there is room for `bytes` of extents in memory and on disk, and sets it apart.
+    pub async fn reserve(&self, bytes: u64) -> Result<Room<'_>, JournalError> {
+        self.room(bytes, Purpose::Add).await
+    }
+
+    /// Waits until there is room for a change. Call it before the operation begins.
+    pub async fn room_for_change(&self, purpose: Purpose) -> Result<(), JournalError> {
+        match self.lack(0, purpose) {
+            None => Ok(()),
+            Some(_) => self.room(0, purpose).await.map(drop),
+        }
+    }
+
+    async fn room(&self, bytes: u64, purpose: Purpose) -> Result<Room<'_>, JournalError> {
+        let mut deadline = None;
         loop {
             let more = self.room.notified();
             tokio::pin!(more);
@@ -280,36 +388,152 @@ impl Journal {
             if self.progress.borrow().closed {
                 return Err(JournalError::Closed);
             }
-            if self.has_room(bytes) {
-                return Ok(());
+            let Some(lack) = self.lack(bytes, purpose) else {
+                self.queue.lock().promised += bytes;
+                return Ok(Room { journal: self, bytes });
+            };
+            let now = Instant::now();
+            let deadline = *deadline.get_or_insert_with(|| self.deadline(now));
+            if now >= deadline {
+                return Err(self.failing().unwrap_or_else(|| self.lacking(lack)));
             }
-            if tokio::time::timeout_at(deadline, more).await.is_err() {
-                return Err(self.failing().unwrap_or_else(|| JournalError::Io {
-                    file: self.dir.clone(),
-                    kind: io::ErrorKind::StorageFull,
-                    why: "the journal is full, and the vault takes nothing off it; is the store reachable?".into(),
-                }));
-            }
+            // Woken, or not: it looks again.
+            let _ = tokio::time::timeout_at(deadline.min(now + LOOK), more).await;
         }
+    }
+
+    /// How long to wait for room: where there has been none for long, waiting long again helps nobody.
+    fn deadline(&self, now: Instant) -> Instant {
+        let since = self.full_since.lock().map_or(now, |(since, _)| since);
+        (since + WAIT_LIMIT).max(now + SHORT_WAIT)
     }
 
     /// Is there room for this many bytes of extents, in memory and on disk, now?
     pub fn has_room(&self, bytes: u64) -> bool {
-        let on_disk = self.disk_bytes();
-        let mut queue = self.queue.lock();
-        let memory = queue.held == 0 || queue.held + bytes <= self.settings.memory_bytes;
-        if !memory && queue.wanted < queue.end {
-            // Memory is freed by the durable end alone.
-            queue.wanted = queue.end;
-            self.wake.notify_one();
-        }
-        let unwritten = queue.change_weight + queue.extent_weight;
-        memory && on_disk + unwritten + bytes <= self.settings.disk_bytes
+        self.lack(bytes, Purpose::Add).is_none()
     }
 
-    /// More than half of the journal's room on disk is taken: the next round should hurry.
+    fn lack(&self, bytes: u64, purpose: Purpose) -> Option<Lack> {
+        let lack = self.look_for_room(bytes, purpose);
+        let mut full_since = self.full_since.lock();
+        match lack {
+            None if purpose == Purpose::Add => *full_since = None,
+            Some(Lack::Journal | Lack::Disk) if full_since.is_none() => {
+                *full_since = Some((Instant::now(), bytes));
+                self.starved.notify_one();
+            }
+            _ => {}
+        }
+        lack
+    }
+
+    fn look_for_room(&self, bytes: u64, purpose: Purpose) -> Option<Lack> {
+        let (Settings { memory_bytes, disk_bytes, .. }, reserve) = (&self.settings, self.settings.reserve_bytes);
+        let (memory, journal, disk) = match purpose {
+            Purpose::Add => (*memory_bytes, disk_bytes - reserve, reserve + self.reserve.slack()),
+            Purpose::Free => (memory_bytes + reserve, *disk_bytes, 0),
+        };
+        let on_disk = self.disk_bytes();
+        let room = self.disk_room();
+        let mut queue = self.queue.lock();
+        let bytes = bytes + queue.promised;
+        if queue.held + queue.promised > 0 && queue.held + bytes > memory {
+            if queue.wanted < queue.end {
+                // Memory is freed by the durable end alone.
+                queue.wanted = queue.end;
+                self.wake.notify_one();
+            }
+            return Some(Lack::Memory);
+        }
+        let bytes = bytes + queue.change_weight + queue.extent_weight + queue.behind;
+        if on_disk + bytes > journal {
+            return Some(Lack::Journal);
+        }
+        (bytes.saturating_add(disk) > room).then_some(Lack::Disk)
+    }
+
+    /// What the disk still takes, the reserve included.
+    fn disk_room(&self) -> u64 {
+        self.free_bytes().saturating_add(if self.reserve.is_held() { self.reserve.bytes() } else { 0 })
+    }
+
+    /// What the disk has free.
+    fn free_bytes(&self) -> u64 {
+        let mut seen = self.free.lock();
+        match *seen {
+            Some((at, free)) if at.elapsed() < FREE_AGE => free,
+            _ => {
+                // A disk that cannot say is asked by writing.
+                let free = self.disk.free(&self.dir).unwrap_or(u64::MAX);
+                *seen = Some((Instant::now(), free));
+                free
+            }
+        }
+    }
+
+    /// Something was written, or room was given back.
+    fn disk_changed(&self) {
+        *self.free.lock() = None;
+    }
+
+    fn lacking(&self, lack: Lack) -> JournalError {
+        let (kind, why) = match lack {
+            Lack::Memory => (io::ErrorKind::TimedOut, "the disk takes nothing, and memory for what waits is used up"),
+            Lack::Journal => (
+                io::ErrorKind::StorageFull,
+                "the journal is full, and the vault takes nothing off it; is the store reachable?",
+            ),
+            Lack::Disk => (io::ErrorKind::StorageFull, "the disk is full; free space on it"),
+        };
+        JournalError::Io { file: self.dir.clone(), kind, why: why.into() }
+    }
+
+    /// More than half of the journal's room on disk is taken, or somebody waits for room: the next round should hurry.
     pub fn pressed(&self) -> bool {
-        self.disk_bytes() > self.settings.disk_bytes / 2
+        let (files, side) = self.table.lock().disk_bytes();
+        // No round makes room in the side file, and none on a disk that others have filled.
+        let room = self.settings.disk_bytes.saturating_sub(side).min(files.saturating_add(self.disk_room()));
+        files > room / 2 || self.shortage().is_some()
+    }
+
+    /// What those lack who last asked for room in vain.
+    fn shortage(&self) -> Option<Lack> {
+        let (_, bytes) = (*self.full_since.lock())?;
+        self.look_for_room(bytes, Purpose::Add)
+    }
+
+    /// Would a commit free journal files now, though nothing in them has to travel any more?
+    pub fn waits_for_cut(&self) -> bool {
+        let (durable, cut) = (self.durable().0, self.queue.lock().cut);
+        self.pressed() && self.table.lock().waits_for_cut(cut, durable)
+    }
+
+    /// Returns when somebody begins to wait for room.
+    pub async fn starved(&self) {
+        self.starved.notified().await
+    }
+
+    /// The disk is full, and something that frees space must get through: gives the reserve back to the disk.
+    pub fn use_reserve(&self) {
+        if self.reserve.give_back() {
+            log::debug!("the journal's reserve is given back to the disk");
+            self.disk_changed();
+        }
+    }
+
+    /// Why writers wait, or are refused; `None` while all is well.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self.failing() {
+            Some(JournalError::Io { kind, why, .. }) if disk::is_full(kind) => return Some(Trouble::DiskFull(why)),
+            Some(error) => return Some(Trouble::DiskFails(error.to_string())),
+            None => {}
+        }
+        match self.shortage()? {
+            Lack::Disk => Some(Trouble::DiskFull("the journal stops before the last of it is taken".into())),
+            Lack::Journal => Some(Trouble::JournalFull),
+            // It is only slow; if it fails, that is told above.
+            Lack::Memory => None,
+        }
     }
 
     /// The last position appended.
@@ -362,7 +586,7 @@ impl Journal {
 
     /// Sealed bytes of an extent that this journal still holds (memory or file); `None` if it does not hold it.
     pub fn read(&self, id: ExtentId, range: Range<u32>) -> Option<Result<Bytes, JournalError>> {
-        let (file, path, offset, len) = {
+        let (file, path, offset, len, side) = {
             let table = self.table.lock();
             match table.get(id)? {
                 Local::Memory(bytes) => {
@@ -371,7 +595,10 @@ impl Journal {
                 }
                 Local::File { generation, offset, len } => {
                     let state = table.file(*generation)?;
-                    (state.file.clone(), state.path.clone(), *offset, *len)
+                    (state.file.clone(), state.path.clone(), *offset, *len, false)
+                }
+                Local::Side { offset, len } => {
+                    (table.side()?.file.clone(), format!("{}/side", self.dir), *offset, *len, true)
                 }
             }
         };
@@ -380,6 +607,10 @@ impl Journal {
         }
         let mut out = vec![0; (range.end - range.start) as usize];
         let read = file.read_at(&mut out, offset + u64::from(range.start));
+        // Where an extent was that died meanwhile, there may be a hole.
+        if side && self.table.lock().get(id).is_none() {
+            return None;
+        }
         Some(read.map(|()| out.into()).map_err(|e| io_error(&path, &e)))
     }
 
@@ -451,7 +682,8 @@ impl Journal {
 
     /// Bytes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.table.lock().disk_bytes()
+        let (files, side) = self.table.lock().disk_bytes();
+        files + side
     }
 
     /// The writer: seals blocks, writes, fdatasyncs. Runs until `close`; the mount gives it a thread of its own.
@@ -480,7 +712,8 @@ impl Journal {
     /// A new file begins above this many bytes: early enough that the journal's room is never all in one file, which
     /// is dropped as a whole.
     fn file_bytes(&self) -> u64 {
-        self.settings.file_bytes.min(self.settings.disk_bytes / 4)
+        let most = self.settings.file_bytes.min(self.settings.disk_bytes / 4);
+        most.min((self.disk_bytes().saturating_add(self.disk_room()) / 8).max(FILE_LEAST))
     }
 
     fn next_generation(&self) -> u64 {

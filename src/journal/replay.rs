@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::block::{self, Block, Opened, PREFIX_LEN, Prefix, TableEntry};
 use super::extents::{FileState, Table};
 use super::file::{self, HEADER_LEN, Header, Kind, Name, Place, Tail};
+use super::reserve::Reserve;
 use super::writer::{self, Writer};
 use super::{Journal, JournalError, Progress, Queue, Recovered, Settings, io_error};
 use crate::base::disk::{Disk, File};
@@ -493,6 +494,8 @@ fn build(built: Built) -> Arc<Journal> {
         change_weight: 0,
         extent_weight: 0,
         held: 0,
+        behind: 0,
+        promised: 0,
         wanted: Position(0),
         cut: Position(0),
         indexed: Position(u64::MAX),
@@ -503,9 +506,16 @@ fn build(built: Built) -> Arc<Journal> {
     };
     let progress = Progress { position: floor, block: durable_block, failing: None, closed: false };
     let generation = tail.name.generation.into();
+    let disk = place.disk.clone();
+    let reserve = Reserve::new(disk.clone(), &dir, settings.reserve_bytes);
     Arc::new(Journal {
+        disk,
         dir,
         settings,
+        reserve,
+        free: Mutex::new(None),
+        full_since: Mutex::new(None),
+        starved: Notify::new(),
         queue: Mutex::new(queue),
         table: Mutex::new(table),
         wake: Notify::new(),

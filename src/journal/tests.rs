@@ -31,6 +31,7 @@ fn settings() -> Settings {
         sync_bytes: 64 << 20,
         memory_bytes: 64 << 20,
         disk_bytes: 1 << 30,
+        reserve_bytes: 0,
     }
 }
 
@@ -113,7 +114,8 @@ async fn append_durable(journal: &Journal, numbers: std::ops::Range<u64>) {
 }
 
 fn newest_file(disk: &SimulatedDisk) -> String {
-    format!("{DIR}/{}", disk.list(DIR).unwrap().last().unwrap())
+    let names = disk.list(DIR).unwrap();
+    format!("{DIR}/{}", names.iter().rfind(|name| *name != "reserve").unwrap())
 }
 
 fn len(disk: &SimulatedDisk, path: &str) -> u64 {
@@ -478,7 +480,7 @@ async fn room_is_waited_for_in_memory_and_on_disk() {
     assert!(journal.pressed());
     journal.reserve(70_000).await.unwrap();
     journal.append(change(5), vec![extent(25)]);
-    let full = journal.reserve(70_000).await.unwrap_err();
+    let full = journal.reserve(70_000).await.err().unwrap();
     assert!(matches!(full, JournalError::Io { kind: io::ErrorKind::StorageFull, .. }), "{full}");
     assert!(started.elapsed() >= WAIT_LIMIT);
     // What frees space gets through, and afterwards all goes on.
@@ -487,6 +489,198 @@ async fn room_is_waited_for_in_memory_and_on_disk() {
     journal.release(&(1..=5).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
     journal.committed(Position(4));
     journal.reserve(70_000).await.unwrap();
+}
+
+/// A journal with a reserve on a disk of this size.
+fn open_small(disk: &Arc<SimulatedDisk>, capacity: u64) -> Arc<Journal> {
+    disk.set_capacity(Some(capacity));
+    open_with(disk, Settings { file_bytes: 100_000, reserve_bytes: 40_000, ..settings() })
+}
+
+/// Large extents, one a change, until there is no room for another; returns the last number.
+async fn fill(journal: &Journal) -> u64 {
+    for n in 1.. {
+        match journal.reserve(70_000).await {
+            Ok(_room) => journal.append(change(n), vec![extent(n * 5)]),
+            Err(JournalError::Io { kind: io::ErrorKind::StorageFull, .. }) => return n - 1,
+            Err(other) => panic!("{other}"),
+        };
+        journal.wait_durable(Position(n)).await.unwrap();
+    }
+    unreachable!()
+}
+
+const RESERVE: &str = "journal/reserve";
+
+#[tokio::test(start_paused = true)]
+async fn j6_a_journal_that_fills_its_disk_stops_in_time_and_frees_itself() {
+    let disk = SimulatedDisk::new(1);
+    let journal = open_small(&disk, 1_000_000);
+    let _running = run(&journal);
+    let started = Instant::now();
+    let last = fill(&journal).await;
+    assert!(last > 8, "{last}");
+    assert!(started.elapsed() >= WAIT_LIMIT && journal.failures() == 0, "writers waited, and the disk never failed");
+    assert!(journal.trouble().is_some() && journal.pressed());
+    // Where nothing comes free, nobody else waits that long.
+    let again = Instant::now();
+    assert!(journal.reserve(70_000).await.is_err());
+    assert_eq!(again.elapsed(), SHORT_WAIT);
+    // The vault took it: its record gets through, and so does what frees space.
+    journal.room_for_change(Purpose::Free).await.unwrap();
+    let at = journal.append(took(1, Position(last)), vec![]);
+    journal.wait_durable(at).await.unwrap();
+    journal.release(&(1..=last).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
+    journal.committed(Position(last));
+    journal.reserve(70_000).await.map(drop).unwrap();
+    assert!(journal.trouble().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn j6_the_reserve_carries_what_frees_space_over_a_disk_that_others_filled() {
+    let disk = SimulatedDisk::new(1);
+    let journal = open_small(&disk, 1_000_000);
+    let _running = run(&journal);
+    let journal_bytes =
+        |disk: &SimulatedDisk| disk.list(DIR).unwrap().iter().map(|n| len(disk, &format!("{DIR}/{n}"))).sum();
+    for n in 1..=6 {
+        let at = journal.append(change(n), vec![extent(n * 5)]);
+        journal.wait_durable(at).await.unwrap();
+    }
+    // Not a byte is left.
+    disk.set_capacity(Some(journal_bytes(&disk)));
+    let at = journal.append(took(1, Position(6)), vec![]);
+    journal.wait_durable(at).await.unwrap();
+    assert!(disk.open(RESERVE).is_err(), "given back");
+    let before = journal.disk_bytes();
+    journal.release(&(1..=6).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
+    journal.committed(Position(6));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(journal.disk_bytes() < before / 2, "what the vault has is gone from the disk");
+    append_durable(&journal, 8..9).await;
+    assert_eq!(len(&disk, RESERVE), 40_000, "made again from the room that came free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn j6_what_failed_is_cut_off_and_written_again_as_far_as_it_fits() {
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let disk = SimulatedDisk::new(seed);
+        let journal = open_small(&disk, 1_000_000);
+        let running = run(&journal);
+        append_durable(&journal, 1..3).await;
+        let (path, durable) = (newest_file(&disk), len(&disk, &newest_file(&disk)));
+        // Others fill the disk while blocks are on their way that nobody waits for.
+        disk.set_capacity(Some(durable + 40_000 + dice.below(60_000)));
+        for n in 3..=6 {
+            journal.append(change(n), vec![extent(n * 5)]);
+            tokio::time::sleep(Duration::from_millis(11)).await;
+        }
+        assert!(journal.failures() > 0 && journal.trouble().is_some());
+        assert_eq!(len(&disk, &path), durable, "seed {seed}: cut off where the durable end is");
+        // Room for some of them: the rest follows when there is more.
+        disk.set_capacity(Some(durable + 120_000 + dice.below(60_000)));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let some = journal.durable().0;
+        assert!(some >= Position(3) && some < Position(6), "seed {seed}: {some}");
+        assert!(journal.wait_durable(Position(6)).await.is_err());
+        if dice.chance(50) {
+            drop(running);
+            let disk = disk.power_cut(&mut dice);
+            disk.set_capacity(None);
+            assert_eq!(numbers(&recover(&disk, 0).unwrap()), (1..=some.0).collect::<Vec<_>>(), "seed {seed}");
+            continue;
+        }
+        disk.set_capacity(None);
+        journal.wait_durable(Position(6)).await.unwrap();
+        assert!(journal.trouble().is_none());
+        for n in 3..=6 {
+            let wanted = extent_bytes(n * 5);
+            assert_eq!(journal.read(extent_id(n * 5), 0..wanted.len() as u32).unwrap().unwrap(), wanted);
+        }
+        assert_eq!(numbers(&recover(&disk.power_cut(&mut dice), 0).unwrap()), [1, 2, 3, 4, 5, 6], "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn j6_a_disk_that_fails_otherwise_is_an_error_that_says_so_and_memory_stays_bounded() {
+    let disk = SimulatedDisk::new(1);
+    let bounds = Settings { memory_bytes: 100_000, reserve_bytes: 40_000, ..settings() };
+    let journal = open_with(&disk, bounds);
+    let _running = run(&journal);
+    disk.fail_writes(u32::MAX);
+    let started = Instant::now();
+    let mut n = 0;
+    let failed = loop {
+        n += 1;
+        match journal.room_for_change(Purpose::Add).await {
+            Ok(()) => _ = journal.append(change(n), vec![]),
+            Err(failed) => break failed,
+        }
+        assert!(n < 10_000, "changes without end in memory");
+    };
+    assert!(matches!(failed, JournalError::Io { kind, .. } if kind != io::ErrorKind::StorageFull), "{failed}");
+    assert!(started.elapsed() >= WAIT_LIMIT);
+    disk.fail_writes(0);
+    journal.wait_durable(journal.end()).await.unwrap();
+    journal.room_for_change(Purpose::Add).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn j6_an_unlinked_open_file_does_not_hold_the_journal() {
+    let disk = SimulatedDisk::new(1);
+    let journal = open_with(&disk, Settings { file_bytes: 100_000, disk_bytes: 800_000, ..settings() });
+    let _running = run(&journal);
+    // The first one is an unlinked file's: no commit ever holds it.
+    let orphan = extent_id(5);
+    for round in 0..20 {
+        let first = journal.end().0 + 1;
+        for n in first..first + 3 {
+            journal.reserve(70_000).await.map(drop).unwrap();
+            let at = journal.append(change(n), vec![extent(n * 5)]);
+            journal.wait_durable(at).await.unwrap();
+        }
+        let cut = journal.durable().0;
+        let at = journal.append(took(round + 1, cut), vec![]);
+        journal.wait_durable(at).await.unwrap();
+        let placed: Vec<_> = (first..=cut.0).map(|n| extent_id(n * 5)).filter(|id| *id != orphan).collect();
+        journal.release(&placed);
+        journal.committed(cut);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!journal.pressed(), "round {round}: {} bytes", journal.disk_bytes());
+    }
+    let wanted = extent_bytes(5);
+    assert_eq!(journal.read(orphan, 0..wanted.len() as u32).unwrap().unwrap(), wanted);
+    let before = journal.disk_bytes();
+    journal.release(&[orphan]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(journal.disk_bytes() + 60_000 < before, "its room came back when it ended");
+    assert!(journal.read(orphan, 0..1).is_none());
+    let recovered = recover(&disk.power_cut(&mut Dice::new(1)), journal.durable().0.0).unwrap();
+    assert_eq!(recovered.end, journal.durable().0, "the journal is whole without it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn j6_a_commit_alone_may_free_files_and_is_asked_for_when_room_is_short() {
+    let disk = SimulatedDisk::new(1);
+    let journal = open_with(&disk, Settings { file_bytes: 100_000, disk_bytes: 800_000, ..settings() });
+    let _running = run(&journal);
+    for n in 1..=4 {
+        let at = journal.append(change(n), vec![extent(n * 5)]);
+        journal.wait_durable(at).await.unwrap();
+    }
+    assert!(!journal.waits_for_cut(), "less than half is taken");
+    for n in 5..=8 {
+        let at = journal.append(change(n), vec![extent(n * 5)]);
+        journal.wait_durable(at).await.unwrap();
+    }
+    assert!(journal.waits_for_cut());
+    let at = journal.append(took(1, Position(8)), vec![]);
+    journal.wait_durable(at).await.unwrap();
+    journal.release(&(1..=8).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
+    journal.committed(Position(8));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!journal.waits_for_cut() && !journal.pressed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -655,7 +849,8 @@ async fn history(seed: u64) -> Result<(), String> {
         if dice.chance(20) {
             disk.stop_after(dice.below(20));
         }
-        let bounds = Settings { file_bytes: 2000 + dice.below(100_000), ..settings() };
+        let reserve_bytes = if dice.chance(50) { 10_000 } else { 0 };
+        let bounds = Settings { file_bytes: 2000 + dice.below(100_000), reserve_bytes, ..settings() };
         if let Ok(journal) = Journal::resume(recovered, random(dice.throw()), bounds, above) {
             disk.stop_after(u64::MAX);
             model.goes_on(found);

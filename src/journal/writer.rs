@@ -6,7 +6,11 @@
 //!
 //! Invariant: what a failed write or fdatasync may have touched is written again in a new file, never synced again in
 //! the old one. The durable end is told only after the fdatasync that covers it.
+//!
+//! On a full disk (J6) it gives back what it can before it tries again: the reserve, what it wrote behind the durable
+//! end, old files; and it goes on with as many blocks as fit, for the first of them may be what frees the next file.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::time::Duration;
@@ -16,7 +20,9 @@ use tokio::time::Instant;
 use super::block::Block;
 use super::extents::FileState;
 use super::file::{self, Header, NotMade, Place, Put, Tail};
+use super::side::Side;
 use super::{Journal, Queue, Queued, io_error};
+use crate::base::disk;
 use crate::base::{FileId, Position, plants};
 use crate::format::commit::BlockRef;
 
@@ -30,6 +36,10 @@ const BLOCK_EXTENTS: u64 = 8 * 1024 * 1024;
 const QUEUE_EXTENTS: u64 = 4 * 1024 * 1024;
 /// Back-off while the disk refuses: doubles from the first to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The longest back-off on a full disk: somebody is freeing space.
+const FULL_BACK_OFF: Duration = Duration::from_secs(1);
+/// On a disk that is nearly full, what a new file may need beside its blocks.
+const FILE_OVERHEAD: u64 = 64 * 1024;
 /// One in so many failures is logged.
 const LOG_EVERY: u64 = 12;
 /// At close, how long the disk may refuse before the rest is given up: as long as anybody waits for it.
@@ -38,8 +48,11 @@ const CLOSING_TIME: Duration = super::WAIT_LIMIT;
 pub(super) struct Writer {
     place: Place,
     tail: Tail,
-    /// Written, not durable; or taken from the queue and not even written, after a failure.
+    /// Written in the current file, not durable. After a failed write they are there in part, or not at all.
     unsynced: Vec<Block>,
+    /// To be written after those: taken from the queue, or only in a file that failed.
+    unwritten: VecDeque<Block>,
+    side: Side,
     /// Extent bytes in `unsynced`, and an estimate of its changes.
     unsynced_weight: u64,
     /// When the oldest of `unsynced` was written.
@@ -64,6 +77,8 @@ impl Writer {
             place,
             tail,
             unsynced: Vec::new(),
+            unwritten: VecDeque::new(),
+            side: Side::default(),
             unsynced_weight: 0,
             unsynced_since: Instant::now(),
             durable,
@@ -76,7 +91,8 @@ impl Writer {
         loop {
             self.wait_for_work(journal).await;
             let queued = journal.queue.lock().take();
-            let mut result = self.write(journal, queued.changes);
+            self.unwritten.extend(into_blocks(queued.changes));
+            let mut result = self.write(journal);
             let stopping = queued.closing;
             let overdue = !self.unsynced.is_empty() && self.unsynced_since.elapsed() >= journal.settings.sync_interval;
             let waited_for = queued.wanted > self.durable || stopping;
@@ -94,7 +110,8 @@ impl Writer {
             {
                 return;
             }
-            self.drop_files(journal, queued.cut);
+            self.make_room(journal);
+            journal.reserve.make();
             if stopping && journal.queue.lock().changes.is_empty() {
                 return;
             }
@@ -132,22 +149,33 @@ impl Writer {
         }
     }
 
-    /// Seals and writes what was queued. On an error it is all in `unsynced` none the less.
-    fn write(&mut self, journal: &Journal, queued: Vec<Queued>) -> io::Result<()> {
-        let blocks = into_blocks(queued);
-        if blocks.is_empty() {
+    /// Seals and writes what was taken. On an error it is all in `unsynced` none the less.
+    fn write(&mut self, journal: &Journal) -> io::Result<()> {
+        if self.unwritten.is_empty() {
             return Ok(());
         }
         if self.unsynced.is_empty() {
             self.unsynced_since = Instant::now();
         }
-        self.unsynced_weight += blocks.iter().map(|block| block.weight).sum::<u64>();
+        let weight = self.unwritten.iter().map(|block| block.weight).sum::<u64>();
+        if weight > journal.free_bytes() {
+            // Better now than by failing.
+            journal.use_reserve();
+        }
+        self.unsynced_weight += weight;
         let from = self.unsynced.len();
-        self.unsynced.extend(blocks);
+        self.unsynced.extend(self.unwritten.drain(..));
         let puts = self.tail.append(&self.place, self.durable, self.unsynced[from..].iter())?;
         put_all(&mut self.unsynced[from..], puts);
-        journal.table.lock().set_len(self.tail.name.generation, self.tail.len);
+        self.tell_written(journal);
         Ok(())
+    }
+
+    /// How long the current file is, and what waits to be written.
+    fn tell_written(&self, journal: &Journal) {
+        journal.table.lock().set_len(self.tail.name.generation, self.tail.len);
+        journal.queue.lock().behind = self.unwritten.iter().map(|block| block.weight).sum();
+        journal.disk_changed();
     }
 
     fn sync(&mut self, journal: &Journal) -> io::Result<()> {
@@ -160,6 +188,7 @@ impl Writer {
             }
             self.tail.file.sync_data()?;
         }
+        self.tail.durable_len = self.tail.len;
         self.settle(journal);
         Ok(())
     }
@@ -193,8 +222,33 @@ impl Writer {
         journal.table.lock().add_file(file_state(&tail, &header));
         self.tail = tail;
         self.dir_unsynced = false;
+        self.tell_written(journal);
         self.settle(journal);
         Ok(())
+    }
+
+    /// As [`Writer::begin_file`], with as many of the blocks that are to be written as fit the disk, but at least one.
+    fn begin_file_again(&mut self, journal: &Journal, full: bool) -> io::Result<()> {
+        let room = if full { journal.free_bytes().saturating_sub(FILE_OVERHEAD) } else { u64::MAX };
+        let weights = self.unwritten.iter().scan(0, |sum: &mut u64, block| {
+            *sum += block.weight;
+            Some(*sum)
+        });
+        let fit = weights.take_while(|sum| *sum <= room).count().max(1).min(self.unwritten.len());
+        self.unsynced = self.unwritten.drain(..fit).collect();
+        let result = self.begin_file(journal);
+        if result.is_err() {
+            self.take_back();
+        }
+        result
+    }
+
+    /// Nothing that is not durable is believed to be written any more.
+    fn take_back(&mut self) {
+        for block in self.unsynced.drain(..).rev() {
+            self.unwritten.push_front(block);
+        }
+        self.unsynced_weight = 0;
     }
 
     fn base_position(&self) -> Position {
@@ -213,16 +267,15 @@ impl Writer {
         failed.why
     }
 
-    /// J4: the disk failed. Tries new files, with back-off, until one takes everything above the durable end.
+    /// J4: the disk failed. Tries new files, with back-off, until they have taken everything above the durable end.
     /// False if the journal is being closed and the disk refused for too long.
     async fn start_over(&mut self, journal: &Journal, mut why: io::Error) -> bool {
         let mut closing: Option<Instant> = None;
-        // What was half written takes room until the file is dropped.
-        if let Ok(len) = self.tail.file.len() {
-            journal.table.lock().set_len(self.tail.name.generation, len);
-        }
         let mut back_off = BACK_OFF.0;
         loop {
+            let full = disk::is_full(why.kind());
+            self.take_back();
+            self.leave_tail(journal, full);
             let failures = journal.note_failure(io_error(&self.tail.path, &why));
             if failures % LOG_EVERY == 1 {
                 log::error!(
@@ -230,11 +283,17 @@ impl Writer {
                      memory and written again in a new file; free space or check the disk"
                 );
             }
-            why = match self.begin_file(journal) {
+            why = match self.begin_file_again(journal, full) {
                 Ok(()) => {
-                    log::info!("the journal goes on in a new file");
-                    journal.clear_failure();
-                    return true;
+                    back_off = BACK_OFF.0;
+                    match self.write(journal).and_then(|()| self.sync(journal)) {
+                        Ok(()) => {
+                            log::info!("the journal goes on in a new file");
+                            journal.clear_failure();
+                            return true;
+                        }
+                        Err(why) => why,
+                    }
                 }
                 Err(why) => why,
             };
@@ -242,7 +301,77 @@ impl Writer {
                 return false;
             }
             tokio::time::sleep(back_off).await;
-            back_off = (back_off * 2).min(BACK_OFF.1);
+            back_off = (back_off * 2).min(if disk::is_full(why.kind()) { FULL_BACK_OFF } else { BACK_OFF.1 });
+        }
+    }
+
+    /// The current file failed. What it holds behind the durable end is in memory, nobody was told that it is safe, and
+    /// a new file will supersede it (J4): on a full disk it is cut off. Else its room is reckoned with until it goes.
+    fn leave_tail(&mut self, journal: &Journal, full: bool) {
+        let cut = full && self.tail.file.set_len(self.tail.durable_len).is_ok();
+        if let Some(len) = if cut { Some(self.tail.durable_len) } else { self.tail.file.len().ok() } {
+            self.tail.len = len;
+        }
+        self.tell_written(journal);
+        if full {
+            journal.use_reserve();
+            self.make_room(journal);
+        }
+    }
+
+    /// Lets go of what the journal need not keep on the disk (J5, J6).
+    fn make_room(&mut self, journal: &Journal) {
+        let cut = journal.queue.lock().droppable();
+        self.drop_files(journal, cut);
+        while journal.pressed() {
+            match self.empty_oldest(journal, cut) {
+                Ok(true) => self.drop_files(journal, cut),
+                Ok(false) => break,
+                Err(why) => {
+                    log::debug!("a journal file that unlinked files hold stays for now: {why}");
+                    break;
+                }
+            }
+        }
+        self.punch_side(journal);
+    }
+
+    /// Moves what alone keeps the oldest file from being dropped out of it. False if nothing does, or something else.
+    fn empty_oldest(&mut self, journal: &Journal, cut: Position) -> io::Result<bool> {
+        let (file, held) = {
+            let table = journal.table.lock();
+            let Some((oldest, held)) = table.held_by_oldest(cut) else { return Ok(false) };
+            (oldest.file.clone(), held)
+        };
+        let mut bytes = Vec::new();
+        for (id, offset, len) in held {
+            bytes.resize(len as usize, 0);
+            file.read_at(&mut bytes, offset)?;
+            let (side, at) = self.side.put(&self.place, &bytes)?;
+            journal.table.lock().move_to_side(id, side, at, len);
+        }
+        journal.disk_changed();
+        Ok(true)
+    }
+
+    fn punch_side(&mut self, journal: &Journal) {
+        let mut table = journal.table.lock();
+        if table.side().is_none() {
+            return;
+        }
+        let Some(holes) = table.take_side_holes() else {
+            self.side.clear();
+            drop(table);
+            journal.disk_changed();
+            journal.room.notify_waiters();
+            return;
+        };
+        drop(table);
+        let freed = self.side.free(&holes);
+        if freed > 0 {
+            journal.table.lock().side_freed(freed);
+            journal.disk_changed();
+            journal.room.notify_waiters();
         }
     }
 
@@ -267,6 +396,7 @@ impl Writer {
             _ => self.dir_unsynced = true,
         }
         journal.table.lock().drop_oldest();
+        journal.disk_changed();
         journal.room.notify_waiters();
         self.sync_dir()
     }

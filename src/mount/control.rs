@@ -5,7 +5,8 @@
 //!
 //! Owns the protocol on both sides. Does not own what the commands do.
 //! Invariants: only the same user or root is heard; a line has at most [`LINE_MAX`] bytes; a client that reads slowly
-//! or not at all costs one task and a few buffers, for a bounded time, and holds up nobody else.
+//! or not at all costs one task and a few buffers, for a bounded time, and holds up nobody else; clients that wait for
+//! long, however many, keep nobody from asking for status or unmounting.
 
 use std::future::Future;
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,15 +18,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::drive::Progress;
 
 /// The longest line that is read, on either side.
 pub const LINE_MAX: u64 = 64 * 1024;
-/// How many clients are served at a time; more wait.
+/// How many clients are listened to at a time; more wait.
 const CLIENTS_MAX: usize = 32;
+/// How many may wait for a sync, and as many for an unmount; more are turned away. Each costs a descriptor.
+const WAITING_MAX: usize = 64;
 /// How long a client may take to say something, and to read an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 /// The serving side says something at least this often while a command runs.
@@ -63,12 +66,37 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(self: Arc<Self>, command: Command, replies: mpsc::Sender<Reply>) -> impl Future<Output = ()> + Send;
 }
 
+/// Room for clients. One that is listened to, or gets a short answer, soon makes way for others; one that waits for the
+/// vault does not, and is counted apart.
+#[derive(Clone)]
+struct Room {
+    listening: Arc<Semaphore>,
+    syncs: Arc<Semaphore>,
+    unmounts: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new() -> Room {
+        let room = |most| Arc::new(Semaphore::new(most));
+        Room { listening: room(CLIENTS_MAX), syncs: room(WAITING_MAX), unmounts: room(WAITING_MAX) }
+    }
+
+    /// Where a command that takes long is counted.
+    fn waiting(&self, command: &Command) -> Option<&Arc<Semaphore>> {
+        match command {
+            Command::Sync => Some(&self.syncs),
+            Command::Umount => Some(&self.unmounts),
+            Command::Status => None,
+        }
+    }
+}
+
 /// Serves clients until the listener fails or the caller drops this; each on its own task of `tasks`.
 pub async fn serve(listener: tokio::net::UnixListener, handler: Arc<impl Handler>, tasks: TaskTracker) {
-    let room = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let room = Room::new();
     let me = rustix::process::geteuid().as_raw();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = room.listening.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -86,16 +114,17 @@ pub async fn serve(listener: tokio::net::UnixListener, handler: Arc<impl Handler
             }
             Err(_) => continue,
         }
-        let handler = handler.clone();
-        tasks.spawn(async move {
-            converse(stream, handler).await;
-            drop(permit);
-        });
+        tasks.spawn(converse(stream, handler.clone(), room.clone(), permit));
     }
 }
 
-/// One client, from its first line until it closes or errs.
-async fn converse(stream: impl AsyncRead + AsyncWrite + Send, handler: Arc<impl Handler>) {
+/// One client, from its first line until it closes or errs. `listened` counts it while it is being listened to.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send,
+    handler: Arc<impl Handler>,
+    room: Room,
+    mut listened: OwnedSemaphorePermit,
+) {
     let (read, mut write) = tokio::io::split(stream);
     let mut read = tokio::io::BufReader::new(read);
     loop {
@@ -120,7 +149,22 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send, handler: Arc<impl 
                 }
             }
         };
-        if answer(&mut write, handler.clone(), command).await.is_err() {
+        let answered = match room.waiting(&command).map(|waiting| waiting.clone().try_acquire_owned()) {
+            None => answer(&mut write, handler.clone(), command).await,
+            Some(Err(_)) => {
+                let many = format!("{WAITING_MAX} others wait for the same already: try again later");
+                send(&mut write, &refused(many)).await
+            }
+            Some(Ok(waiting)) => {
+                drop(listened);
+                let answered = answer(&mut write, handler.clone(), command).await;
+                drop(waiting);
+                let Ok(again) = room.listening.clone().acquire_owned().await else { return };
+                listened = again;
+                answered
+            }
+        };
+        if answered.is_err() {
             return;
         }
     }
@@ -208,11 +252,18 @@ mod tests {
         }
     }
 
+    /// A conversation with nobody else around.
+    async fn alone(stream: impl AsyncRead + AsyncWrite + Send) {
+        let room = Room::new();
+        let permit = room.listening.clone().acquire_owned().await.unwrap();
+        converse(stream, Arc::new(Toy), room, permit).await;
+    }
+
     fn serving() -> (UnixStream, tokio::runtime::Runtime) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.spawn(async move { converse(tokio::net::UnixStream::from_std(theirs).unwrap(), Arc::new(Toy)).await });
+        runtime.spawn(async move { alone(tokio::net::UnixStream::from_std(theirs).unwrap()).await });
         (ours, runtime)
     }
 
@@ -279,7 +330,7 @@ mod tests {
     async fn a_client_that_says_nothing_is_let_go() {
         let (_silent, theirs) = tokio::io::duplex(64);
         let began = tokio::time::Instant::now();
-        converse(theirs, Arc::new(Toy)).await;
+        alone(theirs).await;
         assert_eq!(began.elapsed(), CLIENT_PATIENCE);
     }
 
@@ -287,6 +338,59 @@ mod tests {
     async fn a_client_that_does_not_read_is_let_go() {
         let (mut deaf, theirs) = tokio::io::duplex(32);
         deaf.write_all(b"{\"command\":\"sync\"}\n").await.unwrap();
-        tokio::time::timeout(2 * CLIENT_PATIENCE, converse(theirs, Arc::new(Toy))).await.unwrap();
+        tokio::time::timeout(2 * CLIENT_PATIENCE, alone(theirs)).await.unwrap();
+    }
+
+    /// Syncs and unmounts never end.
+    struct Stuck;
+
+    impl Handler for Stuck {
+        async fn handle(self: Arc<Self>, command: Command, replies: mpsc::Sender<Reply>) {
+            if command != Command::Status {
+                std::future::pending::<()>().await;
+            }
+            let _ = replies.send(Reply::Done(Value::Null)).await;
+        }
+    }
+
+    async fn ask(path: &std::path::Path, line: &str) -> tokio::net::UnixStream {
+        let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+        stream.write_all(line.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn hear(stream: tokio::net::UnixStream) -> String {
+        let mut line = String::new();
+        let heard = tokio::io::BufReader::new(stream);
+        tokio::pin!(heard);
+        tokio::time::timeout(Duration::from_secs(5), heard.read_line(&mut line)).await.expect("an answer").unwrap();
+        line
+    }
+
+    #[tokio::test]
+    async fn any_number_that_waits_keeps_nobody_from_status_and_umount() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let serving = tokio::spawn(serve(listener, Arc::new(Stuck), TaskTracker::new()));
+        let mut waiting = Vec::new();
+        for _ in 0..WAITING_MAX {
+            waiting.push(ask(&path, "{\"command\":\"sync\"}\n").await);
+            assert!(hear(ask(&path, "{\"command\":\"status\"}\n").await).await.contains("done"));
+        }
+        // The last ones may not be counted yet: they are served side by side.
+        let refused = loop {
+            let mut stream = ask(&path, "{\"command\":\"sync\"}\n").await;
+            let mut byte = [0];
+            match tokio::time::timeout(Duration::from_millis(200), stream.read_exact(&mut byte)).await {
+                Ok(_) => break hear(stream).await,
+                Err(_) => waiting.push(stream),
+            }
+            assert!(waiting.len() < 2 * WAITING_MAX);
+        };
+        assert!(refused.contains("try again later"), "{refused}");
+        waiting.push(ask(&path, "{\"command\":\"umount\"}\n").await);
+        assert!(hear(ask(&path, "{\"command\":\"status\"}\n").await).await.contains("done"));
+        serving.abort();
     }
 }

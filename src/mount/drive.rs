@@ -4,6 +4,7 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::indexer::{self, Indexer, Ready};
 use crate::base::disk::{Disk, RealDisk};
-use crate::base::{Clock, Epoch, Position, Random, Timestamp};
+use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
 use crate::cache::{Bounds, Cache, DIRTY_AGE};
 use crate::crypto::secret::Passphrase;
 use crate::download;
@@ -28,7 +29,7 @@ use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
 use crate::index::{self, Ground, SledTables, Tables};
-use crate::journal::{Journal, Recovered, Settings};
+use crate::journal::{Journal, Recovered, Settings, Trouble};
 use crate::pipeline::Cpu;
 use crate::store::Store;
 use crate::upload;
@@ -89,7 +90,7 @@ pub struct DriveOptions {
 /// What `dripfs status --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// "ready", "outage", "fenced", "read-only".
+    /// "ready", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
     pub state: String,
     /// Why the state is not "ready", in words.
     pub reason: Option<String>,
@@ -147,8 +148,14 @@ pub enum Closed {
 
 /// Where the journal lies in the state directory.
 const JOURNAL_DIR: &str = "journal";
+/// What of the journal's room is kept for what frees space, at most.
+const RESERVE: u64 = 4 << 20;
 /// How often files with old dirty bytes are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long a drive whose drain was given up may take to bring what is dirty to the journal.
+const KEEPING: Duration = Duration::from_secs(40);
+/// So many lost files are named.
+const NAMED: usize = 20;
 /// How often a drain tells how far it is.
 const TELL: Duration = Duration::from_millis(250);
 
@@ -299,6 +306,7 @@ impl Drive {
         let epoch = epoch::next(&pins, pin)?;
         let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
         let changes = recovered.changes.clone();
+        let found = recovered.extents.iter().copied().collect();
         let journal = Journal::resume(recovered, world.random.clone(), settings(options), commit.cut)?;
         let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
         history.replay(&changes, commit.cut, over)?;
@@ -321,7 +329,7 @@ impl Drive {
         journal.release(&vain);
         journal.committed(commit.cut);
         let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
-        Ok(Drive::join(world, keys, history, indexer, journal, pins, reign, chain, options))
+        Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, chain, options))
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -331,6 +339,7 @@ impl Drive {
         history: Arc<History>,
         indexer: Arc<Indexer>,
         journal: Arc<Journal>,
+        found: HashSet<ExtentId>,
         pins: PinFile,
         reign: Reign,
         chain: Chain,
@@ -357,6 +366,7 @@ impl Drive {
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
         let remote = upload::remote_storage::RemoteStorage::new(
             world.store.clone(),
+            keys.clone(),
             journal.clone(),
             world.random.clone(),
             stop.clone(),
@@ -376,6 +386,7 @@ impl Drive {
             random: world.random,
             clock: world.clock.clone(),
             chain: Mutex::new(chain),
+            found: Mutex::new(found),
             sending: Mutex::new(0),
         });
         let stop_rounds = CancellationToken::new();
@@ -408,8 +419,8 @@ impl Drive {
         }
     }
 
-    /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If this is dropped
-    /// half way, what is not in the vault is in the journal.
+    /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If nobody wants to wait
+    /// for this any more, drop it and call [`Drive::give_up`].
     pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
         let drained = self.sync(&mut progress).await;
@@ -432,10 +443,9 @@ impl Drive {
         writer.stop.cancel();
         writer.tasks.close();
         writer.tasks.wait().await;
-        // What the round before the last did not journal is durable: nothing is appended any more.
-        let durable = writer.journal.close().await;
+        let kept = self.end_journal(writer).await;
+        // Nothing is appended any more, and what is durable is known.
         writer.indexer.finish().await;
-        durable?;
         match finished {
             Ok(()) => {
                 self.send_hint(writer).await;
@@ -443,9 +453,44 @@ impl Drive {
             }
             Err(why) => {
                 log::warn!("not everything is in the vault: {why}");
+                kept?;
                 Ok(Closed::Pending(self.pending().pending_bytes))
             }
         }
+    }
+
+    /// Ends without waiting for the vault: what is dirty goes to the journal, and that to the disk, as far as they take
+    /// it in a bounded time. The error says what they did not take.
+    pub async fn give_up(&self) -> Result<Closed, VaultError> {
+        let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
+        writer.stop_rounds.cancel();
+        writer.stop.cancel();
+        match tokio::time::timeout(KEEPING, self.fs.sync_all()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => log::error!("not all dirty bytes are in the journal: {error}"),
+            Err(_) => log::error!("not all dirty bytes are in the journal after {} s", KEEPING.as_secs()),
+        }
+        self.end_journal(writer).await?;
+        Ok(Closed::Pending(self.pending().pending_bytes))
+    }
+
+    /// Ends the journal after a last group commit. What is dirty then, or not durable, is lost with this process.
+    async fn end_journal(&self, writer: &Writer) -> Result<(), VaultError> {
+        let closed = writer.journal.close().await;
+        // An unlinked file ends with its process anyhow.
+        let mut files: Vec<String> = self.cache.dirty_files().iter().filter_map(|ino| self.fs.path_of(*ino)).collect();
+        let dirty = self.cache.counts().dirty_bytes;
+        let why = match (closed, files.is_empty()) {
+            (Ok(()), true) => return Ok(()),
+            (Ok(()), false) => format!("there was no room in the journal for {dirty} bytes"),
+            (Err(error), true) => format!("the changes of the last seconds could not be written ({error})"),
+            (Err(error), false) => format!("{dirty} bytes and the last changes could not be written ({error})"),
+        };
+        let more = files.len().saturating_sub(NAMED);
+        files.truncate(NAMED);
+        let of = if files.is_empty() { String::new() } else { format!(" of {}", files.join(", ")) };
+        let more = if more > 0 { format!(" and {more} other files") } else { String::new() };
+        Err(VaultError::NotKept(format!("{why}{of}{more}")))
     }
 
     /// The hint spares the next machine a listing; nothing depends on it.
@@ -517,9 +562,16 @@ impl Drive {
             let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
             return (state, Some(why));
         }
-        match self.store.outage() {
-            Some((since, why)) => ("outage", Some(format!("for {} s: {why}", since.as_secs()))),
-            None => ("ready", None),
+        let outage = self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
+        match (writer.journal.trouble(), outage) {
+            (Some(Trouble::DiskFull(why)), _) => {
+                ("disk-full", Some(format!("this machine's disk is full: {why}; free space on it")))
+            }
+            (Some(Trouble::DiskFails(why)), _) => ("disk-failing", Some(format!("this machine's disk fails: {why}"))),
+            (Some(Trouble::JournalFull), Some(why)) => ("outage", Some(format!("{why}; and the journal is full"))),
+            (Some(Trouble::JournalFull), None) => ("journal-full", Some("writers wait for the store".to_owned())),
+            (None, Some(why)) => ("outage", Some(why)),
+            (None, None) => ("ready", None),
         }
     }
 }
@@ -537,6 +589,7 @@ fn settings(options: &DriveOptions) -> Settings {
         sync_bytes: 64 << 20,
         memory_bytes: options.dirty_bytes.max(128 << 20),
         disk_bytes: options.journal_bytes,
+        reserve_bytes: (options.journal_bytes / 16).min(RESERVE),
     }
 }
 
@@ -717,6 +770,7 @@ mod tests {
             sync_bytes: 1 << 20,
             memory_bytes: 1 << 20,
             disk_bytes: 1 << 20,
+            reserve_bytes: 0,
         };
         let (index, mark) = index::tests::holding(&keys, &[]);
         let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();

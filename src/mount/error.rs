@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::mountpoint::MountpointError;
 use super::runtime_dir::RuntimeError;
+use crate::fuse;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -19,8 +20,8 @@ pub enum MountError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The kernel, or fusermount3, did not take the mount, or did not let it go.
-    #[error("{}: {why}", dir.display())]
-    Kernel { dir: PathBuf, why: String },
+    #[error(transparent)]
+    Fuse(#[from] fuse::MountError),
     #[error("the recovery key cannot be written to {}: {why}; no vault was made", path.display())]
     RecoveryFile { path: PathBuf, why: io::Error },
     /// The last request that makes a vault was sent, and nobody knows what became of it.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::{Clock, ExtentId, Ino, Position};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Place, Record};
+use crate::format::record::{Extent, Record};
 use crate::history::overlay::Unindexed;
 use crate::history::{History, Replay};
 use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
@@ -39,8 +39,8 @@ pub struct Ready {
     pub mark: Mark,
     /// Over what the journal is replayed.
     pub over: Replay,
-    /// Places that commits gave to extents which the index does not know; known once the journal is replayed.
-    pub placed: Vec<(ExtentId, Place)>,
+    /// Extents as commits have them, which the index does not know; known once the journal is replayed.
+    pub placed: Vec<(ExtentId, Extent)>,
     pub walked: Walked,
 }
 
@@ -163,10 +163,10 @@ fn count(mark: &mut Mark, key: Key, record: &Record, comes: bool) {
     mark.highest = mark.highest.max(key.ino);
 }
 
-fn places(records: &Folded) -> Vec<(ExtentId, Place)> {
+fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
     let place = |(key, record): (&Key, &Option<Arc<Record>>)| match (key.part, record.as_deref()) {
         (Part::Extent { number }, Some(Record::Extent(extent))) => {
-            Some((ExtentId { owner: key.ino, number }, extent.place))
+            Some((ExtentId { owner: key.ino, number }, extent.clone()))
         }
         _ => None,
     };
@@ -190,6 +190,8 @@ struct State {
     position: Position,
     synced: Instant,
     is_synced: bool,
+    /// The journal does not wait for it: it counts again once it is safe.
+    disowned: bool,
     /// It cannot be fed any more: the next mount makes it anew.
     broken: bool,
 }
@@ -205,7 +207,15 @@ impl Indexer {
         position: Position,
     ) -> Arc<Indexer> {
         journal.indexed(position);
-        let state = State { taken: None, mark, position, synced: Instant::now(), is_synced: true, broken: false };
+        let state = State {
+            taken: None,
+            mark,
+            position,
+            synced: Instant::now(),
+            is_synced: true,
+            disowned: false,
+            broken: false,
+        };
         Arc::new(Indexer { history, index, journal, clock, state: Mutex::new(state) })
     }
 
@@ -219,6 +229,7 @@ impl Indexer {
                     failures += 1;
                     if failures == 1 {
                         log::error!("the index cannot be written: {why}; free space or check the disk");
+                        self.disown();
                     }
                     let pause = PAUSE_MAX.min(PAUSE * failures);
                     tokio::select! {
@@ -243,6 +254,13 @@ impl Indexer {
         if let Err(error) = self.step(true).await {
             log::warn!("{error}");
         }
+    }
+
+    /// The disk takes nothing for the index: the journal must not wait for it, or it could not give any room back.
+    fn disown(&self) {
+        self.index.disown();
+        self.state.lock().disowned = true;
+        self.journal.indexed(Position(u64::MAX));
     }
 
     async fn step(self: &Arc<Self>, last: bool) -> Result<(), IndexError> {
@@ -288,6 +306,10 @@ impl Indexer {
         }
         if !state.is_synced && (last || state.synced.elapsed() >= SYNC) {
             self.index.sync()?;
+            if state.disowned {
+                self.index.claim()?;
+                state.disowned = false;
+            }
             state.is_synced = true;
             state.synced = Instant::now();
             self.journal.indexed(state.position);

@@ -37,8 +37,7 @@ pub(super) struct Attached {
 pub(super) fn attach(fs: Arc<Fs>, options: MountOptions) -> Result<Attached, MountError> {
     let dir = options.mountpoint.clone();
     mountpoint::check_again(&dir)?;
-    let mut mounted =
-        fuse::mount(fs, options).map_err(|e| MountError::Kernel { dir: dir.clone(), why: e.to_string() })?;
+    let mut mounted = fuse::mount(fs, options)?;
     let unmounter = mounted.unmounter();
     let (tell, gone) = watch::channel(false);
     tokio::spawn(async move {
@@ -65,7 +64,7 @@ impl Attached {
                 Ok(())
             }
             Ok(Unmounted::Clean | Unmounted::Before) => Ok(()),
-            Err(e) => Err(MountError::Kernel { dir: self.dir.clone(), why: e.to_string() }),
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -2,15 +2,13 @@
 //!
 //! Owns the checks. Does not own mounting, nor the reading of the mount table.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 use thiserror::Error;
 
-use super::Environment;
 use crate::fuse::mount_table;
 
 pub use crate::fuse::mount_table::Mount;
@@ -43,12 +41,6 @@ pub enum MountpointError {
     Dead { dir: PathBuf, cure: String },
     #[error("{} and the vault {} lie one in the other: choose a directory apart from the vault", dir.display(), vault.display())]
     Overlap { dir: PathBuf, vault: PathBuf },
-    #[error("/dev/fuse is missing: load the kernel module with `modprobe fuse` (in a container: --device /dev/fuse)")]
-    NoFuse,
-    #[error("/dev/fuse cannot be opened: {0}; ask for its mode to be 0666, or mount as root")]
-    FuseNotPermitted(io::Error),
-    #[error("fusermount3 is not installed, and only root mounts without it: install the package fuse3")]
-    NoFusermount,
     #[error(
         "{} was replaced meanwhile, it leads to {} now: is somebody else at work there?", dir.display(), now.display()
     )]
@@ -155,28 +147,6 @@ pub fn check_apart(dir: &Path, vault_url: &str) -> Result<(), MountpointError> {
     }
 }
 
-/// Can this user mount at all?
-pub fn check_fuse(env: Environment<'_>) -> Result<(), MountpointError> {
-    check_device(Path::new("/dev/fuse"))?;
-    if rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let path = env("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
-    match std::env::split_paths(&path).any(|dir| dir.join("fusermount3").is_file()) {
-        true => Ok(()),
-        false => Err(MountpointError::NoFusermount),
-    }
-}
-
-fn check_device(device: &Path) -> Result<(), MountpointError> {
-    match std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(device) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(MountpointError::NoFuse),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => Err(MountpointError::NoFuse),
-        Err(e) => Err(MountpointError::FuseNotPermitted(e)),
-    }
-}
-
 /// The filesystem that stands at this very directory. Without /proc the checks that ask the directory itself remain.
 pub fn mounted_on(dir: &Path) -> Option<Mount> {
     mount_table::mounted_on(dir).ok().flatten()
@@ -241,12 +211,5 @@ mod tests {
             assert_eq!(check_apart(Path::new(dir), "file:///v").is_ok(), fits, "{dir}");
         }
         check_apart(Path::new("/mnt"), "memory:///").unwrap();
-    }
-
-    #[test]
-    fn the_device_is_missing_or_not_permitted() {
-        assert!(matches!(check_device(Path::new("/no/such/device")), Err(MountpointError::NoFuse)));
-        // A directory cannot be opened for writing: the nearest to a device that is refused.
-        assert!(matches!(check_device(Path::new("/")), Err(MountpointError::FuseNotPermitted(_))));
     }
 }

@@ -416,18 +416,16 @@ async fn drain(
         told(now);
         moved.send_if_modified(|last: &mut Option<Progress>| last.replace(now) != Some(now));
     });
-    let left = || Closed::Pending(drive.pending().pending_bytes);
     tokio::select! {
-        closed = close => Ok(closed?),
+        closed = close => return Ok(closed?),
         () = stalled(seen) => {
             log::error!("nothing reached the vault for {} s: the rest stays in the journal", STALL.as_secs());
-            Ok(left())
         }
         () = signals.impatience() => {
             log::warn!("not waiting for the vault any longer: the rest stays in the journal");
-            Ok(left())
         }
     }
+    Ok(drive.give_up().await?)
 }
 
 /// Returns when nothing has changed for [`STALL`].

@@ -22,7 +22,7 @@ impl JournalStage {
 
     pub async fn append(&self, source: &dyn Source, sealed: Vec<Sealed>) -> Result<Position, UploadError> {
         let bytes: usize = sealed.iter().map(|s| s.bytes.len()).sum();
-        self.journal.reserve(bytes as u64).await?;
+        let _room = self.journal.reserve(bytes as u64).await?;
         source.append(sealed)
     }
 }

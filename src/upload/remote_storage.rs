@@ -1,7 +1,7 @@
 //! RemoteStorage: packs a round's extents into segments, pads them, puts them.
 //!
 //! Extents of one file lie side by side, files in the order of their inode numbers, so that what was made together is
-//! read together. A segment aims at 8 MiB. Nothing in it says what lies where: records do.
+//! read together. What an earlier mount may have sent is sealed anew on its way (A24). A segment aims at 8 MiB. Nothing in it says what lies where: records do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::base::sizes::{CLASS_MAX, SEGMENT_TARGET};
 use crate::base::{ExtentId, ObjectId, Random, plants};
 use crate::format::commit::segment_name;
-use crate::format::padding;
+use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
+use crate::format::{extent, padding};
 use crate::journal::{Journal, JournalError};
 use crate::store::retry::{self, Backoff, Stopped};
 use crate::store::{Created, Store, StoreError};
@@ -28,7 +29,10 @@ const PUTS_IN_FLIGHT: usize = 4;
 #[derive(Clone)]
 pub struct Outgoing {
     pub id: ExtentId,
+    /// As it will lie in the vault.
     pub record: Extent,
+    /// As it lies in the journal, if an earlier mount may have sent that: then it travels sealed anew.
+    pub sent: Option<Extent>,
 }
 
 /// A segment in the making: which extents lie where.
@@ -72,14 +76,21 @@ pub enum SendError {
 
 pub struct RemoteStorage {
     store: Store,
+    keys: Arc<Keys>,
     journal: Arc<Journal>,
     random: Random,
     stop: CancellationToken,
 }
 
 impl RemoteStorage {
-    pub fn new(store: Store, journal: Arc<Journal>, random: Random, stop: CancellationToken) -> RemoteStorage {
-        RemoteStorage { store, journal, random, stop }
+    pub fn new(
+        store: Store,
+        keys: Arc<Keys>,
+        journal: Arc<Journal>,
+        random: Random,
+        stop: CancellationToken,
+    ) -> RemoteStorage {
+        RemoteStorage { store, keys, journal, random, stop }
     }
 
     /// Puts all segments, several at a time; returns each segment's padded length. `left` is lowered by each one's
@@ -122,9 +133,16 @@ impl RemoteStorage {
 
     /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end.
     pub fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, JournalError> {
-        self.journal.read(extent.id, 0..extent.record.stored).unwrap_or_else(|| {
-            Err(JournalError::Damaged(format!("extent {:?} that a commit needs is not there", extent.id)))
-        })
+        let damaged = |what: &str| JournalError::Damaged(format!("extent {:?} that a commit needs {what}", extent.id));
+        let bytes = self.journal.read(extent.id, 0..extent.record.stored);
+        let bytes = bytes.unwrap_or_else(|| Err(damaged("is not there")))?;
+        match &extent.sent {
+            None => Ok(bytes),
+            Some(sent) => match extent::seal_anew(&self.keys, sent, &extent.record, &bytes) {
+                Ok(bytes) => Ok(bytes.into()),
+                Err(error) => Err(damaged(&format!("does not open: {error}"))),
+            },
+        }
     }
 
     /// Creates an object under a name drawn at random; a lost answer may make it look as if it had been there.
@@ -175,9 +193,12 @@ impl RemoteStorage {
     }
 }
 
-/// Where each extent of a packed segment lies.
-pub fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
-    segment.extents.iter().map(|(extent, offset)| (extent.id, Place::Segment { id: segment.id, offset: *offset }))
+/// The extents of a packed segment, as the vault has them.
+pub fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {
+    segment.extents.iter().map(|(extent, offset)| {
+        let place = Place::Segment { id: segment.id, offset: *offset };
+        (extent.id, Extent { place, ..extent.record.clone() })
+    })
 }
 
 #[cfg(test)]
@@ -195,16 +216,20 @@ mod tests {
 
     const LEN: u32 = 1000;
 
+    fn keys() -> Arc<Keys> {
+        Arc::new(Keys::from_master(&Key::from_bytes([7; 32])))
+    }
+
     /// A journal that holds so many extents, each packed into a segment of its own.
     fn packed(count: u64, random: &Random) -> (Arc<Journal>, Vec<Packed>) {
-        let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
-        let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys, Position(0)).unwrap();
+        let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys(), Position(0)).unwrap();
         let settings = Settings {
             file_bytes: 1 << 20,
             sync_interval: Duration::from_secs(5),
             sync_bytes: 1 << 20,
             memory_bytes: 1 << 20,
             disk_bytes: 1 << 20,
+            reserve_bytes: 0,
         };
         let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).unwrap();
         let record = Extent {
@@ -223,7 +248,7 @@ mod tests {
         journal.append(Arc::new(Change::default()), (0..count).map(sealed).collect());
         let segments = (0..count).map(|number| Packed {
             id: ObjectId(random.bytes()),
-            extents: vec![(Outgoing { id: id(number), record: record.clone() }, 0)],
+            extents: vec![(Outgoing { id: id(number), record: record.clone(), sent: None }, 0)],
             len: LEN,
         });
         (journal, segments.collect())
@@ -238,7 +263,7 @@ mod tests {
             ThrottledStore::new(InMemory::new(), ThrottleConfig { wait_put_per_call: put, ..Default::default() });
         let patient = crate::store::Settings { deadline: 2 * put, ..Default::default() };
         let store = Store::over_with(Arc::new(slow), "slow:///", patient);
-        let remote = RemoteStorage::new(store, journal, random, CancellationToken::new());
+        let remote = RemoteStorage::new(store, keys(), journal, random, CancellationToken::new());
         let all = segments.len() as u64 * u64::from(LEN);
         let left = Mutex::new(all);
         let watch = async {

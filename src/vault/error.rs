@@ -38,6 +38,9 @@ pub enum VaultError {
     /// Exit 1: rounds ended; says why.
     #[error("not everything is in the vault: {0}")]
     Stopped(String),
+    /// Exit 14: the mount ended, and the journal could not take everything; says what is lost.
+    #[error("unmounted, but not everything is kept: {0}; the journal keeps the rest: mount again to send it")]
+    NotKept(String),
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]

@@ -147,6 +147,9 @@ mod tests {
             self.go_on.lock().recv().map_err(io::Error::other)?;
             self.inner.sync_dir(dir)
         }
+        fn free(&self, dir: &str) -> io::Result<u64> {
+            self.inner.free(dir)
+        }
     }
 
     fn pin(sequence: u64) -> Pin {

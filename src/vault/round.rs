@@ -5,6 +5,7 @@
 //!
 //! Invariants
 //! - Segments and parts are complete before the commit that names them is created.
+//! - What is sent is noted in the journal first, durably (J5).
 //! - The pin is durable before anybody is told that the commit stands.
 //! - The journal releases bytes only after its own record of what the vault took is durable (J5).
 //! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more.
@@ -28,9 +29,10 @@ use crate::format::change::Note;
 use crate::format::commit::{
     BlockRef, Body, ChainLink, Commit, CommitPart, LogObject, log_name, records_len, seal_part, segment_name,
 };
+use crate::format::extent;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Place, Record, Segment};
+use crate::format::record::{Extent, Place, Record, Segment};
 use crate::history::{Batch, History};
 use crate::journal::{Journal, JournalError};
 use crate::store::Created;
@@ -40,6 +42,9 @@ use crate::upload::remote_storage::{self, Outgoing, Packed, RemoteStorage, SendE
 
 /// The oldest change that no commit holds is at most this old when a round begins (C1).
 pub const ROUND_AGE: Duration = Duration::from_secs(5);
+/// When the journal runs full, the next round begins so soon after the one before, and not sooner: each is a request,
+/// and what makes the journal full may be nothing that a round can take away.
+const ROUND_SPACING: Duration = Duration::from_millis(250);
 /// How long a round waits for this machine's disk before it tries again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// What a commit may carry beside its own fields: the smallest class, less a reserve for fields, nonce and tag.
@@ -86,6 +91,8 @@ pub struct Rounds {
     pub random: Random,
     pub clock: Clock,
     pub chain: Mutex<Chain>,
+    /// Extents that the journal kept from earlier mounts: those may have sent them, in a segment that no commit names.
+    pub found: Mutex<HashSet<ExtentId>>,
     /// Changes that a round took and no commit holds: bytes to send. Falls with every object that stands, so that a
     /// long round that goes on is told from one that does not.
     pub sending: Mutex<u64>,
@@ -104,16 +111,18 @@ struct Plan {
 impl Rounds {
     /// Runs rounds until `stop`, or until the mount is fenced.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.due() => {}
+                () = self.due(next) => {}
             }
             if let Err(error) = self.round(false).await {
                 self.ended(&error);
                 return;
             }
+            next = Instant::now() + ROUND_SPACING;
         }
     }
 
@@ -142,21 +151,43 @@ impl Rounds {
         }
     }
 
-    /// Returns when a round should begin: somebody waits, the oldest change is old enough, or the journal runs full.
-    async fn due(&self) {
+    /// Returns when a round should begin: somebody waits, the oldest change is old enough, or the journal runs full (not
+    /// before `next`).
+    async fn due(&self, next: Instant) {
         tokio::select! {
             biased;
             () = self.wanted() => {}
-            () = self.aged() => {}
+            () = self.aged(next) => {}
+            () = self.stuck(next) => {}
         }
     }
 
-    async fn aged(&self) {
+    /// The journal is short of room, and nothing waits for the vault: what is in it is superseded, or of unlinked files,
+    /// or says no more than that somebody asked for a barrier. A round lets it go all the same.
+    async fn stuck(&self, next: Instant) {
+        loop {
+            let durable = self.journal.durable().0;
+            if self.journal.waits_for_cut() || (self.journal.pressed() && self.history.has_dead()) {
+                return tokio::time::sleep_until(next).await;
+            }
+            tokio::select! {
+                biased;
+                () = self.journal.durable_end_after(durable) => {}
+                () = self.journal.starved() => {}
+            }
+        }
+    }
+
+    async fn aged(&self, next: Instant) {
         loop {
             let durable = self.journal.durable().0;
             match self.history.oldest_uncommitted() {
                 None => self.history.changed().await,
-                Some(oldest) if self.journal.pressed() || oldest.elapsed() >= ROUND_AGE => break,
+                Some(oldest) if oldest.elapsed() >= ROUND_AGE => break,
+                Some(_) if self.journal.pressed() => {
+                    tokio::time::sleep_until(next).await;
+                    break;
+                }
                 Some(oldest) => {
                     tokio::select! {
                         biased;
@@ -198,16 +229,39 @@ impl Rounds {
         // Read before the round looks: what becomes durable after it has looked is not in this commit.
         let (durable, block) = self.journal.durable();
         match self.history.begin_round() {
-            Some(batch) => self.commit(plan(batch), last).await?,
+            Some(batch) => self.commit(self.renew(plan(batch)), last).await?,
             None if last => {
                 let Some(block) = block else { return Ok(()) };
                 let plan = Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new() };
                 self.commit(plan, true).await?;
             }
-            // Nothing up to there changed any record: the vault has it all.
-            None => self.notifier.committed(durable),
+            // Nothing up to there changed any record: the vault has it all. Only the journal may need a commit, for its
+            // files go up to the last one's cut and no further (J5; a mount knows its own commit by that block: C4).
+            None => {
+                self.journal.release(&self.history.release_dead());
+                match block {
+                    Some(block) if self.journal.waits_for_cut() => {
+                        let plan =
+                            Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new() };
+                        self.commit(plan, false).await?;
+                    }
+                    _ => self.notifier.committed(durable),
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What has been sent once travels to another object only sealed anew: equal ciphertext would tell where it begins
+    /// and ends.
+    fn renew(&self, mut plan: Plan) -> Plan {
+        let found = self.found.lock();
+        for extent in plan.outgoing.iter_mut().filter(|extent| found.contains(&extent.id)) {
+            let renewed = extent::renew(&self.random, &extent.record);
+            extent.sent = Some(std::mem::replace(&mut extent.record, renewed));
+        }
+        drop(found);
+        plan
     }
 
     async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
@@ -222,7 +276,7 @@ impl Rounds {
             commit.inline = self.inline(&plan.outgoing)?;
             inline_places(&plan.outgoing, sequence)
         } else {
-            self.send_segments(plan.outgoing.clone(), &mut records).await?
+            self.send_segments(plan.outgoing.clone(), &mut records, idle).await?
         };
         if plants::on("J5-drop-uploaded") {
             let taken = self.history.note(Note::Took { link: chain.newest, cut: Some(plan.cut) });
@@ -231,7 +285,7 @@ impl Rounds {
             self.journal.committed(plan.cut);
         }
         place(&mut records, &placed);
-        (commit.records, commit.parts) = self.split(records).await?;
+        (commit.records, commit.parts) = self.split(records, idle).await?;
         let object = LogObject {
             sequence,
             previous: chain.newest.hash,
@@ -264,13 +318,13 @@ impl Rounds {
         &self,
         outgoing: Vec<Outgoing>,
         records: &mut Records,
-    ) -> Result<Vec<(ExtentId, Place)>, RoundError> {
+        last: bool,
+    ) -> Result<Vec<(ExtentId, Extent)>, RoundError> {
         let segments = remote_storage::pack(outgoing, &self.random);
         if segments.is_empty() {
             return Ok(Vec::new());
         }
-        // J5: what is going to be sent stands in the journal first.
-        self.history.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()));
+        self.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()), last).await?;
         let sent = self.remote.send(&segments, &self.sending).await?;
         for (id, len) in sent {
             records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
@@ -280,24 +334,20 @@ impl Rounds {
     }
 
     /// What does not fit one commit goes into sealed parts, sent first (C3).
-    async fn split(&self, records: Records) -> Result<(Records, Vec<CommitPart>), RoundError> {
+    async fn split(&self, records: Records, last: bool) -> Result<(Records, Vec<CommitPart>), RoundError> {
         if records_len(&records) <= LARGE {
             return Ok((records, Vec::new()));
         }
         let mut parts = Vec::new();
-        let chunks: Vec<(Records, u64)> = chunks(records)
+        let chunks: Vec<_> = chunks(records)
             .into_iter()
-            .map(|chunk| {
-                let len = records_len(&chunk) as u64;
-                (chunk, len)
-            })
+            .map(|chunk| (ObjectId(self.random.bytes()), records_len(&chunk) as u64, chunk))
             .collect();
-        *self.sending.lock() += chunks.iter().map(|(_, len)| len).sum::<u64>();
-        for (chunk, len) in chunks {
-            let id = ObjectId(self.random.bytes());
+        self.note(Note::Sent(chunks.iter().map(|(id, ..)| *id).collect()), last).await?;
+        *self.sending.lock() += chunks.iter().map(|(_, len, _)| len).sum::<u64>();
+        for (id, len, chunk) in chunks {
             let object = seal_part(&self.keys, &self.random, id, &chunk).expect("chunks are below the largest class");
             let part = CommitPart { id, len: object.len() as u32, hash: kdf::hash(&object) };
-            self.history.note(Note::Sent(vec![id]));
             self.remote.create(&segment_name(id), object.into()).await?;
             parts.push(part);
             let mut sending = self.sending.lock();
@@ -320,7 +370,7 @@ impl Rounds {
     }
 
     /// The commit stands: pin, tell, and let the journal go of what it need not keep.
-    async fn took(&self, chain: Chain, placed: &[(ExtentId, Place)], dead: &[ExtentId]) -> Result<(), RoundError> {
+    async fn took(&self, chain: Chain, placed: &[(ExtentId, Extent)], dead: &[ExtentId]) -> Result<(), RoundError> {
         let pin =
             Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
         let mut failures = 0;
@@ -331,18 +381,32 @@ impl Rounds {
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
         let released = self.history.end_round(placed, dead, chain.newest).map_err(VaultError::from)?;
+        self.forget_found(&released);
         self.notifier.committed(chain.cut);
-        let noted = self.history.note(Note::Took { link: chain.newest, cut: Some(chain.cut) });
+        self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
+        self.journal.release(&released);
+        self.journal.committed(chain.cut);
+        Ok(())
+    }
+
+    fn forget_found(&self, ids: &[ExtentId]) {
+        let mut found = self.found.lock();
+        for id in ids {
+            found.remove(id);
+        }
+    }
+
+    /// Notes something of the vault in the journal; durable when this returns (J5).
+    async fn note(&self, note: Note, last: bool) -> Result<(), RoundError> {
+        let noted = self.history.note(note);
         let mut failures = 0;
         while let Err(error) = self.journal.wait_durable(noted).await {
             if matches!(error, JournalError::Closed) {
                 return Err(SendError::from(error).into());
             }
             failures += 1;
-            self.disk_failed(failures, chain.idle, error.into()).await?;
+            self.disk_failed(failures, last, error.into()).await?;
         }
-        self.journal.release(&released);
-        self.journal.committed(chain.cut);
         Ok(())
     }
 
@@ -356,12 +420,14 @@ impl Rounds {
             .unwrap_or_else(|_| Err(VaultError::State { path: "pin".to_owned(), why: "writing it failed".to_owned() }))
     }
 
-    /// This machine's disk does not take what a commit that stands must leave on it (it is full, say). That passes,
-    /// and nothing is told before: the round waits and tries again. The last one of a mount does not wait for long.
+    /// This machine's disk does not take what must be on it before a round goes on (it is full, say). That passes, and
+    /// nothing is sent or told before: the round waits and tries again. The last one of a mount does not wait for long.
     async fn disk_failed(&self, failures: u32, last: bool, error: VaultError) -> Result<(), RoundError> {
         if last && failures >= 3 {
             return Err(error.into());
         }
+        // Where the disk is only full, this is what its reserve is for.
+        self.journal.use_reserve();
         if failures == 1 {
             log::error!("{error}; free space or check the disk: no more commits until this machine can remember them");
         }
@@ -388,7 +454,7 @@ fn plan(batch: Batch) -> Plan {
             let id = ExtentId { owner: key.ino, number };
             match entry.record.as_deref() {
                 Some(Record::Extent(extent)) if named.contains(&id) => {
-                    outgoing.push(Outgoing { id, record: extent.clone() });
+                    outgoing.push(Outgoing { id, record: extent.clone(), sent: None });
                 }
                 // Dead at the cut: it does not travel.
                 _ => {
@@ -402,33 +468,31 @@ fn plan(batch: Batch) -> Plan {
     Plan { cut: batch.cut, block: batch.block, records, outgoing, dead }
 }
 
-fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Place)> {
+fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {
     remote_storage::places(segment)
 }
 
-fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Place)> {
+fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Extent)> {
     let mut offset = 0;
     outgoing
         .iter()
         .map(|extent| {
             let place = Place::Inline { sequence, offset };
             offset += extent.record.stored;
-            (extent.id, place)
+            (extent.id, Extent { place, ..extent.record.clone() })
         })
         .collect()
 }
 
-/// Writes places into the extents' records. Both are in key order; there is one place for each extent.
-fn place(records: &mut Records, placed: &[(ExtentId, Place)]) {
+/// Puts extents as the vault has them in the place of their records. Both are in key order, and of the same extents.
+fn place(records: &mut Records, placed: &[(ExtentId, Extent)]) {
     let mut placed = placed.iter();
     for (_, record) in records.iter_mut() {
         if let Some(record) = record
-            && let Record::Extent(extent) = &**record
-            && let Some((_, place)) = placed.next()
+            && let Record::Extent(_) = &**record
+            && let Some((_, extent)) = placed.next()
         {
-            let mut extent = extent.clone();
-            extent.place = *place;
-            *record = Arc::new(Record::Extent(extent));
+            *record = Arc::new(Record::Extent(extent.clone()));
         }
     }
 }

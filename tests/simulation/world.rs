@@ -107,6 +107,21 @@ impl File for PoweredFile {
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.power.check()?;
+        self.inner.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.power.check()?;
+        self.inner.allocate(len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.power.check()?;
+        self.inner.punch(offset, len)
+    }
 }
 
 impl PoweredDisk {
@@ -149,5 +164,9 @@ impl Disk for PoweredDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.power.check()?;
         self.inner.sync_dir(dir)
+    }
+
+    fn free(&self, dir: &str) -> io::Result<u64> {
+        self.inner.free(dir)
     }
 }

@@ -71,6 +71,8 @@ impl Source for SeededBytes {
 /// A write that no successful `sync_data` has covered.
 struct Write {
     offset: usize,
+    /// A new length instead of bytes.
+    cut: bool,
     bytes: Vec<u8>,
     /// A failed `sync_data` went over it: no later one makes it durable.
     lossy: bool,
@@ -93,12 +95,20 @@ fn put(data: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 impl Inode {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         put(&mut self.current, offset, bytes);
-        self.unsynced.push(Write { offset, bytes: bytes.to_vec(), lossy: false });
+        self.unsynced.push(Write { offset, cut: false, bytes: bytes.to_vec(), lossy: false });
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.current.resize(len, 0);
+        self.unsynced.push(Write { offset: len, cut: true, bytes: Vec::new(), lossy: false });
     }
 
     fn sync(&mut self) {
         for write in self.unsynced.extract_if(.., |write| !write.lossy) {
-            put(&mut self.durable, write.offset, &write.bytes);
+            match write.cut {
+                true => self.durable.resize(write.offset, 0),
+                false => put(&mut self.durable, write.offset, &write.bytes),
+            }
         }
     }
 
@@ -106,6 +116,12 @@ impl Inode {
         let mut writes = std::mem::take(&mut self.unsynced);
         dice.shuffle(&mut writes);
         for write in writes {
+            if write.cut {
+                if dice.chance(50) {
+                    self.durable.resize(write.offset, 0);
+                }
+                continue;
+            }
             let len = write.bytes.len() as u64;
             let (from, to) = match dice.below(3) {
                 0 => continue,
@@ -210,6 +226,11 @@ impl State {
             }
             None => Ok(()),
         }
+    }
+
+    /// Bytes that a file may still grow by.
+    fn room(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |most| most.saturating_sub(self.used()))
     }
 
     fn used(&self) -> u64 {
@@ -369,7 +390,7 @@ impl File for SimulatedFile {
         state.enter(self.life)?;
         let len = bytes.len() as u64;
         let grows = (offset + len).saturating_sub(state.inodes[self.inode].current.len() as u64);
-        let room = state.capacity.map_or(u64::MAX, |most| most.saturating_sub(state.used()));
+        let room = state.room();
         let (fits, result) = if take(&mut state.failing_writes) {
             (state.dice.as_mut().map_or(0, |dice| dice.below(len + 1)), Err(eio()))
         } else if grows > room {
@@ -407,6 +428,32 @@ impl File for SimulatedFile {
         let mut state = self.state.lock();
         state.enter(self.life)?;
         Ok(state.inodes[self.inode].current.len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.enter(self.life)?;
+        let grows = len.saturating_sub(state.inodes[self.inode].current.len() as u64);
+        if grows > state.room() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        state.inodes[self.inode].set_len(len as usize);
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if len <= self.len()? { Ok(()) } else { self.set_len(len) }
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.enter(self.life)?;
+        let inode = &mut state.inodes[self.inode];
+        let end = (offset + len).min(inode.current.len() as u64);
+        if offset < end {
+            inode.write(offset as usize, &vec![0; (end - offset) as usize]);
+        }
+        Ok(())
     }
 }
 
@@ -517,6 +564,10 @@ impl Disk for SimulatedDisk {
         }
         Ok(())
     }
+
+    fn free(&self, _: &str) -> io::Result<u64> {
+        Ok(self.state.lock().room())
+    }
 }
 
 #[cfg(test)]
@@ -587,6 +638,15 @@ mod tests {
         file.write_at(b"12345678", 0).unwrap();
         assert_eq!(file.write_at(b"9abcd", 8).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(file.len().unwrap(), 10);
+        assert_eq!(disk.free("").unwrap(), 0);
+        file.set_len(6).unwrap();
+        assert_eq!(disk.free("").unwrap(), 4);
+        assert_eq!(file.allocate(11).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        file.allocate(10).unwrap();
+        file.punch(2, 100).unwrap();
+        let mut bytes = [0; 10];
+        file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"12\0\0\0\0\0\0\0\0");
         disk.set_capacity(None);
         disk.fail_writes(1);
         assert!(file.write_at(b"zzzz", 10).is_err());

@@ -138,7 +138,6 @@ async fn what_is_dropped_while_it_waits_has_changed_nothing() {
         ("rename", Box::pin(fs.rename(dir, b"f", dir, b"g", RenameMode::Replace))),
         ("rename above", Box::pin(fs.rename(Ino::ROOT, b"dir", Ino::ROOT, b"new", RenameMode::Replace))),
         ("link", Box::pin(async { fs.link(file, dir, b"g").await.map(drop) })),
-        ("open", Box::pin(async { fs.open(file, true, true, USER).await.map(drop) })),
         ("truncate", Box::pin(async { fs.truncate(file, 5, true).await.map(drop) })),
         ("fallocate", Box::pin(async { fs.fallocate(file, 0, 0, 1 << 30, true).await.map(drop) })),
         (
