@@ -304,7 +304,8 @@ impl Indexer {
         if self.index.is_grown() {
             self.index.compact(&state.mark)?;
         }
-        if !state.is_synced && (last || state.synced.elapsed() >= SYNC) {
+        // A journal that runs full waits for this.
+        if !state.is_synced && (last || state.synced.elapsed() >= SYNC || self.journal.pressed()) {
             self.index.sync()?;
             if state.disowned {
                 self.index.claim()?;
