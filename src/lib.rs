@@ -10,6 +10,7 @@
 //! | [`store`] | the remote (the only user of object_store) |
 //! | [`journal`] | sealed local history: blocks, writer, replay |
 //! | [`pipeline`] | what stages are made of: the processor threads |
+//! | [`index`] | all records on the local disk, below history's overlay (the only user of sled) |
 //! | [`history`] | positions, transactions, the overlay that answers every metadata read |
 //! | [`vault`] | init, open, epoch, round, commit, pin |
 //! | [`download`] | Starter, RemoteStorage, Encryption, Notifier: bytes come in |
@@ -29,6 +30,7 @@ pub mod format;
 pub mod fs;
 pub mod fuse;
 pub mod history;
+pub mod index;
 pub mod journal;
 pub mod mount;
 pub mod pipeline;

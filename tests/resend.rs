@@ -14,6 +14,7 @@ use dripfs::format::change::Note;
 use dripfs::format::header::Cost;
 use dripfs::format::keys::Keys;
 use dripfs::fs::Caller;
+use dripfs::index::{SledTables, Tables};
 use dripfs::journal::Journal;
 use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability, World};
 use dripfs::pipeline::Cpu;
@@ -218,8 +219,10 @@ async fn open_slow(watched: &Arc<Watched>, state: &FilePath) -> (Drive, Arc<Atom
     let disk = Arc::new(Slow { inner: RealDisk::new(state.to_owned()), slow: slow.clone() });
     let unlocked = unlock::unlock(&watched.store(), &passphrase(), None).await.unwrap();
     let pins = PinFile::open(disk.clone()).unwrap();
+    let dir = state.to_owned();
     let world = World {
         store: watched.store(),
+        tables: Arc::new(move |name| Arc::new(SledTables::new(dir.join(name))) as Arc<dyn Tables>),
         disk,
         random: Random::Kernel,
         clock: Clock::System,

@@ -8,6 +8,7 @@ use crate::base::{Ino, Position, Timestamp};
 use crate::format::key::Key;
 use crate::format::record::{Head, Record};
 use crate::history::{Transaction, map};
+use crate::index::IndexError;
 
 /// SEEK_DATA and SEEK_HOLE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,9 +24,10 @@ impl Cache {
             return Err(CacheError::TooLarge);
         }
         let change = |tx: &mut Transaction<'_>, head: &mut Head, now| {
-            map::truncate(tx, ino, head, size);
+            map::truncate(tx, ino, head, size)?;
             head.size = size;
             (head.mtime, head.ctime) = (now, now);
+            Ok(())
         };
         if size > 0 {
             return self.edit(ino, change).await;
@@ -52,9 +54,10 @@ impl Cache {
             return Err(CacheError::TooLarge);
         }
         self.edit(ino, |tx, head, now| {
-            map::cut(tx, ino, head, range);
+            map::cut(tx, ino, head, range)?;
             head.size = head.size.max(grow_to.unwrap_or(0));
             (head.mtime, head.ctime) = (now, now);
+            Ok(())
         })
         .await
     }
@@ -68,6 +71,7 @@ impl Cache {
         self.edit(ino, |_, head, now| {
             set(now, &mut head.atime, &mut head.mtime);
             head.ctime = now;
+            Ok(())
         })
         .await
     }
@@ -76,12 +80,12 @@ impl Cache {
     pub async fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<Option<u64>, CacheError> {
         self.barrier(&[ino]).await?;
         let view = self.history.view();
-        let Some(record) = view.get(&Key::head(ino)) else { return Err(CacheError::NotFound) };
-        let Record::Head(head) = &**record else { return Err(CacheError::NotFound) };
+        let Some(record) = view.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
+        let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
         if offset >= head.size {
             return Ok(None);
         }
-        let pieces = map::pieces(&view, ino, head, offset..head.size);
+        let pieces = map::pieces(&view, ino, head, offset..head.size)?;
         if what == SeekFor::Data {
             return Ok(pieces.first().map(|piece| piece.offset));
         }
@@ -99,7 +103,7 @@ impl Cache {
     async fn edit(
         &self,
         ino: Ino,
-        change: impl FnOnce(&mut Transaction<'_>, &mut Head, Timestamp),
+        change: impl FnOnce(&mut Transaction<'_>, &mut Head, Timestamp) -> Result<(), IndexError>,
     ) -> Result<Position, CacheError> {
         let entry = self.entry(ino);
         loop {
@@ -120,14 +124,14 @@ impl Cache {
     fn edit_head(
         &self,
         ino: Ino,
-        change: impl FnOnce(&mut Transaction<'_>, &mut Head, Timestamp),
+        change: impl FnOnce(&mut Transaction<'_>, &mut Head, Timestamp) -> Result<(), IndexError>,
     ) -> Result<Position, CacheError> {
         let ((), position) = self.history.transact(|tx| {
-            let Some(record) = tx.get(&Key::head(ino)) else { return Err(CacheError::NotFound) };
+            let Some(record) = tx.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
             let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
             let mut head = head.clone();
             let now = tx.now();
-            change(tx, &mut head, now);
+            change(tx, &mut head, now)?;
             head.position = tx.position();
             tx.put(Key::head(ino), Record::Head(head));
             Ok(())

@@ -167,11 +167,9 @@ impl Source for Entry {
         let mut inner = self.lock();
         let frozen = inner.frozen.as_ref().expect("a capture is in flight");
         let cost = frozen.runs.cost();
-        let ((), position) = self.history.transact(|tx| {
-            if !frozen.abandoned {
-                store(tx, self.ino, frozen, sealed);
-            }
-            Ok::<(), UploadError>(())
+        let ((), position) = self.history.transact(|tx| match frozen.abandoned {
+            true => Ok(()),
+            false => store(tx, self.ino, frozen, sealed),
         })?;
         let frozen = inner.frozen.take();
         inner.finished = inner.started;
@@ -212,10 +210,10 @@ impl Source for Entry {
 }
 
 /// The change that a capture makes: extents, pieces, size and times.
-fn store(tx: &mut Transaction<'_>, ino: Ino, frozen: &Frozen, sealed: Vec<Sealed>) {
+fn store(tx: &mut Transaction<'_>, ino: Ino, frozen: &Frozen, sealed: Vec<Sealed>) -> Result<(), UploadError> {
     // The kernel forgot an unlinked file while its bytes were under way: nobody can ever read them.
-    let Some(record) = tx.get(&Key::head(ino)) else { return };
-    let Record::Head(head) = &*record else { return };
+    let Some(record) = tx.get(&Key::head(ino))? else { return Ok(()) };
+    let Record::Head(head) = &*record else { return Ok(()) };
     let mut head: Head = head.clone();
     let mut pieces = Vec::new();
     for (places, sealed) in frozen.layout.iter().zip(sealed) {
@@ -228,10 +226,11 @@ fn store(tx: &mut Transaction<'_>, ino: Ino, frozen: &Frozen, sealed: Vec<Sealed
         debug_assert_eq!(sealed.record.place, Place::Local);
         tx.bring(SealedExtent { id, record: sealed.record, bytes: sealed.bytes.into() });
     }
-    map::replace(tx, ino, &mut head, &pieces);
+    map::replace(tx, ino, &mut head, &pieces)?;
     head.size = frozen.live.size;
     head.mtime = frozen.live.mtime;
     head.ctime = frozen.live.ctime;
     head.position = tx.position();
     tx.put(Key::head(ino), Record::Head(head));
+    Ok(())
 }

@@ -28,6 +28,7 @@ use crate::download;
 use crate::format::key::Key;
 use crate::format::record::Record;
 use crate::history::History;
+use crate::index::IndexError;
 use crate::journal::JournalError;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
@@ -58,12 +59,18 @@ pub enum CacheError {
     Io(String),
 }
 
+impl From<IndexError> for CacheError {
+    fn from(error: IndexError) -> CacheError {
+        CacheError::Io(error.to_string())
+    }
+}
+
 impl From<&UploadError> for CacheError {
     fn from(error: &UploadError) -> CacheError {
         match error {
             UploadError::ReadOnly => CacheError::ReadOnly,
             UploadError::Journal(JournalError::Io { kind, .. }) if disk::is_full(*kind) => CacheError::NoSpace,
-            UploadError::Journal(_) | UploadError::Sealing => CacheError::Io(error.to_string()),
+            UploadError::Journal(_) | UploadError::Index(_) | UploadError::Sealing => CacheError::Io(error.to_string()),
         }
     }
 }
@@ -199,7 +206,8 @@ impl Cache {
     }
 
     fn has_head(&self, ino: Ino) -> bool {
-        self.history.view().get(&Key::head(ino)).is_some()
+        // What cannot be read may be there.
+        self.history.view().get(&Key::head(ino)).map_or(true, |head| head.is_some())
     }
 
     /// Is there room for one more write now? If not: [`Cache::room`].
@@ -225,8 +233,9 @@ impl Cache {
         let mut live = match inner.live {
             Some(live) => live,
             None => match self.stored_live(ino) {
-                Some(live) => live,
-                None => return Err(CacheError::NotFound),
+                Ok(Some(live)) => live,
+                Ok(None) => return Err(CacheError::NotFound),
+                Err(error) => return Err(error.into()),
             },
         };
         inner.only_grown &= offset >= live.size;
@@ -250,11 +259,11 @@ impl Cache {
         tokio::time::timeout(ROOM_LIMIT, self.budget.room()).await.map_err(|_| CacheError::NoSpace)
     }
 
-    fn stored_live(&self, ino: Ino) -> Option<Live> {
-        match &**self.history.view().get(&Key::head(ino))? {
-            Record::Head(head) => Some(Live { size: head.size, mtime: head.mtime, ctime: head.ctime }),
+    fn stored_live(&self, ino: Ino) -> Result<Option<Live>, IndexError> {
+        Ok(match self.history.view().get(&Key::head(ino))?.as_deref() {
+            Some(Record::Head(head)) => Some(Live { size: head.size, mtime: head.mtime, ctime: head.ctime }),
             _ => None,
-        }
+        })
     }
 
     /// Begins a capture, if one can begin.

@@ -81,8 +81,8 @@ impl Cache {
         // The entry's lock is held over both looks, memory and stored: see its invariants.
         let inner = entry.as_ref().map(|entry| entry.lock());
         let view = self.history.view();
-        let Some(record) = view.get(&Key::head(ino)) else { return Err(CacheError::NotFound) };
-        let Record::Head(head) = &**record else { return Err(CacheError::NotFound) };
+        let Some(record) = view.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
+        let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
         let size = inner.as_ref().and_then(|inner| inner.live).map_or(head.size, |live| live.size);
         let end = size.min(offset.saturating_add(len as u64));
         if offset >= end {
@@ -90,9 +90,9 @@ impl Cache {
         }
         let range = offset..end;
         let mut wanted = Vec::new();
-        for piece in map::pieces(&view, ino, head, range.clone()) {
-            match view.get(&Key::extent(piece.extent)) {
-                Some(record) if holds(record, &piece) => wanted.push(Wanted { piece, record: record.clone() }),
+        for piece in map::pieces(&view, ino, head, range.clone())? {
+            match view.get(&Key::extent(piece.extent))? {
+                Some(record) if holds(&record, &piece) => wanted.push(Wanted { piece, record }),
                 Some(_) => return Err(CacheError::Io(format!("{ino}: the map names bytes that its extent has not"))),
                 None => return Err(CacheError::Io(format!("{ino}: the map names an extent that is not there"))),
             }

@@ -71,6 +71,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
         | VaultError::ForeignFiles { .. }
         | VaultError::State { .. }
         | VaultError::Stopped(_)
+        | VaultError::Index(_)
         | VaultError::Store(_) => ERROR,
     }
 }

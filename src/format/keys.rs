@@ -16,6 +16,8 @@ pub struct Keys {
     pub names: SecretKey,
     /// Seals journal blocks.
     pub journal: SecretKey,
+    /// Seals the index on the local disk.
+    pub index: SecretKey,
     /// Authenticates headers.
     pub header: SecretKey,
 }
@@ -34,6 +36,7 @@ impl Keys {
             content: kdf::derive("dripfs 2026 content", master),
             names: kdf::derive("dripfs 2026 names", master),
             journal: kdf::derive("dripfs 2026 journal", master),
+            index: kdf::derive("dripfs 2026 index", master),
             header: kdf::derive("dripfs 2026 header", master),
         }
     }
@@ -73,7 +76,7 @@ mod tests {
     fn every_purpose_and_every_master_key_has_its_own() {
         let a = Keys::from_master(&SecretKey::from_bytes([1; 32]));
         let b = Keys::from_master(&SecretKey::from_bytes([2; 32]));
-        let all = [&a.log, &a.content, &a.names, &a.journal, &a.header, &b.log, &b.content, &b.names];
+        let all = [&a.log, &a.content, &a.names, &a.journal, &a.index, &a.header, &b.log, &b.content, &b.names];
         for (k, one) in all.iter().enumerate() {
             assert!(all[..k].iter().all(|other| one != other));
         }

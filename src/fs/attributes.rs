@@ -81,7 +81,7 @@ impl Fs {
             if !regular {
                 set_times(set, now, &mut inode.atime, &mut inode.mtime);
             }
-            self.change_owner_and_mode(tx, ino, &mut inode, set);
+            self.change_owner_and_mode(tx, ino, &mut inode, set)?;
             inode.ctime = now;
             // An unlinked file is in no commit that could wait for it (L4).
             if barrier && inode.nlink > 0 {
@@ -110,18 +110,25 @@ impl Fs {
 
     /// A change of owner takes set-user-ID, set-group-ID and file capabilities from all but directories, whoever asks,
     /// as the kernel does for a local disk. (Without group execution, set-group-ID is no right to execute: it stays.)
-    fn change_owner_and_mode(&self, tx: &mut Transaction<'_>, ino: Ino, inode: &mut Inode, set: &SetAttributes) {
+    fn change_owner_and_mode(
+        &self,
+        tx: &mut Transaction<'_>,
+        ino: Ino,
+        inode: &mut Inode,
+        set: &SetAttributes,
+    ) -> Result<(), FsError> {
         if set.uid.is_some() || set.gid.is_some() {
             inode.uid = set.uid.unwrap_or(inode.uid);
             inode.gid = set.gid.unwrap_or(inode.gid);
             if kind(inode.mode) != libc::S_IFDIR {
                 inode.mode = without_privileges(inode.mode);
-                self.drop_capability(tx, ino);
+                self.drop_capability(tx, ino)?;
             }
         }
         if let Some(mode) = set.mode {
             inode.mode = kind(inode.mode) | (mode & 0o7777);
         }
+        Ok(())
     }
 }
 
@@ -146,10 +153,10 @@ pub(super) fn stat_in(source: &impl Source, ino: Ino, live: Option<Live>) -> Res
     if kind(inode.mode) != libc::S_IFREG {
         return Ok(compose(ino, &inode, None));
     }
-    let stored = source.with(&Key::head(ino), |record| match record {
-        Some(Record::Head(head)) => Ok(contents(source, ino, head, live.is_some())),
-        _ => Err(damaged(ino, "a regular file has no contents head")),
-    })?;
+    let stored = match source.get(&Key::head(ino))?.as_deref() {
+        Some(Record::Head(head)) => contents(source, ino, head, live.is_some())?,
+        _ => return Err(damaged(ino, "a regular file has no contents head")),
+    };
     Ok(compose(ino, &inode, Some(overridden(stored, live))))
 }
 
@@ -194,17 +201,18 @@ fn overridden(stored: Contents, live: Option<Live>) -> Contents {
     }
 }
 
-fn contents(source: &impl Source, ino: Ino, head: &Head, blocks_known: bool) -> Contents {
+fn contents(source: &impl Source, ino: Ino, head: &Head, blocks_known: bool) -> Result<Contents, FsError> {
     let bytes = match (blocks_known, head.spilled) {
         (true, _) => 0,
         (false, false) => head.pieces.iter().map(|piece| u64::from(piece.len)).sum(),
-        (false, true) => mapped_bytes(source, ino, head.size),
+        (false, true) => mapped_bytes(source, ino, head.size)?,
     };
-    Contents { size: head.size, blocks: bytes.div_ceil(512), atime: head.atime, mtime: head.mtime, ctime: head.ctime }
+    let blocks = bytes.div_ceil(512);
+    Ok(Contents { size: head.size, blocks, atime: head.atime, mtime: head.mtime, ctime: head.ctime })
 }
 
 /// Bytes of a spilled map that are not holes; what lies after the first [`BLOCKS_SCAN`] pieces counts whole.
-fn mapped_bytes(source: &impl Source, ino: Ino, size: u64) -> u64 {
+fn mapped_bytes(source: &impl Source, ino: Ino, size: u64) -> Result<u64, FsError> {
     let (mut bytes, mut pieces) = (0, 0);
     source.each(Key::map(ino, 0), Key::map(ino, u64::MAX), |_, record| {
         let Record::Map(piece) = record else { return true };
@@ -215,6 +223,6 @@ fn mapped_bytes(source: &impl Source, ino: Ino, size: u64) -> u64 {
         }
         bytes += u64::from(piece.len);
         true
-    });
-    bytes
+    })?;
+    Ok(bytes)
 }

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::base::disk;
 use crate::cache::CacheError;
+use crate::index::IndexError;
 use crate::journal::JournalError;
 
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -57,6 +58,12 @@ pub enum FsError {
     /// EIO; says which file and what to do. Logged where it is made.
     #[error("{0}")]
     Io(String),
+}
+
+impl From<IndexError> for FsError {
+    fn from(error: IndexError) -> FsError {
+        FsError::Io(error.to_string())
+    }
 }
 
 impl From<JournalError> for FsError {

@@ -52,7 +52,7 @@ impl Fs {
 
     fn write_now(&self, ino: Ino, offset: u64, data: &[u8], kill: bool) -> Result<Privileges, FsError> {
         self.check_writable()?;
-        let privileges = match kill || self.has_capability(ino) {
+        let privileges = match kill || self.has_capability(ino)? {
             true => self.kill_privileges(ino, kill)?,
             false => Privileges::Kept,
         };
@@ -187,7 +187,7 @@ impl Fs {
     fn kill_privileges(&self, ino: Ino, unprivileged: bool) -> Result<Privileges, FsError> {
         let inode = records::inode(&self.history.view(), ino)?;
         let clears = unprivileged && without_privileges(inode.mode) != inode.mode;
-        if !clears && !self.has_capability(ino) {
+        if !clears && !self.has_capability(ino)? {
             return Ok(Privileges::Kept);
         }
         let (privileges, _) = self.history.transact(|tx| {
@@ -199,7 +199,7 @@ impl Fs {
             let cleared = inode.mode != before;
             inode.ctime = tx.now();
             tx.put(Key::inode(ino), Record::Inode(inode));
-            self.drop_capability(tx, ino);
+            self.drop_capability(tx, ino)?;
             Ok::<_, FsError>(if cleared { Privileges::Cleared } else { Privileges::Kept })
         })?;
         Ok(privileges)

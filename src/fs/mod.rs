@@ -163,9 +163,15 @@ impl Fs {
                 return None;
             }
             let (from, to) = (Key::link(at, Ino(0), 0, 0), Key::link(at, Ino(u64::MAX), u64::MAX, u16::MAX));
-            let (key, _) = view.range(from, to).next()?;
-            let Part::Link { parent, hash, suffix } = key.part else { return None };
-            let Record::Dentry(dentry) = &**view.get(&Key::dentry(parent, hash, suffix))? else { return None };
+            let mut link = None;
+            view.scan(from, to, |key, _| {
+                link = Some(key.part);
+                false
+            })
+            .ok()?;
+            let Part::Link { parent, hash, suffix } = link? else { return None };
+            let record = view.get(&Key::dentry(parent, hash, suffix)).ok()??;
+            let Record::Dentry(dentry) = &*record else { return None };
             names.push(String::from_utf8_lossy(&dentry.name).into_owned());
             at = parent;
         }

@@ -37,7 +37,7 @@ impl Fs {
         match name {
             b"." => return self.stat(parent),
             b".." => {
-                let above = records::parent_of(&self.history.view(), parent);
+                let above = records::parent_of(&self.history.view(), parent)?;
                 return self.stat(above);
             }
             _ => check_name(name)?,
@@ -185,7 +185,7 @@ impl Fs {
             if !named.is_directory() {
                 return Err(FsError::NotDirectory);
             }
-            if !records::is_empty(tx, named.ino) {
+            if !records::is_empty(tx, named.ino)? {
                 return Err(FsError::NotEmpty);
             }
             let now = tx.now();
@@ -346,8 +346,7 @@ pub(super) fn lose_name(tx: &mut Transaction<'_>, named: Named, now: Timestamp) 
     let Named { ino, .. } = named;
     let mut inode = records::inode(tx, ino).map_err(|error| unnamed(ino, error))?;
     if named.is_directory() || inode.nlink <= 1 {
-        tx.orphan(ino);
-        return Ok(());
+        return Ok(tx.orphan(ino)?);
     }
     inode.nlink -= 1;
     inode.ctime = now;

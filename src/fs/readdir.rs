@@ -37,7 +37,7 @@ impl Fs {
             if inode.nlink == 0 {
                 return Ok(Vec::new());
             }
-            list(&view, ino, cookie, most)
+            list(&view, ino, cookie, most)?
         };
         if with_attributes {
             self.add_attributes(&mut entries);
@@ -59,36 +59,37 @@ impl Fs {
     }
 }
 
-fn list(view: &View<'_>, ino: Ino, cookie: u64, most: usize) -> Vec<Entry> {
+fn list(view: &View<'_>, ino: Ino, cookie: u64, most: usize) -> Result<Vec<Entry>, FsError> {
     let mut entries: Vec<Entry> = Vec::with_capacity(most.min(256));
     if cookie < DOT && entries.len() < most {
         entries.push(dots(ino, b".", DOT));
     }
     if cookie < DOT_DOT && entries.len() < most {
-        entries.push(dots(records::parent_of(view, ino), b"..", DOT_DOT));
+        entries.push(dots(records::parent_of(view, ino)?, b"..", DOT_DOT));
     }
     let Some(first) = cookie.max(DOT_DOT).checked_add(1) else {
-        return entries;
+        return Ok(entries);
     };
     let from = Key::dentry(ino, first, 0);
     let mut group = None;
-    for (key, record) in view.range(from, Key::dentry(ino, u64::MAX, u16::MAX)) {
+    view.scan(from, Key::dentry(ino, u64::MAX, u16::MAX), |key, record| {
         let (Part::Dentry { hash, .. }, Record::Dentry(dentry)) = (key.part, &**record) else {
-            continue;
+            return true;
         };
         let begins = group.is_none_or(|(group, _)| group != hash);
         if begins {
             if entries.len() >= most {
-                break;
+                return false;
             }
             group = Some((hash, entries.len()));
         } else if let Some(before) = entries.last_mut() {
             before.cookie = hash - 1;
         }
         entries.push(entry(dentry, hash));
-    }
+        true
+    })?;
     leave_whole_groups(&mut entries, group, most);
-    entries
+    Ok(entries)
 }
 
 /// A last group of equal hashes that does not fit waits for the next listing, unless it stands alone.

@@ -8,6 +8,7 @@
 //! ones has one link record for each entry that names it, with the same hash and suffix as that entry's key.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::FsError;
 use crate::base::Ino;
@@ -19,33 +20,29 @@ use crate::history::{Transaction, View};
 
 /// Where records are read: the state as it stands, or as an operation in progress sees it.
 pub(super) trait Source {
-    fn with<R>(&self, key: &Key, read: impl FnOnce(Option<&Record>) -> R) -> R;
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, FsError>;
 
     /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
-    fn each(&self, from: Key, to: Key, visit: impl FnMut(&Key, &Record) -> bool);
+    fn each(&self, from: Key, to: Key, visit: impl FnMut(&Key, &Record) -> bool) -> Result<(), FsError>;
 }
 
 impl Source for View<'_> {
-    fn with<R>(&self, key: &Key, read: impl FnOnce(Option<&Record>) -> R) -> R {
-        read(self.get(key).map(|record| &**record))
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, FsError> {
+        Ok(View::get(self, key)?)
     }
 
-    fn each(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Record) -> bool) {
-        for (key, record) in self.range(from, to) {
-            if !visit(key, record) {
-                break;
-            }
-        }
+    fn each(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Record) -> bool) -> Result<(), FsError> {
+        Ok(self.scan(from, to, |key, record| visit(key, record))?)
     }
 }
 
 impl Source for Transaction<'_> {
-    fn with<R>(&self, key: &Key, read: impl FnOnce(Option<&Record>) -> R) -> R {
-        read(self.get(key).as_deref())
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, FsError> {
+        Ok(Transaction::get(self, key)?)
     }
 
-    fn each(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Record) -> bool) {
-        self.scan(from, to, |key, record| visit(key, record));
+    fn each(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Record) -> bool) -> Result<(), FsError> {
+        Ok(self.scan(from, to, |key, record| visit(key, record))?)
     }
 }
 
@@ -63,11 +60,11 @@ pub(super) fn kind(mode: u32) -> u32 {
 
 /// An inode's namespace attributes. An inode that the kernel still names but that is gone is stale.
 pub(super) fn inode(source: &impl Source, ino: Ino) -> Result<Inode, FsError> {
-    source.with(&Key::inode(ino), |record| match record {
+    match source.get(&Key::inode(ino))?.as_deref() {
         Some(Record::Inode(inode)) => Ok(inode.clone()),
         None => Err(FsError::Stale),
         Some(_) => Err(damaged(ino, "its attributes are a record of another kind")),
-    })
+    }
 }
 
 /// The inode of a directory in which names are about to change: one that was removed takes no new ones.
@@ -147,7 +144,7 @@ pub(super) fn find(source: &impl Source, keys: &Keys, parent: Ino, name: &[u8]) 
             _ => {}
         }
         named.is_none()
-    });
+    })?;
     let suffix = match named {
         Some(_) => found,
         None => u16::try_from(free).map_err(|_| FsError::NoSpace)?,
@@ -167,32 +164,32 @@ pub(super) fn find_named(
 }
 
 /// Is there any entry in this directory?
-pub(super) fn is_empty(source: &impl Source, directory: Ino) -> bool {
+pub(super) fn is_empty(source: &impl Source, directory: Ino) -> Result<bool, FsError> {
     let mut empty = true;
     source.each(Key::dentry(directory, 0, 0), Key::dentry(directory, u64::MAX, u16::MAX), |_, _| {
         empty = false;
         false
-    });
-    empty
+    })?;
+    Ok(empty)
 }
 
 /// The directories that hold a name of this inode, once for each name; none for the root and for what is unlinked.
-pub(super) fn each_parent(source: &impl Source, ino: Ino, mut visit: impl FnMut(Ino) -> bool) {
+pub(super) fn each_parent(source: &impl Source, ino: Ino, mut visit: impl FnMut(Ino) -> bool) -> Result<(), FsError> {
     let to = Key::link(ino, Ino(u64::MAX), u64::MAX, u16::MAX);
     source.each(Key::link(ino, Ino(0), 0, 0), to, |key, _| match key.part {
         Part::Link { parent, .. } => visit(parent),
         _ => true,
-    });
+    })
 }
 
 /// The directory above a directory; the root, and one that was removed, are their own.
-pub(super) fn parent_of(source: &impl Source, directory: Ino) -> Ino {
+pub(super) fn parent_of(source: &impl Source, directory: Ino) -> Result<Ino, FsError> {
     let mut above = directory;
     each_parent(source, directory, |parent| {
         above = parent;
         false
-    });
-    above
+    })?;
+    Ok(above)
 }
 
 /// Whether inodes lie below one directory, found by walking up from them. What was once found to lie elsewhere is
@@ -209,7 +206,7 @@ impl<'a, S: Source> Below<'a, S> {
     }
 
     /// Is `ino` in this directory, or in one below it, by any of its names? (The directory itself is not.)
-    pub fn holds(&mut self, ino: Ino) -> bool {
+    pub fn holds(&mut self, ino: Ino) -> Result<bool, FsError> {
         let mut seen = HashSet::new();
         let mut todo = vec![ino];
         let mut inside = false;
@@ -222,11 +219,11 @@ impl<'a, S: Source> Below<'a, S> {
                     todo.push(parent);
                 }
                 !inside
-            });
+            })?;
         }
         if !inside {
             self.elsewhere.extend(seen);
         }
-        inside
+        Ok(inside)
     }
 }

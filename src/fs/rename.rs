@@ -130,7 +130,7 @@ impl Fs {
         let back = target.filter(|_| request.mode == RenameMode::Exchange);
         let mut barrier = Vec::new();
         for moved in [Some(source), back].into_iter().flatten() {
-            self.files_to_settle(moved, &mut barrier);
+            self.files_to_settle(moved, &mut barrier)?;
         }
         barrier.sort_unstable();
         barrier.dedup();
@@ -138,20 +138,25 @@ impl Fs {
     }
 
     /// The files for which moving this inode's name is a barrier.
-    fn files_to_settle(&self, moved: Named, files: &mut Vec<Ino>) {
+    fn files_to_settle(&self, moved: Named, files: &mut Vec<Ino>) -> Result<(), FsError> {
         match moved.kind {
             libc::S_IFREG => files.push(moved.ino),
             libc::S_IFDIR => {
                 let dirty = self.cache.dirty_files();
                 if dirty.is_empty() {
-                    return;
+                    return Ok(());
                 }
                 let view = self.history.view();
                 let mut below = Below::new(&view, moved.ino);
-                files.extend(dirty.into_iter().filter(|ino| below.holds(*ino)));
+                for ino in dirty {
+                    if below.holds(ino)? {
+                        files.push(ino);
+                    }
+                }
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// The operation itself; `false` if the names do not lead any more where the plan says.
@@ -214,11 +219,11 @@ fn check_loops(
     if request.parent == request.new_parent {
         return Ok(());
     }
-    if moved.is_directory() && at_or_below(source, request.new_parent, moved.ino) {
+    if moved.is_directory() && at_or_below(source, request.new_parent, moved.ino)? {
         return Err(FsError::Invalid);
     }
     match target {
-        Some(target) if target.is_directory() && at_or_below(source, request.parent, target.ino) => {
+        Some(target) if target.is_directory() && at_or_below(source, request.parent, target.ino)? => {
             match request.mode {
                 RenameMode::Exchange => Err(FsError::Invalid),
                 _ => Err(FsError::NotEmpty),
@@ -228,8 +233,8 @@ fn check_loops(
     }
 }
 
-fn at_or_below(source: &impl Source, ino: Ino, directory: Ino) -> bool {
-    ino == directory || Below::new(source, directory).holds(ino)
+fn at_or_below(source: &impl Source, ino: Ino, directory: Ino) -> Result<bool, FsError> {
+    Ok(ino == directory || Below::new(source, directory).holds(ino)?)
 }
 
 /// What rename may put in the place of what.
@@ -237,7 +242,7 @@ fn check_replaceable(source: &impl Source, moved: Named, target: Named) -> Resul
     match (moved.is_directory(), target.is_directory()) {
         (true, false) => Err(FsError::NotDirectory),
         (false, true) => Err(FsError::IsDirectory),
-        (true, true) if !records::is_empty(source, target.ino) => Err(FsError::NotEmpty),
+        (true, true) if !records::is_empty(source, target.ino)? => Err(FsError::NotEmpty),
         _ => Ok(()),
     }
 }

@@ -25,7 +25,6 @@ use crate::cache::Bounds;
 use crate::crypto::secret::Key as SecretKey;
 use crate::format::key::Key;
 use crate::format::record::{Inode, Record};
-use crate::history::overlay::{Effects, Overlay};
 use crate::journal::Settings;
 use crate::pipeline::Cpu;
 use crate::{download, store, upload};
@@ -54,13 +53,9 @@ pub(super) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -
     let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
     let recovered = Journal::recover(disk, "journal", keys.clone(), Position(0)).expect("recover");
     let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).expect("resume");
-    let mut overlay = Overlay::default();
-    overlay.apply(
-        Key::inode(Ino::ROOT),
-        Some(Arc::new(Record::Inode(Inode::root((0, 0), clock.now())))),
-        &mut Effects::default(),
-    );
-    let history = Arc::new(History::new(overlay, Some(journal.clone()), clock.clone(), Epoch(1)));
+    let root = Record::Inode(Inode::root((0, 0), clock.now()));
+    let (index, mark) = crate::index::tests::holding(&keys, &[(Key::inode(Ino::ROOT), root)]);
+    let history = Arc::new(History::new(index, &mark, Some(journal.clone()), clock.clone(), Epoch(1)));
     let store = store::open("memory:///").expect("a store in memory");
     let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()));
     let opening = download::encryption::Encryption::new(keys.clone(), Cpu::inline());

@@ -32,10 +32,10 @@ impl Fs {
         if !found {
             return Err(FsError::NoAttribute);
         }
-        view.with(&key, |record| match record {
+        match view.get(&key)?.as_deref() {
             Some(Record::Xattr(xattr)) => Ok(xattr.value.to_vec()),
             _ => Err(FsError::NoAttribute),
-        })
+        }
     }
 
     /// `create`: it must not be there yet; `replace`: it must be there.
@@ -60,7 +60,7 @@ impl Fs {
             match found {
                 true if create => return Err(FsError::Exists),
                 false if replace => return Err(FsError::NoAttribute),
-                false if list(tx, ino, true).len() + name.len() + 1 > LIST_MAX => return Err(FsError::NoSpace),
+                false if list(tx, ino, true)?.len() + name.len() + 1 > LIST_MAX => return Err(FsError::NoSpace),
                 _ => {}
             }
             touch(tx, ino)?;
@@ -72,7 +72,7 @@ impl Fs {
 
     /// The names, each with a zero after it. `trusted` names are shown to the privileged alone (xattr(7)).
     pub async fn listxattr(&self, ino: Ino, trusted: bool) -> Result<Vec<u8>, FsError> {
-        Ok(list(&self.history.view(), ino, trusted))
+        list(&self.history.view(), ino, trusted)
     }
 
     pub async fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
@@ -94,17 +94,17 @@ impl Fs {
     }
 
     /// Does a file have capabilities? Asked at each write: one look-up.
-    pub(super) fn has_capability(&self, ino: Ino) -> bool {
-        let view = self.history.view();
-        let (from, to) = (Key::xattr(ino, self.capability, 0), Key::xattr(ino, self.capability, u16::MAX));
-        view.range(from, to).next().is_some()
+    pub(super) fn has_capability(&self, ino: Ino) -> Result<bool, FsError> {
+        // Another suffix would take another name with the same 63 bits of hash.
+        Ok(self.history.view().get(&Key::xattr(ino, self.capability, 0))?.is_some())
     }
 
     /// Takes a file's capabilities away, if it has any.
-    pub(super) fn drop_capability(&self, tx: &mut Transaction<'_>, ino: Ino) {
-        if let Ok((key, true)) = self.find_xattr(tx, ino, CAPABILITY) {
+    pub(super) fn drop_capability(&self, tx: &mut Transaction<'_>, ino: Ino) -> Result<(), FsError> {
+        if let (key, true) = self.find_xattr(tx, ino, CAPABILITY)? {
             tx.delete(key);
         }
+        Ok(())
     }
 
     /// The key of this xattr's record and true, or a free key for it and false.
@@ -122,7 +122,7 @@ impl Fs {
                 _ => {}
             }
             found.is_none()
-        });
+        })?;
         match found {
             Some(key) => Ok((key, true)),
             None => {
@@ -155,7 +155,7 @@ fn touch(tx: &mut Transaction<'_>, ino: Ino) -> Result<(), FsError> {
     Ok(())
 }
 
-fn list(source: &impl Source, ino: Ino, trusted: bool) -> Vec<u8> {
+fn list(source: &impl Source, ino: Ino, trusted: bool) -> Result<Vec<u8>, FsError> {
     let mut names = Vec::new();
     source.each(Key::xattr(ino, 0, 0), Key::xattr(ino, u64::MAX, u16::MAX), |_, record| {
         if let Record::Xattr(xattr) = record
@@ -165,6 +165,6 @@ fn list(source: &impl Source, ino: Ino, trusted: bool) -> Vec<u8> {
             names.push(0);
         }
         true
-    });
-    names
+    })?;
+    Ok(names)
 }

@@ -12,6 +12,7 @@ use crate::base::Ino;
 use crate::base::sizes::EXTENT_MAX;
 use crate::format::key::Key;
 use crate::format::record::{Head, INLINE_PIECES, Piece, Record};
+use crate::index::IndexError;
 
 impl Piece {
     pub fn end(&self) -> u64 {
@@ -37,32 +38,34 @@ fn keys(ino: Ino, range: &Range<u64>) -> (Key, Key) {
 }
 
 /// Pieces that reach into `range`, in order, cut to it.
-pub fn pieces(view: &View<'_>, ino: Ino, head: &Head, range: Range<u64>) -> Vec<Piece> {
+pub fn pieces(view: &View<'_>, ino: Ino, head: &Head, range: Range<u64>) -> Result<Vec<Piece>, IndexError> {
     if range.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     if !head.spilled {
-        return head.pieces.iter().filter_map(|piece| piece.within(&range)).collect();
+        return Ok(head.pieces.iter().filter_map(|piece| piece.within(&range)).collect());
     }
     let (from, to) = keys(ino, &range);
-    view.range(from, to)
-        .filter_map(|(_, record)| match &**record {
-            Record::Map(piece) => piece.within(&range),
-            _ => None,
-        })
-        .collect()
+    let mut pieces = Vec::new();
+    view.scan(from, to, |_, record| {
+        if let Record::Map(piece) = &**record {
+            pieces.extend(piece.within(&range));
+        }
+        true
+    })?;
+    Ok(pieces)
 }
 
 /// Cuts `range` out of the map: a hole.
-pub fn cut(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, range: Range<u64>) {
+pub fn cut(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, range: Range<u64>) -> Result<(), IndexError> {
     if range.is_empty() {
-        return;
+        return Ok(());
     }
     let outside = |piece: &Piece| [piece.within(&(0..range.start)), piece.within(&(range.end..u64::MAX))];
     if !head.spilled {
         head.pieces = head.pieces.iter().flat_map(outside).flatten().collect();
         spill(tx, ino, head);
-        return;
+        return Ok(());
     }
     let (from, to) = keys(ino, &range);
     let mut hit = Vec::new();
@@ -73,37 +76,40 @@ pub fn cut(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, range: Range<u64
             hit.push(*piece);
         }
         true
-    });
+    })?;
     for piece in hit {
         tx.delete(Key::map(ino, piece.offset));
         for rest in outside(&piece).into_iter().flatten() {
             tx.put(Key::map(ino, rest.offset), Record::Map(rest));
         }
     }
+    Ok(())
 }
 
 /// Puts pieces in place of whatever is there. They are in order and do not overlap.
-pub fn replace(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, new: &[Piece]) {
+pub fn replace(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, new: &[Piece]) -> Result<(), IndexError> {
     for piece in new {
-        cut(tx, ino, head, piece.offset..piece.end());
+        cut(tx, ino, head, piece.offset..piece.end())?;
     }
     if head.spilled {
         for piece in new {
             tx.put(Key::map(ino, piece.offset), Record::Map(*piece));
         }
-        return;
+        return Ok(());
     }
     head.pieces.extend_from_slice(new);
     head.pieces.sort_unstable_by_key(|piece| piece.offset);
     spill(tx, ino, head);
+    Ok(())
 }
 
 /// Cuts everything from `size` on. A map that becomes empty stands in the head again.
-pub fn truncate(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, size: u64) {
-    cut(tx, ino, head, size..u64::MAX);
+pub fn truncate(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, size: u64) -> Result<(), IndexError> {
+    cut(tx, ino, head, size..u64::MAX)?;
     if size == 0 {
         head.spilled = false;
     }
+    Ok(())
 }
 
 fn spill(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head) {

@@ -1,13 +1,17 @@
 //! History: the order of changes, and the state that they make.
 //!
 //! An operation is one transaction: check, then one change, appended to the journal's buffer and visible in the
-//! overlay at once (J1). Owns the overlay (every record in memory: it alone serves as index for now), the records of
-//! unlinked open files (L4), and the fold of what no commit holds yet.
-//! Does not own: the journal's bytes, rounds (it hands them a batch and takes back places), anything that waits.
+//! overlay at once (J1). Owns the overlay above the index, the records of unlinked open files (L4), and the fold of
+//! what no commit holds yet.
+//! Does not own: the journal's bytes, rounds (it hands them a batch and takes back places), the index's disk (it hands
+//! an applier what is durable, and lets go of it afterwards), anything that waits.
 //!
 //! Invariants
-//! - Overlay order is journal order: both happen under one lock, held for microseconds, never over I/O or await.
+//! - Overlay order is journal order: both happen under one lock, held for microseconds, never over an await. Reads of
+//!   the local index happen under it too: they are what a page cache is for.
+//! - Nothing can fail between the append of a change and its becoming visible: what it does is found out before.
 //! - A batch's cut is a durable end (C1, J2); its records are those of the state at the cut.
+//! - The index is given only what is durable (J2), in journal order, whole changes.
 //! - An extent that only the journal holds is released after the round that was under way when it died: a round may
 //!   still send it (C1: what the state at the cut names is pinned).
 
@@ -16,7 +20,7 @@ pub mod map;
 pub mod overlay;
 pub mod transaction;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,14 +29,18 @@ use tokio::sync::Notify;
 
 use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
-use crate::format::commit::BlockRef;
+use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::{Key, Lane, Part};
-use crate::format::record::{Extent, Place, Record};
+use crate::format::record::{Extent, Record};
+use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
 use fold::{Fold, Folded};
-use overlay::{Effects, Overlay};
+use overlay::{Look, Orphan, Overlay, Unindexed};
+use transaction::Effects;
 pub use transaction::Transaction;
 
+/// With so many records in the overlay, the durable end is hurried along.
+const OVERLAY_HURRY: usize = 64 * 1024;
 /// How many durable changes an operation folds on its way.
 const FOLD_STEP: usize = 16;
 
@@ -62,19 +70,33 @@ pub struct History {
 pub struct View<'a>(RwLockReadGuard<'a, State>);
 
 impl View<'_> {
-    pub fn get(&self, key: &Key) -> Option<&Arc<Record>> {
+    pub fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
         self.0.overlay.get(key)
     }
 
-    /// Records from `from` to `to`, both inclusive, in key order.
-    pub fn range(&self, from: Key, to: Key) -> impl Iterator<Item = (&Key, &Arc<Record>)> {
-        self.0.overlay.range(from..=to)
+    /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
+    pub fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        mut visit: impl FnMut(&Key, &Arc<Record>) -> bool,
+    ) -> Result<(), IndexError> {
+        self.0.overlay.scan(from, to, &mut visit)
     }
 
     /// Is this an unlinked file that somebody still holds?
     pub fn is_orphan(&self, ino: Ino) -> bool {
         self.0.overlay.is_orphan(ino)
     }
+}
+
+/// Where a journal is replayed over.
+#[derive(Clone, Copy, Debug)]
+pub enum Replay {
+    /// The vault's state: what its commits hold is there, nothing else (C5).
+    Vault,
+    /// An index that holds every change up to this position, and none after it (I1).
+    Index(Position),
 }
 
 /// What a round sends: the state at the cut, less what the vault has.
@@ -92,13 +114,13 @@ pub struct Waiting {
 }
 
 impl History {
-    /// `loaded` is the vault's state; changes that a journal kept are replayed by [`History::replay`] before anything
-    /// else. `journal` is `None` on a read-only mount.
-    pub fn new(loaded: Overlay, journal: Option<Arc<Journal>>, clock: Clock, epoch: Epoch) -> History {
+    /// `index` is as `mark` says; changes that a journal kept are replayed by [`History::replay`] before anything else.
+    /// `journal` is `None` on a read-only mount.
+    pub fn new(index: Arc<Index>, mark: &Mark, journal: Option<Arc<Journal>>, clock: Clock, epoch: Epoch) -> History {
         let number = transaction::first_number(epoch);
         let read_only = journal.is_none();
         let state = State {
-            overlay: loaded,
+            overlay: Overlay::new(index, mark),
             fold: Fold::default(),
             next_inode: number,
             next_extent: number,
@@ -135,35 +157,33 @@ impl History {
 
     /// Runs one operation. On `Ok` its change is appended and visible, and its position returned (the last position,
     /// if it wrote nothing). On `Err` nothing happened.
-    pub fn transact<T, E>(
+    pub fn transact<T, E: From<IndexError>>(
         &self,
         operation: impl FnOnce(&mut Transaction<'_>) -> Result<T, E>,
     ) -> Result<(T, Position), E> {
         let now = self.clock.now();
         let mut state = self.state.write();
         let journal = self.journal.as_ref().expect("a read-only mount runs no transaction");
-        let mut transaction = Transaction {
-            state: &mut state,
-            position: Position(journal.end().0 + 1),
-            writes: BTreeMap::new(),
-            barriers: Vec::new(),
-            orphans: Vec::new(),
-            extents: Vec::new(),
-            now,
-        };
+        let mut transaction = state.begin(Position(journal.end().0 + 1), now);
         let result = operation(&mut transaction)?;
-        let Transaction { writes, barriers, orphans, extents, .. } = transaction;
-        if writes.is_empty() && barriers.is_empty() {
+        if transaction.writes.is_empty() && transaction.barriers.is_empty() {
             return Ok((result, journal.end()));
         }
+        let effects = transaction.effects()?;
+        let Transaction { writes, barriers, orphans, extents, .. } = transaction;
         let orphan = !writes.is_empty() && writes.keys().all(|key| state.overlay.is_orphan(key.ino));
         let records = writes.into_iter().collect();
         let change = Arc::new(Change { records, barrier: barriers, orphan, note: None });
         let position = journal.append(change.clone(), extents);
         let first = state.fold.is_empty();
-        state.perform(position, change, &orphans);
+        state.perform(position, &change, orphans, effects, true);
         state.fold.advance(journal.durable().0, FOLD_STEP);
+        // What the index may take is what is durable: the overlay is bounded by moving the durable end.
+        let hurries = state.overlay.recent_len() > OVERLAY_HURRY && state.overlay.recent_len().is_multiple_of(1024);
         drop(state);
+        if hurries {
+            journal.hurry();
+        }
         if first {
             self.changed.notify_one();
         }
@@ -179,35 +199,79 @@ impl History {
         position
     }
 
-    /// Applies what the journal kept, over the vault's state at `cut` (C5): namespace changes beyond the cut, content
-    /// changes beyond the position in the file's head. They are already in the journal. Returns the extents that the
-    /// journal keeps in vain: dead, or in the vault.
-    pub fn replay(&self, changes: &[(Position, Arc<Change>)], cut: Position) -> Vec<ExtentId> {
+    /// Applies what the journal kept (it is already there) over what `over` names; `cut` is that of the newest commit.
+    /// What lies beyond it waits for the next one.
+    pub fn replay(&self, changes: &[(Position, Arc<Change>)], cut: Position, over: Replay) -> Result<(), IndexError> {
         let mut state = self.state.write();
-        let mut brought = Vec::new();
-        for (position, change) in changes {
-            for (key, _) in &change.records {
-                if let Part::Extent { number } = key.part {
-                    brought.push(ExtentId { owner: key.ino, number });
+        let now = self.clock.now();
+        for (position, change) in changes.iter().filter(|(_, change)| !change.orphan) {
+            let records: Vec<_> = match over {
+                Replay::Index(at) if *position <= at => {
+                    if *position > cut {
+                        // Whether the vault has a key is not known any more: it may be told of a deletion in vain.
+                        let existed = vec![true; change.records.len()].into_boxed_slice();
+                        state.fold.push(*position, change.clone(), existed);
+                    }
+                    continue;
                 }
-            }
-            if change.orphan {
+                Replay::Index(_) => change.records.clone(),
+                Replay::Vault => {
+                    let mut counted = Vec::with_capacity(change.records.len());
+                    for (key, record) in &change.records {
+                        if state.counts(key, *position, cut)? {
+                            counted.push((*key, record.clone()));
+                        }
+                    }
+                    counted
+                }
+            };
+            if records.is_empty() {
                 continue;
             }
-            let records: Vec<_> =
-                change.records.iter().filter(|(key, _)| state.counts(key, *position, cut)).cloned().collect();
-            if !records.is_empty() {
-                let change = Arc::new(Change { records, ..Change::default() });
-                state.perform(*position, change, &[]);
-            }
+            let mut transaction = state.begin(*position, now);
+            transaction.writes = records.iter().cloned().collect();
+            let effects = transaction.effects()?;
+            let change = Arc::new(Change { records, ..Change::default() });
+            let waits = matches!(over, Replay::Vault) || *position > cut;
+            state.perform(*position, &change, Vec::new(), effects, waits);
         }
         state.dying.clear();
-        state.overlay.drop_dead_extents();
-        brought.retain(|id| match state.overlay.get(&Key::extent(*id)).map(|r| &**r) {
-            Some(Record::Extent(extent)) => extent.place != Place::Local,
-            _ => true,
-        });
-        brought
+        Ok(())
+    }
+
+    /// After a replay: the extents that the journal keeps in vain, dead or in the vault. Those that nothing names leave
+    /// the state.
+    pub fn vain(&self, changes: &[(Position, Arc<Change>)]) -> Result<Vec<ExtentId>, IndexError> {
+        let mut brought: HashMap<Ino, Vec<u64>> = HashMap::new();
+        for (key, _) in changes.iter().flat_map(|(_, change)| &change.records) {
+            if let Part::Extent { number } = key.part {
+                brought.entry(key.ino).or_default().push(number);
+            }
+        }
+        let mut state = self.state.write();
+        let mut vain = Vec::new();
+        for (owner, numbers) in brought {
+            let mut named = HashSet::new();
+            state.overlay.scan(Key::head(owner), Key::map(owner, u64::MAX), &mut |_, record| {
+                named.extend(transaction::pieces(record).iter().map(|piece| piece.extent));
+                true
+            })?;
+            for number in numbers {
+                let id = ExtentId { owner, number };
+                let key = Key::extent(id);
+                let old = state.overlay.get(&key)?;
+                let is_local = old.as_deref().is_some_and(|record| overlay::local_extent(&key, record).is_some());
+                if is_local && named.contains(&id) {
+                    continue;
+                }
+                vain.push(id);
+                if is_local {
+                    let end = self.journal.as_ref().map_or(Position(0), |journal| journal.end());
+                    state.overlay.apply(end, vec![(key, None)], std::iter::once(old));
+                }
+            }
+        }
+        Ok(vain)
     }
 
     /// The kernel forgot this inode: if it is an orphan, its records and bytes go.
@@ -216,8 +280,8 @@ impl History {
             return;
         }
         let mut state = self.state.write();
-        let effects = state.overlay.forget(ino);
-        state.dying.extend(effects.dead);
+        let dead = state.overlay.forget(ino);
+        state.dying.extend(dead);
     }
 
     /// A round begins: the durable end is its cut. `None` if no change waits for the vault there.
@@ -244,21 +308,84 @@ impl History {
         }
     }
 
-    /// The round's commit stands: the vault has these extents, as told here. Returns what the journal need not keep any more.
-    pub fn end_round(&self, placed: &[(ExtentId, Extent)]) -> Vec<ExtentId> {
-        let mut released = {
-            let mut state = self.state.write();
-            state.sending_since = None;
-            std::mem::take(&mut state.dying_before)
-        };
-        for part in placed.chunks(1024) {
-            let mut state = self.state.write();
-            for (id, extent) in part {
-                state.overlay.place(*id, extent);
+    /// The round's commit `link` stands: these extents lie in the vault, and `dead` ones were so at its cut. Returns what
+    /// the journal need not keep any more.
+    pub fn end_round(
+        &self,
+        placed: &[(ExtentId, Extent)],
+        dead: &[ExtentId],
+        link: ChainLink,
+    ) -> Result<Vec<ExtentId>, IndexError> {
+        self.place(placed, link)?;
+        let mut released: Vec<ExtentId> = placed.iter().map(|(id, _)| *id).collect();
+        for part in dead.chunks(1024) {
+            self.bury(part, &mut released)?;
+        }
+        let mut state = self.state.write();
+        state.sending_since = None;
+        released.append(&mut state.dying_before);
+        Ok(released)
+    }
+
+    /// Forgets extents that no map names, but those that an unlinked open file holds.
+    fn bury(&self, dead: &[ExtentId], released: &mut Vec<ExtentId>) -> Result<(), IndexError> {
+        let mut state = self.state.write();
+        let end = self.journal.as_ref().map_or(Position(0), |journal| journal.end());
+        let mut writes = Vec::new();
+        for id in dead.iter().filter(|id| !state.overlay.is_orphan(id.owner)) {
+            let key = Key::extent(*id);
+            if state.overlay.get(&key)?.is_some() {
+                writes.push((key, None));
+                released.push(*id);
             }
         }
-        released.extend(placed.iter().map(|(id, _)| *id));
-        released
+        if !writes.is_empty() {
+            state.overlay.apply(end, writes, std::iter::repeat(None));
+        }
+        Ok(())
+    }
+
+    /// The commit `link` of this history gave these places. In steps, so that operations go on beside it.
+    pub fn place(&self, placed: &[(ExtentId, Extent)], link: ChainLink) -> Result<(), IndexError> {
+        let end = || self.journal.as_ref().map_or(Position(0), |journal| journal.end());
+        for part in placed.chunks(1024) {
+            let mut state = self.state.write();
+            state.overlay.place(end(), part)?;
+        }
+        let mut state = self.state.write();
+        state.overlay.stands(end(), link);
+        Ok(())
+    }
+
+    /// What the index lacks and may take, up to the durable end; `None` if that is nothing. Whoever takes it applies
+    /// it, and says so with [`History::indexed`], before taking more.
+    pub fn take_unindexed(&self) -> Option<Unindexed> {
+        let (durable, block) = match &self.journal {
+            Some(journal) => journal.durable(),
+            None => (Position(u64::MAX), None),
+        };
+        let mut taken = Unindexed::new(self.state.read().overlay.mark());
+        taken.mark.block = block;
+        // In steps, so that operations go on beside it.
+        loop {
+            let mut state = self.state.write();
+            if state.overlay.take_steps(durable, 1024, &mut taken) {
+                continue;
+            }
+            let nothing_waits = state.fold.is_empty() && state.sending_since.is_none();
+            taken.mark.clean = nothing_waits && state.overlay.is_given();
+            return (!taken.is_empty()).then_some(taken);
+        }
+    }
+
+    /// The index holds this, up to `position`, now.
+    pub fn indexed(&self, index: &Index, batch: &crate::index::Folded, position: Position) {
+        let keys: Vec<&Key> = batch.keys().collect();
+        for part in keys.chunks(512) {
+            let mut state = self.state.write();
+            index.forget(part.iter().copied());
+            state.overlay.let_go(part.iter().copied(), position);
+        }
     }
 
     /// Extents that died though nothing waits for the vault, as those of unlinked files do: the journal need not keep
@@ -320,37 +447,74 @@ impl History {
 }
 
 impl State {
-    fn perform(&mut self, position: Position, change: Arc<Change>, orphans: &[(Ino, Vec<Key>)]) {
-        let mut effects = Effects::default();
-        let mut existed = vec![false; change.records.len()].into_boxed_slice();
-        for (k, (key, record)) in change.records.iter().enumerate() {
-            // What moves to the orphans is deleted from the state, not from memory.
-            let moves = orphans.iter().any(|(ino, keys)| *ino == key.ino && keys.binary_search(key).is_ok());
-            existed[k] = (moves && record.is_none()) || self.overlay.apply(*key, record.clone(), &mut effects);
+    fn begin(&mut self, position: Position, now: crate::base::Timestamp) -> Transaction<'_> {
+        Transaction {
+            state: self,
+            position,
+            writes: BTreeMap::new(),
+            barriers: Vec::new(),
+            orphans: Vec::new(),
+            extents: Vec::new(),
+            now,
         }
-        self.overlay.settle(&mut effects);
-        // Last: once an inode is an orphan, its links could not be deleted from the state any more.
-        for (ino, keys) in orphans {
-            self.overlay.orphan(*ino, keys);
+    }
+
+    /// Makes a change visible; with `waits`, the next commit takes it.
+    fn perform(
+        &mut self,
+        position: Position,
+        change: &Arc<Change>,
+        orphans: Vec<Orphan>,
+        effects: Effects,
+        waits: bool,
+    ) {
+        let Effects { old, dead, dying } = effects;
+        let existed: Box<[bool]> = old.iter().map(Option::is_some).collect();
+        let (mut writes, mut before) = (Vec::with_capacity(change.records.len()), Vec::new());
+        for ((key, record), old) in change.records.iter().zip(old) {
+            if self.overlay.is_orphan(key.ino) {
+                self.overlay.apply_orphan(*key, record.clone());
+            } else {
+                writes.push((*key, record.clone()));
+                before.push(old);
+            }
         }
-        self.overlay.settle(&mut effects);
-        self.dying.extend(effects.dead);
-        self.fold.push(position, change, existed);
+        for key in dead {
+            match self.overlay.is_orphan(key.ino) {
+                true => self.overlay.apply_orphan(key, None),
+                false => writes.push((key, None)),
+            }
+        }
+        for (_, records) in &orphans {
+            let extents = records.iter().filter(|(key, _)| matches!(key.part, Part::Extent { .. }));
+            writes.extend(extents.map(|(key, _)| (*key, None)));
+        }
+        before.resize(writes.len(), None);
+        if !writes.is_empty() {
+            self.overlay.apply(position, writes, before.into_iter());
+        }
+        for (ino, records) in orphans {
+            self.overlay.orphan(ino, records);
+        }
+        self.dying.extend(dying);
+        if waits {
+            self.fold.push(position, change.clone(), existed);
+        }
     }
 
     /// C5.
-    fn counts(&self, key: &Key, position: Position, cut: Position) -> bool {
+    fn counts(&self, key: &Key, position: Position, cut: Position) -> Result<bool, IndexError> {
         if plants::on("C5-replay-all") {
-            return true;
+            return Ok(true);
         }
-        match key.lane() {
+        Ok(match key.lane() {
             Lane::Namespace => position > cut,
-            Lane::Content(ino) => match self.overlay.get(&Key::head(ino)).map(|r| &**r) {
+            Lane::Content(ino) => match self.overlay.get(&Key::head(ino))?.as_deref() {
                 // A head's own pieces travel in the same change: they are judged by the position before it.
                 Some(Record::Head(head)) => position > head.position || (position == head.position && position > cut),
                 _ => position > cut,
             },
             Lane::None => position > cut,
-        }
+        })
     }
 }

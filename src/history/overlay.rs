@@ -1,163 +1,241 @@
-//! The overlay: records in memory under their one key order, and what is derived from them while they change.
+//! The overlay: records in memory that the index does not hold yet, and what is derived from records while they change.
 //!
-//! Owns two maps: records that travel, and records of unlinked open files (L4), which never do. Derived: how many
-//! pieces name each extent, how many inodes there are, how many bytes files hold. A record is in one map only; the
-//! inode of its key decides in which.
-//! Does not own: the order of changes, durability, what a commit holds.
+//! Owns the recent records (deletions included) above the index, the records of unlinked open files (L4), which never
+//! reach it, and the steps by which the index will follow. Derived: how many inodes there are, how many bytes files
+//! hold. Does not own: the order of changes, durability, what a commit holds.
+//!
+//! Invariants
+//! - An inode's records are either the state's or, all of them, an orphan's.
+//! - A recent record goes only when the index holds that one or a newer one, so reads look here first.
+//! - An extent lives as long as a piece of its owner's map names it: there is no other count. A dead one's record may
+//!   stay for a while.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::base::{ExtentId, Ino};
+use crate::base::{ExtentId, Ino, Position};
+use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
 use crate::format::record::{Extent, Place, Record};
+use crate::index::{Folded, Index, IndexError, Mark};
 
-type Records = BTreeMap<Key, Arc<Record>>;
+/// An unlinked file's inode, and its records.
+pub type Orphan = (Ino, Vec<(Key, Arc<Record>)>);
 
-#[derive(Default)]
-pub struct Overlay {
-    records: Records,
-    orphans: Records,
-    orphan_inodes: HashSet<Ino>,
-    /// Pieces that name an extent; an extent that none names is dead and is not in here.
-    references: HashMap<ExtentId, u32>,
+/// What one key comes to.
+struct Recent {
+    position: Position,
+    record: Option<Arc<Record>>,
+}
+
+/// What the index is to follow: the records of one change, or the places that a commit gave to extents.
+struct Step {
+    position: Position,
+    writes: Vec<(Key, Option<Arc<Record>>)>,
+    /// The log object that the places come from.
+    link: Option<ChainLink>,
     inodes: u64,
     bytes: u64,
 }
 
-/// What a record's going or coming did.
-#[derive(Default)]
-pub struct Effects {
-    /// Extents that nothing names any more and that only the journal holds.
-    pub dead: Vec<ExtentId>,
-    /// Extents that lost their last name on the way; another record of the same change may name them again.
-    loose: Vec<ExtentId>,
+pub struct Overlay {
+    index: Arc<Index>,
+    recent: BTreeMap<Key, Recent>,
+    orphans: BTreeMap<Key, Arc<Record>>,
+    orphan_inodes: HashSet<Ino>,
+    steps: VecDeque<Step>,
+    inodes: u64,
+    bytes: u64,
+    highest: Ino,
+    link: ChainLink,
+}
+
+/// Where records are looked for: the state, or the state as an operation in progress sees it.
+pub trait Look {
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError>;
+    /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError>;
+}
+
+/// What the index is given at a time.
+pub struct Unindexed {
+    steps: Vec<Vec<(Key, Option<Arc<Record>>)>>,
+    /// The last position among them.
+    pub position: Position,
+    pub mark: Mark,
+}
+
+impl Unindexed {
+    pub fn new(mark: Mark) -> Unindexed {
+        Unindexed { steps: Vec::new(), position: Position(0), mark }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// One record a key.
+    pub fn fold(&mut self) -> Folded {
+        std::mem::take(&mut self.steps).into_iter().flatten().collect()
+    }
 }
 
 impl Overlay {
-    pub fn get(&self, key: &Key) -> Option<&Arc<Record>> {
-        self.records.get(key).or_else(|| if self.orphans.is_empty() { None } else { self.orphans.get(key) })
-    }
-
-    /// Records in key order. One inode's records are in one map, so a range within one inode needs no merge; a range
-    /// that spans inodes sees what travels.
-    pub fn range(&self, range: RangeInclusive<Key>) -> impl Iterator<Item = (&Key, &Arc<Record>)> {
-        let orphan = range.start().ino == range.end().ino && self.is_orphan(range.start().ino);
-        if orphan { self.orphans.range(range) } else { self.records.range(range) }
+    pub fn new(index: Arc<Index>, mark: &Mark) -> Overlay {
+        Overlay {
+            index,
+            recent: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            orphan_inodes: HashSet::new(),
+            steps: VecDeque::new(),
+            inodes: mark.inodes,
+            bytes: mark.bytes,
+            highest: mark.highest,
+            link: mark.link,
+        }
     }
 
     pub fn is_orphan(&self, ino: Ino) -> bool {
         !self.orphan_inodes.is_empty() && self.orphan_inodes.contains(&ino)
     }
 
-    /// Everything that travels, in key order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Record>)> {
-        self.records.iter()
+    /// Puts or deletes the records of one change. `old` is what stood under each key.
+    pub fn apply(
+        &mut self,
+        position: Position,
+        writes: Vec<(Key, Option<Arc<Record>>)>,
+        old: impl Iterator<Item = Option<Arc<Record>>>,
+    ) {
+        for ((key, record), old) in writes.iter().zip(old) {
+            if let Some(old) = old {
+                self.count(&old, false);
+            }
+            if let Some(record) = record {
+                self.count(record, true);
+            }
+            self.highest = self.highest.max(key.ino);
+            self.recent.insert(*key, Recent { position, record: record.clone() });
+        }
+        self.push(position, writes, None);
     }
 
-    /// Puts or deletes one record. Returns whether there was one under that key. Once all records of a change (or
-    /// commit) are applied, [`Overlay::settle`] must follow: within one, the piece that names an extent may move from
-    /// one record to another.
-    pub fn apply(&mut self, key: Key, record: Option<Arc<Record>>, effects: &mut Effects) -> bool {
-        let orphan = self.is_orphan(key.ino);
-        if let Some(record) = &record {
-            self.count(key, record, orphan, true);
-        }
-        let map = if orphan { &mut self.orphans } else { &mut self.records };
-        let old = match record {
-            Some(record) => map.insert(key, record),
-            None => map.remove(&key),
+    fn push(&mut self, position: Position, writes: Vec<(Key, Option<Arc<Record>>)>, link: Option<ChainLink>) {
+        let (inodes, bytes) = (self.inodes, self.bytes);
+        self.steps.push_back(Step { position, writes, link, inodes, bytes });
+    }
+
+    /// Puts or deletes a record of an orphan.
+    pub fn apply_orphan(&mut self, key: Key, record: Option<Arc<Record>>) {
+        match record {
+            Some(record) => self.orphans.insert(key, record),
+            None => self.orphans.remove(&key),
         };
-        if let Some(old) = &old {
-            self.count(key, old, orphan, false);
-            self.dereference(old, effects);
-        }
-        old.is_some()
     }
 
-    /// A change is applied as a whole: extents that nothing names now are dead.
-    pub fn settle(&mut self, effects: &mut Effects) {
-        for id in std::mem::take(&mut effects.loose) {
-            if self.references.contains_key(&id) {
-                continue;
-            }
-            let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
-            if let Some(record) = map.remove(&Key::extent(id))
-                && let Record::Extent(extent) = &*record
-                && extent.place == Place::Local
-            {
-                effects.dead.push(id);
-            }
-        }
-    }
-
-    /// Moves what is left of an inode out of what travels (L4). Its records keep their extents alive.
-    pub fn orphan(&mut self, ino: Ino, keys: &[Key]) {
+    /// Makes an inode an orphan with these records (L4). Their deletion from the state is applied by the caller.
+    pub fn orphan(&mut self, ino: Ino, records: Vec<(Key, Arc<Record>)>) {
         self.orphan_inodes.insert(ino);
-        for key in keys {
-            if let Some(record) = self.records.remove(key) {
-                self.leave(&record);
-                let record = match &*record {
-                    Record::Inode(inode) => {
-                        let mut inode = inode.clone();
-                        inode.nlink = 0;
-                        Arc::new(Record::Inode(inode))
-                    }
-                    _ => record,
-                };
-                self.orphans.insert(*key, record);
-            }
+        for (key, record) in records {
+            let record = match &*record {
+                Record::Inode(inode) => {
+                    let mut inode = inode.clone();
+                    inode.nlink = 0;
+                    Arc::new(Record::Inode(inode))
+                }
+                _ => record,
+            };
+            self.orphans.insert(key, record);
         }
     }
 
-    /// Drops an orphan for good.
-    pub fn forget(&mut self, ino: Ino) -> Effects {
-        let mut effects = Effects::default();
-        if !self.orphan_inodes.contains(&ino) {
-            return effects;
+    /// Drops an orphan for good; returns its extents that only the journal holds.
+    pub fn forget(&mut self, ino: Ino) -> Vec<ExtentId> {
+        let mut dead = Vec::new();
+        if !self.orphan_inodes.remove(&ino) {
+            return dead;
         }
         let keys: Vec<Key> = self.orphans.range(whole(ino)).map(|(key, _)| *key).collect();
-        // Extents last: what names them decides whether they are dead.
-        for key in keys.iter().filter(|k| !matches!(k.part, Part::Extent { .. })) {
-            if let Some(old) = self.orphans.remove(key) {
-                self.dereference(&old, &mut effects);
+        for key in keys {
+            if let Some(record) = self.orphans.remove(&key)
+                && let Some(id) = local_extent(&key, &record)
+            {
+                dead.push(id);
             }
         }
-        self.settle(&mut effects);
-        for key in keys {
-            self.orphans.remove(&key);
-        }
-        self.orphan_inodes.remove(&ino);
-        effects
-    }
-
-    /// The vault holds this extent now, as told here.
-    pub fn place(&mut self, id: ExtentId, extent: &Extent) {
-        let key = Key::extent(id);
-        let map = if self.is_orphan(id.owner) { &mut self.orphans } else { &mut self.records };
-        if let Some(record) = map.get_mut(&key)
-            && let Record::Extent(_) = &**record
-        {
-            *record = Arc::new(Record::Extent(extent.clone()));
-        }
-    }
-
-    /// Forgets extents that nothing names: after loading a vault, whose log keeps them.
-    pub fn drop_dead_extents(&mut self) -> Vec<ExtentId> {
-        let dead: Vec<ExtentId> = self
-            .records
-            .keys()
-            .filter_map(|key| match key.part {
-                Part::Extent { number } => Some(ExtentId { owner: key.ino, number }),
-                _ => None,
-            })
-            .filter(|id| !self.references.contains_key(id))
-            .collect();
-        for id in &dead {
-            self.records.remove(&Key::extent(*id));
-        }
         dead
+    }
+
+    /// The vault holds these extents now, as told here. [`Overlay::stands`] follows.
+    pub fn place(&mut self, position: Position, placed: &[(ExtentId, Extent)]) -> Result<(), IndexError> {
+        let mut writes = Vec::new();
+        for (id, extent) in placed {
+            let key = Key::extent(*id);
+            if self.get(&key)?.is_none() {
+                continue;
+            }
+            let record = Arc::new(Record::Extent(extent.clone()));
+            match self.is_orphan(id.owner) {
+                true => _ = self.orphans.insert(key, record),
+                false => {
+                    self.recent.insert(key, Recent { position, record: Some(record.clone()) });
+                    writes.push((key, Some(record)));
+                }
+            }
+        }
+        self.push(position, writes, None);
+        Ok(())
+    }
+
+    /// All places that the commit `link` gave are known.
+    pub fn stands(&mut self, position: Position, link: ChainLink) {
+        self.push(position, Vec::new(), Some(link));
+    }
+
+    /// Takes steps at or before `durable` into `taken`, `most` at a time; returns whether there are more.
+    pub fn take_steps(&mut self, durable: Position, most: usize, taken: &mut Unindexed) -> bool {
+        for _ in 0..most {
+            match self.steps.front() {
+                Some(first) if first.position <= durable => {}
+                _ => return false,
+            }
+            let step = self.steps.pop_front().expect("looked at above");
+            self.link = step.link.unwrap_or(self.link);
+            taken.position = step.position;
+            taken.mark = Mark {
+                link: self.link,
+                inodes: step.inodes,
+                bytes: step.bytes,
+                highest: self.highest,
+                ..taken.mark.clone()
+            };
+            taken.steps.push(step.writes);
+        }
+        true
+    }
+
+    /// Is there nothing that the index has not been given?
+    pub fn is_given(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    pub fn mark(&self) -> Mark {
+        let Overlay { inodes, bytes, highest, link, .. } = *self;
+        Mark { link, block: None, clean: false, inodes, bytes, highest }
+    }
+
+    /// The index holds what these keys came to up to `position`.
+    pub fn let_go<'a>(&mut self, keys: impl Iterator<Item = &'a Key>, position: Position) {
+        for key in keys {
+            if self.recent.get(key).is_some_and(|recent| recent.position <= position) {
+                self.recent.remove(key);
+            }
+        }
+    }
+
+    /// Records that the index lacks.
+    pub fn recent_len(&self) -> usize {
+        self.recent.len()
     }
 
     /// Bytes that files hold, and inodes.
@@ -165,53 +243,73 @@ impl Overlay {
         (self.bytes, self.inodes)
     }
 
-    pub fn orphan_count(&self) -> usize {
-        self.orphan_inodes.len()
+    fn count(&mut self, record: &Record, comes: bool) {
+        match record {
+            Record::Inode(_) => self.inodes = step(self.inodes, 1, comes),
+            // Sparse files may claim more than all numbers: the sum is for display, and comes back wrapping.
+            Record::Head(head) => self.bytes = step(self.bytes, head.size, comes),
+            _ => {}
+        }
+    }
+}
+
+impl Look for Overlay {
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
+        if self.is_orphan(key.ino) {
+            return Ok(self.orphans.get(key).cloned());
+        }
+        match self.recent.get(key) {
+            Some(recent) => Ok(recent.record.clone()),
+            None => self.index.get(key),
+        }
     }
 
-    fn count(&mut self, _key: Key, record: &Record, orphan: bool, comes: bool) {
-        match record {
-            Record::Inode(_) if !orphan => self.inodes = step(self.inodes, 1, comes),
-            Record::Head(head) => {
-                if !orphan {
-                    self.bytes = step(self.bytes, head.size, comes);
-                }
-                if comes {
-                    for piece in &head.pieces {
-                        *self.references.entry(piece.extent).or_default() += 1;
-                    }
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError> {
+        if from > to {
+            return Ok(());
+        }
+        if from.ino == to.ino && self.is_orphan(from.ino) {
+            for (key, record) in self.orphans.range(from..=to) {
+                if !visit(key, record) {
+                    break;
                 }
             }
-            Record::Map(piece) if comes => *self.references.entry(piece.extent).or_default() += 1,
-            _ => {}
+            return Ok(());
         }
+        let mut recent = self.recent.range(from..=to).peekable();
+        let mut more = true;
+        self.index.scan(from, to, |key, record| {
+            while more && let Some((before, newer)) = recent.next_if(|(k, _)| *k < key) {
+                if let Some(newer) = &newer.record {
+                    more = visit(before, newer);
+                }
+            }
+            if !more {
+                return false;
+            }
+            more = match recent.next_if(|(k, _)| *k == key) {
+                Some((_, Recent { record: None, .. })) => true,
+                Some((_, Recent { record: Some(newer), .. })) => visit(key, newer),
+                None => visit(key, &record),
+            };
+            more
+        })?;
+        while more && let Some((key, newer)) = recent.next() {
+            if let Some(newer) = &newer.record {
+                more = visit(key, newer);
+            }
+        }
+        Ok(())
     }
+}
 
-    /// A record leaves what travels but lives on as an orphan's.
-    fn leave(&mut self, record: &Record) {
-        match record {
-            Record::Inode(_) => self.inodes -= 1,
-            Record::Head(head) => self.bytes -= head.size,
-            _ => {}
+/// The extent that this record is, if only the journal holds it.
+pub fn local_extent(key: &Key, record: &Record) -> Option<ExtentId> {
+    match (key.part, record) {
+        (Part::Extent { number }, Record::Extent(extent)) if extent.place == Place::Local => {
+            Some(ExtentId { owner: key.ino, number })
         }
-    }
-
-    fn dereference(&mut self, old: &Record, effects: &mut Effects) {
-        match old {
-            Record::Head(head) => head.pieces.iter().for_each(|piece| self.release(piece.extent, effects)),
-            Record::Map(piece) => self.release(piece.extent, effects),
-            _ => {}
-        }
-    }
-
-    fn release(&mut self, id: ExtentId, effects: &mut Effects) {
-        let Some(count) = self.references.get_mut(&id) else { return };
-        *count -= 1;
-        if *count > 0 {
-            return;
-        }
-        self.references.remove(&id);
-        effects.loose.push(id);
+        _ => None,
     }
 }
 
@@ -221,5 +319,5 @@ pub fn whole(ino: Ino) -> RangeInclusive<Key> {
 }
 
 fn step(value: u64, by: u64, comes: bool) -> u64 {
-    if comes { value + by } else { value - by }
+    if comes { value.wrapping_add(by) } else { value.wrapping_sub(by) }
 }

@@ -1,23 +1,34 @@
 //! One operation: reads see its own writes; nothing is visible outside before it ends well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::State;
-use super::overlay::whole;
+use super::overlay::{Look, Orphan, local_extent, whole};
 use crate::base::{Epoch, ExtentId, Ino, Position, Timestamp};
 use crate::format::key::{Key, Part};
-use crate::format::record::Record;
+use crate::format::record::{Piece, Record};
+use crate::index::IndexError;
 use crate::journal::SealedExtent;
 
 pub struct Transaction<'a> {
     pub(super) state: &'a mut State,
     pub(super) writes: BTreeMap<Key, Option<Arc<Record>>>,
     pub(super) barriers: Vec<Ino>,
-    pub(super) orphans: Vec<(Ino, Vec<Key>)>,
+    pub(super) orphans: Vec<Orphan>,
     pub(super) extents: Vec<SealedExtent>,
     pub(super) now: Timestamp,
     pub(super) position: Position,
+}
+
+/// What a change does beside its records; found before it is appended, so that nothing can fail after.
+pub(super) struct Effects {
+    /// What stood under each key that the change writes, in its order.
+    pub old: Vec<Option<Arc<Record>>>,
+    /// Extents that are known to be named by nothing any more: their records go too.
+    pub dead: Vec<Key>,
+    /// Those of them that only the journal holds.
+    pub dying: Vec<ExtentId>,
 }
 
 /// Bits of an inode or extent number that count within an epoch (E1).
@@ -31,43 +42,48 @@ pub(super) fn first_number(epoch: Epoch) -> u64 {
 }
 
 impl Transaction<'_> {
-    pub fn get(&self, key: &Key) -> Option<Arc<Record>> {
+    pub fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
         match self.writes.get(key) {
-            Some(written) => written.clone(),
-            None => self.state.overlay.get(key).cloned(),
+            Some(written) => Ok(written.clone()),
+            None => self.state.overlay.get(key),
         }
     }
 
     /// Records from `from` to `to`, both inclusive, in key order, this transaction's own writes included; `visit`
     /// returns false to stop.
-    pub fn scan(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Arc<Record>) -> bool) {
-        let mut stored = self.state.overlay.range(from..=to).peekable();
+    pub fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        mut visit: impl FnMut(&Key, &Arc<Record>) -> bool,
+    ) -> Result<(), IndexError> {
+        if from > to {
+            return Ok(());
+        }
         let mut written = self.writes.range(from..=to).peekable();
-        loop {
-            let take_written = match (stored.peek(), written.peek()) {
-                (None, None) => return,
-                (Some(_), None) => false,
-                (None, Some(_)) => true,
-                (Some((a, _)), Some((b, _))) => {
-                    if a == b {
-                        stored.next();
-                        continue;
-                    }
-                    b < a
+        let mut more = true;
+        self.state.overlay.scan(from, to, &mut |key, record| {
+            while more && let Some((before, newer)) = written.next_if(|(k, _)| *k < key) {
+                if let Some(newer) = newer {
+                    more = visit(before, newer);
                 }
+            }
+            if !more {
+                return false;
+            }
+            more = match written.next_if(|(k, _)| *k == key) {
+                Some((_, None)) => true,
+                Some((_, Some(newer))) => visit(key, newer),
+                None => visit(key, record),
             };
-            if take_written {
-                if let Some((key, Some(record))) = written.next()
-                    && !visit(key, record)
-                {
-                    return;
-                }
-            } else if let Some((key, record)) = stored.next()
-                && !visit(key, record)
-            {
-                return;
+            more
+        })?;
+        while more && let Some((key, newer)) = written.next() {
+            if let Some(newer) = newer {
+                more = visit(key, newer);
             }
         }
+        Ok(())
     }
 
     pub fn put(&mut self, key: Key, record: Record) {
@@ -86,21 +102,22 @@ impl Transaction<'_> {
     /// The inode's last name goes: its records leave the state and live on outside every commit, with nlink 0, until
     /// [`super::History::forget`] (L4). Call it instead of deleting `Key::inode` and what belongs to the contents;
     /// entry and link records are the caller's to delete.
-    pub fn orphan(&mut self, ino: Ino) {
-        let mut keys = Vec::new();
-        for (key, _) in self.state.overlay.range(whole(ino)) {
-            match key.part {
-                // Deleted by the caller, if at all.
-                Part::Link { .. } | Part::Dentry { .. } => {}
-                // Commits drop no extents; what the orphan names goes with it.
-                Part::Extent { .. } => keys.push(*key),
-                _ => {
-                    keys.push(*key);
-                    self.writes.insert(*key, None);
-                }
+    pub fn orphan(&mut self, ino: Ino) -> Result<(), IndexError> {
+        let mut records = Vec::new();
+        let (from, to) = whole(ino).into_inner();
+        self.state.overlay.scan(from, to, &mut |key, record| {
+            // Links and entries are deleted by the caller, if at all.
+            if !matches!(key.part, Part::Link { .. } | Part::Dentry { .. }) {
+                records.push((*key, record.clone()));
             }
+            true
+        })?;
+        // Commits drop no extents; those that the orphan names go with it.
+        for (key, _) in records.iter().filter(|(key, _)| !matches!(key.part, Part::Extent { .. })) {
+            self.writes.insert(*key, None);
         }
-        self.orphans.push((ino, keys));
+        self.orphans.push((ino, records));
+        Ok(())
     }
 
     pub fn new_inode(&mut self) -> Ino {
@@ -128,5 +145,52 @@ impl Transaction<'_> {
 
     pub fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// What the change will do. Extents whose last piece it takes away are dead, unless they go with an orphan.
+    pub(super) fn effects(&self) -> Result<Effects, IndexError> {
+        let mut effects = Effects { old: Vec::with_capacity(self.writes.len()), dead: Vec::new(), dying: Vec::new() };
+        let mut loose: HashSet<ExtentId> = HashSet::new();
+        for key in self.writes.keys() {
+            let old = self.state.overlay.get(key)?;
+            if let Some(old) = &old
+                && !self.orphans.iter().any(|(ino, _)| *ino == key.ino)
+            {
+                loose.extend(pieces(old).iter().map(|piece| piece.extent));
+            }
+            effects.old.push(old);
+        }
+        for id in loose {
+            if self.may_be_named(id)? {
+                continue;
+            }
+            let key = Key::extent(id);
+            if let Some(record) = self.get(&key)? {
+                effects.dying.extend(local_extent(&key, &record));
+                effects.dead.push(key);
+            }
+        }
+        effects.dead.sort_unstable();
+        effects.dying.sort_unstable_by_key(|id| (id.owner, id.number));
+        Ok(effects)
+    }
+
+    /// May a piece of the owner's map still name this extent? Of a map in records of its own nobody knows without
+    /// reading all of it: an extent has pieces anywhere. What dies there is found when a round takes it, or swept when
+    /// the index is merged.
+    fn may_be_named(&self, id: ExtentId) -> Result<bool, IndexError> {
+        Ok(match self.get(&Key::head(id.owner))?.as_deref() {
+            Some(Record::Head(head)) => head.spilled || head.pieces.iter().any(|piece| piece.extent == id),
+            _ => false,
+        })
+    }
+}
+
+/// The pieces that a record holds.
+pub(super) fn pieces(record: &Record) -> &[Piece] {
+    match record {
+        Record::Head(head) => &head.pieces,
+        Record::Map(piece) => std::slice::from_ref(piece),
+        _ => &[],
     }
 }

@@ -208,6 +208,8 @@ struct Queue {
     wanted: Position,
     /// The low-water mark.
     cut: Position,
+    /// Up to where the index is safe (J5).
+    indexed: Position,
     /// Files may be droppable that were not.
     cut_moved: bool,
     closing: bool,
@@ -225,6 +227,11 @@ struct Taken {
 }
 
 impl Queue {
+    /// Up to where files may go: both the vault and the index have what lies before.
+    fn droppable(&self) -> Position {
+        self.cut.min(self.indexed)
+    }
+
     fn take(&mut self) -> Taken {
         self.behind += self.change_weight + self.extent_weight;
         self.change_weight = 0;
@@ -641,6 +648,12 @@ impl Journal {
         };
         assert!(cut <= told, "J5: no durable record says that the vault took the history up to {cut}, only {told}");
         self.look_at_files(Some(cut));
+    }
+
+    /// The index is safe up to this position, or needs the journal no more: files before it may go (J5).
+    pub fn indexed(&self, position: Position) {
+        self.queue.lock().indexed = position;
+        self.look_at_files(None);
     }
 
     fn look_at_files(&self, cut: Option<Position>) {

@@ -498,6 +498,7 @@ fn build(built: Built) -> Arc<Journal> {
         promised: 0,
         wanted: Position(0),
         cut: Position(0),
+        indexed: Position(u64::MAX),
         cut_moved: false,
         closing: false,
         took: Vec::new(),

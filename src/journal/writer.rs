@@ -321,7 +321,7 @@ impl Writer {
 
     /// Lets go of what the journal need not keep on the disk (J5, J6).
     fn make_room(&mut self, journal: &Journal) {
-        let cut = journal.queue.lock().cut;
+        let cut = journal.queue.lock().droppable();
         self.drop_files(journal, cut);
         while journal.pressed() {
             match self.empty_oldest(journal, cut) {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::indexer::{self, Indexer, Ready};
 use crate::base::disk::{Disk, RealDisk};
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
 use crate::cache::{Bounds, Cache, DIRTY_AGE};
@@ -27,6 +28,7 @@ use crate::format::commit::ChainLink;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
+use crate::index::{self, Ground, SledTables, Tables};
 use crate::journal::{Journal, Recovered, Settings, Trouble};
 use crate::pipeline::Cpu;
 use crate::store::Store;
@@ -165,9 +167,20 @@ pub struct World {
     pub random: Random,
     pub clock: Clock,
     pub cpu: Cpu,
+    /// Where the index keeps its tables, by the name of its directory in the state directory.
+    pub tables: MakeTables,
     /// The journal's writer gets a thread of its own; else it is a task like all others.
     pub journal_thread: bool,
     pub host: String,
+}
+
+pub type MakeTables = Arc<dyn Fn(&'static str) -> Arc<dyn Tables> + Send + Sync>;
+
+impl World {
+    fn ground(&self, keys: &Arc<Keys>, dir: &'static str) -> Ground {
+        let tables = (self.tables)(dir);
+        Ground { dir, disk: self.disk.clone(), tables, keys: keys.clone(), random: self.random.clone() }
+    }
 }
 
 pub struct Drive {
@@ -190,6 +203,7 @@ struct Opened {
 
 struct Writer {
     journal: Arc<Journal>,
+    indexer: Arc<Indexer>,
     rounds: Arc<Rounds>,
     notifier: Arc<Notifier>,
     pins: Arc<PinFile>,
@@ -206,9 +220,11 @@ impl Drive {
     pub async fn open(store: Store, passphrase: Passphrase, options: DriveOptions) -> Result<Drive, VaultError> {
         let cpu = Cpu::threads(std::thread::available_parallelism().map_or(2, usize::from))
             .map_err(|e| VaultError::State { path: "threads".to_owned(), why: e.to_string() })?;
+        let state = options.state.clone();
         let world = World {
             store,
             disk: Arc::new(RealDisk::new(options.state.clone())),
+            tables: Arc::new(move |dir| Arc::new(SledTables::new(state.join(dir))) as Arc<dyn Tables>),
             random: Random::Kernel,
             clock: Clock::System,
             cpu,
@@ -232,7 +248,15 @@ impl Drive {
         options: DriveOptions,
     ) -> Result<Drive, VaultError> {
         let keys = Arc::new(unlocked.keys);
-        let walked = walk::walk(&world.store, &keys, pins.get().as_ref()).await?;
+        let known = pins.get();
+        let recovered = match options.read_only {
+            true => None,
+            false => Some(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?),
+        };
+        let dir = if options.read_only { index::READER_DIR } else { index::WRITER_DIR };
+        let ready =
+            indexer::prepare(world.ground(&keys, dir), &world.store, &keys, known.as_ref(), recovered.as_ref()).await?;
+        let walked = &ready.walked;
         if walked.header != unlocked.header {
             return Err(VaultError::Tampered(format!(
                 "the header that opened (number {}) is not the one that the vault names (number {})",
@@ -243,18 +267,20 @@ impl Drive {
             vault: keys.vault,
             link: walked.newest.link,
             header: walked.header.0,
-            epoch: walked.newest.epoch.max(pins.get().map_or(Epoch(0), |pin| pin.epoch)),
+            epoch: walked.newest.epoch.max(known.map_or(Epoch(0), |pin| pin.epoch)),
         };
-        if options.read_only {
-            pins.set(pin)?;
-            return Ok(Drive::reader(world, keys, walked, pin, &options));
+        match recovered {
+            Some(recovered) => Drive::writer(world, keys, ready, recovered, pin, pins, &options).await,
+            None => {
+                pins.set(pin)?;
+                Ok(Drive::reader(world, keys, ready, pin, &options))
+            }
         }
-        Drive::writer(world, keys, walked, pin, pins, &options).await
     }
 
-    fn reader(world: World, keys: Arc<Keys>, walked: Walked, pin: Pin, options: &DriveOptions) -> Drive {
-        let last_commit = walked.commit.time;
-        let history = Arc::new(History::new(walked.state, None, world.clock.clone(), Epoch(0)));
+    fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, options: &DriveOptions) -> Drive {
+        let last_commit = ready.walked.commit.time;
+        let history = Arc::new(History::new(ready.index, &ready.mark, None, world.clock.clone(), Epoch(0)));
         let downloads = downloads(&world, &keys, None);
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
         let fs = Arc::new(Fs::new(history.clone(), keys, cache.clone(), Safety::Nothing));
@@ -266,23 +292,29 @@ impl Drive {
     async fn writer(
         world: World,
         keys: Arc<Keys>,
-        walked: Walked,
+        ready: Ready,
+        recovered: Recovered,
         pin: Pin,
         pins: PinFile,
         options: &DriveOptions,
     ) -> Result<Drive, VaultError> {
-        let Walked { state, newest, commit, header, checkpoint, .. } = walked;
-        let recovered = settle_ownership(&world, &keys, &newest, &commit, options.takeover)?;
+        let position = ready.position();
+        let Ready { index, mark, over, placed, walked } = ready;
+        let Walked { newest, commit, header, checkpoint, .. } = walked;
+        let recovered = settle_ownership(&world, &keys, recovered, &newest, &commit, options.takeover)?;
         // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
         let epoch = epoch::next(&pins, pin)?;
         let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
         let changes = recovered.changes.clone();
         let found = recovered.extents.iter().copied().collect();
         let journal = Journal::resume(recovered, world.random.clone(), settings(options), commit.cut)?;
-        start_writer(&journal, world.journal_thread)?;
-        let history = Arc::new(History::new(state, Some(journal.clone()), world.clock.clone(), epoch));
-        let vain = history.replay(&changes, commit.cut);
+        let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
+        history.replay(&changes, commit.cut, over)?;
+        history.place(&placed, commit.link)?;
+        let vain = history.vain(&changes)?;
         drop(changes);
+        let indexer = Indexer::new(history.clone(), index, journal.clone(), world.clock.clone(), mark, position);
+        start_writer(&journal, world.journal_thread)?;
         let begun = begin_reign(&world, &keys, &history, &journal, &pins, pin, &reign, &newest, &commit).await;
         let link = match begun {
             Ok(link) => link,
@@ -297,7 +329,7 @@ impl Drive {
         journal.release(&vain);
         journal.committed(commit.cut);
         let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
-        Ok(Drive::join(world, keys, history, journal, found, pins, reign, chain, options))
+        Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, chain, options))
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -305,6 +337,7 @@ impl Drive {
         world: World,
         keys: Arc<Keys>,
         history: Arc<History>,
+        indexer: Arc<Indexer>,
         journal: Arc<Journal>,
         found: HashSet<ExtentId>,
         pins: PinFile,
@@ -361,9 +394,10 @@ impl Drive {
         let run = rounds.clone().run(stop_rounds.clone());
         let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
+        tasks.spawn(indexer.clone().run(stop.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
-        let writer = Writer { journal, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
+        let writer = Writer { journal, indexer, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
         Drive { fs, store, cache, history, clock, opened, writer: Some(writer), durability }
     }
@@ -410,6 +444,8 @@ impl Drive {
         writer.tasks.close();
         writer.tasks.wait().await;
         let kept = self.end_journal(writer).await;
+        // Nothing is appended any more, and what is durable is known.
+        writer.indexer.finish().await;
         match finished {
             Ok(()) => {
                 self.send_hint(writer).await;
@@ -638,11 +674,11 @@ async fn begin_reign(
 fn settle_ownership(
     world: &World,
     keys: &Arc<Keys>,
+    recovered: Recovered,
     newest: &walk::Newest,
     commit: &walk::NewestCommit,
     takeover: bool,
 ) -> Result<Recovered, VaultError> {
-    let recovered = Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?;
     let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
     if own {
         let Some(why) = hole(&recovered, commit.cut) else { return Ok(recovered) };
@@ -723,7 +759,6 @@ mod tests {
     use super::*;
     use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
     use crate::crypto::secret::Key;
-    use crate::history::overlay::Overlay;
 
     /// A history that takes changes.
     fn history() -> Arc<History> {
@@ -737,9 +772,10 @@ mod tests {
             disk_bytes: 1 << 20,
             reserve_bytes: 0,
         };
+        let (index, mark) = index::tests::holding(&keys, &[]);
         let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();
         let journal = Journal::resume(recovered, random, settings, Position(0)).unwrap();
-        Arc::new(History::new(Overlay::default(), Some(journal), Clock::System, Epoch(1)))
+        Arc::new(History::new(index, &mark, Some(journal), Clock::System, Epoch(1)))
     }
 
     #[tokio::test]

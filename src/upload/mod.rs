@@ -34,6 +34,8 @@ use crate::journal::JournalError;
 pub enum UploadError {
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
     #[error("sealing failed")]
     Sealing,
     #[error("the mount is read-only now")]

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::format::FormatError;
+use crate::index::IndexError;
 use crate::journal::JournalError;
 use crate::store::StoreError;
 
@@ -46,6 +47,8 @@ pub enum VaultError {
     Store(StoreError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
 }
 
 impl From<StoreError> for VaultError {

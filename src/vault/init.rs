@@ -20,7 +20,7 @@ use crate::store::{Created, PROBE_PREFIX, Store, StoreError};
 /// The first header's number.
 pub const FIRST_HEADER: u64 = 1;
 /// The first commit's sequence number.
-pub const FIRST_SEQUENCE: Sequence = Sequence(1);
+const FIRST_SEQUENCE: Sequence = Sequence(1);
 
 /// A vault in memory: nothing of it lies in the store yet.
 pub struct Prepared {

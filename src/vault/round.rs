@@ -104,6 +104,8 @@ struct Plan {
     block: BlockRef,
     records: Records,
     outgoing: Vec<Outgoing>,
+    /// Extents that were brought since the last commit and that nothing names at the cut.
+    dead: Vec<ExtentId>,
 }
 
 impl Rounds {
@@ -230,7 +232,8 @@ impl Rounds {
             Some(batch) => self.commit(self.renew(plan(batch)), last).await?,
             None if last => {
                 let Some(block) = block else { return Ok(()) };
-                self.commit(Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() }, true).await?;
+                let plan = Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new() };
+                self.commit(plan, true).await?;
             }
             // Nothing up to there changed any record: the vault has it all. Only the journal may need a commit, for its
             // files go up to the last one's cut and no further (J5; a mount knows its own commit by that block: C4).
@@ -238,7 +241,8 @@ impl Rounds {
                 self.journal.release(&self.history.release_dead());
                 match block {
                     Some(block) if self.journal.waits_for_cut() => {
-                        let plan = Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new() };
+                        let plan =
+                            Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new() };
                         self.commit(plan, false).await?;
                     }
                     _ => self.notifier.committed(durable),
@@ -297,7 +301,7 @@ impl Rounds {
         let object = Bytes::from(object.seal(&self.keys, &self.random).expect("split keeps commits below the class"));
         self.create_log_object(sequence, &object).await?;
         let newest = ChainLink { sequence, hash: kdf::hash(&object) };
-        self.took(Chain { newest, cut: plan.cut, idle, time }, &placed).await?;
+        self.took(Chain { newest, cut: plan.cut, idle, time }, &placed, &plan.dead).await?;
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
         Ok(())
     }
@@ -366,7 +370,7 @@ impl Rounds {
     }
 
     /// The commit stands: pin, tell, and let the journal go of what it need not keep.
-    async fn took(&self, chain: Chain, placed: &[(ExtentId, Extent)]) -> Result<(), RoundError> {
+    async fn took(&self, chain: Chain, placed: &[(ExtentId, Extent)], dead: &[ExtentId]) -> Result<(), RoundError> {
         let pin =
             Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
         let mut failures = 0;
@@ -376,7 +380,7 @@ impl Rounds {
         }
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
-        let released = self.history.end_round(placed);
+        let released = self.history.end_round(placed, dead, chain.newest).map_err(VaultError::from)?;
         self.forget_found(&released);
         self.notifier.committed(chain.cut);
         self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
@@ -444,6 +448,7 @@ fn plan(batch: Batch) -> Plan {
         }
     }
     let (mut records, mut outgoing) = (Vec::with_capacity(batch.records.len()), Vec::new());
+    let mut dead = Vec::new();
     for (key, entry) in batch.records {
         if let Part::Extent { number } = key.part {
             let id = ExtentId { owner: key.ino, number };
@@ -452,12 +457,15 @@ fn plan(batch: Batch) -> Plan {
                     outgoing.push(Outgoing { id, record: extent.clone(), sent: None });
                 }
                 // Dead at the cut: it does not travel.
-                _ => continue,
+                _ => {
+                    dead.push(id);
+                    continue;
+                }
             }
         }
         records.push((key, entry.record));
     }
-    Plan { cut: batch.cut, block: batch.block, records, outgoing }
+    Plan { cut: batch.cut, block: batch.block, records, outgoing, dead }
 }
 
 fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {

@@ -4,44 +4,42 @@
 //! object must open, continue the one before, and belong to an epoch that is not over; what the pin names must be on
 //! the way.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::VaultError;
-use super::init::FIRST_SEQUENCE;
 use super::pin::Pin;
-use crate::base::{Epoch, ExtentId, ObjectId, Position, Sequence, Timestamp};
+use crate::base::{Epoch, ObjectId, Position, Sequence, Timestamp};
 use crate::crypto::kdf;
-use crate::format::commit::{Body, ChainLink, Commit, Hash, LogObject, log_name, open_part, segment_name};
-use crate::format::key::Key;
+use crate::format::commit::{BlockRef, Body, ChainLink, Commit, Hash, LogObject, log_name, open_part, segment_name};
 use crate::format::keys::Keys;
-use crate::format::record::Record;
-use crate::history::overlay::{Effects, Overlay};
+use crate::index::Folded;
 use crate::store::Store;
 
 /// Log objects fetched ahead.
 const AHEAD: usize = 8;
 
-/// The newest state of a vault.
+/// What a walk found: the newest state of a vault, or what it is more than where the walk began.
 pub struct Walked {
-    pub state: Overlay,
+    /// It began where it was asked to; else at the log's first object.
+    pub continued: bool,
+    /// What all commits on the way come to: one record, or its deletion, a key.
+    pub records: Folded,
+    /// The journal block that each log object on the way names.
+    pub blocks: Vec<Option<BlockRef>>,
     /// The newest log object.
     pub newest: Newest,
     /// The newest commit.
     pub commit: NewestCommit,
     pub header: (u64, Hash),
     pub checkpoint: (ObjectId, Hash),
-    /// Extents that nothing names; kept by the log only.
-    pub dead: Vec<ExtentId>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Newest {
     pub link: ChainLink,
     pub epoch: Epoch,
-    pub block: Option<crate::format::commit::BlockRef>,
+    pub block: Option<BlockRef>,
     pub host: String,
     pub time: Timestamp,
     /// It is a commit that says that nobody writes (E2).
@@ -59,19 +57,38 @@ struct Walk<'a> {
     store: &'a Store,
     keys: &'a Keys,
     pin: Option<&'a Pin>,
-    state: Overlay,
+    continued: bool,
+    records: Folded,
+    blocks: Vec<Option<BlockRef>>,
     newest: Option<LogObject>,
     link: ChainLink,
     commit: Option<NewestCommit>,
 }
 
-/// Reads the whole log.
-pub async fn walk(store: &Store, keys: &Keys, pin: Option<&Pin>) -> Result<Walked, VaultError> {
-    let link = ChainLink { sequence: Sequence(0), hash: [0; 32] };
-    let mut walk = Walk { store, keys, pin, state: Overlay::default(), newest: None, link, commit: None };
+/// Reads the log from the commit `from` on, if it still stands; else, or without one, all of it.
+pub async fn walk(
+    store: &Store,
+    keys: &Keys,
+    pin: Option<&Pin>,
+    from: Option<ChainLink>,
+) -> Result<Walked, VaultError> {
+    let mut walk = Walk {
+        store,
+        keys,
+        pin,
+        continued: false,
+        records: Folded::new(),
+        blocks: Vec::new(),
+        newest: None,
+        link: ChainLink { sequence: Sequence(0), hash: [0; 32] },
+        commit: None,
+    };
+    if let Some(from) = from {
+        walk.begin_at(from).await?;
+    }
     let listed = store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
-    let ahead =
-        (FIRST_SEQUENCE.0..=listed.0).map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
+    let ahead = (walk.link.sequence.0 + 1..=listed.0)
+        .map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
     let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
     while let Some((sequence, object)) = ahead.next().await {
         match object? {
@@ -91,6 +108,32 @@ async fn fetch(store: &Store, sequence: Sequence) -> Result<Option<Bytes>, Vault
 }
 
 impl Walk<'_> {
+    async fn begin_at(&mut self, from: ChainLink) -> Result<(), VaultError> {
+        let Some(bytes) = fetch(self.store, from.sequence).await? else { return Ok(()) };
+        if kdf::hash(&bytes) != from.hash {
+            return Ok(());
+        }
+        let Ok(object) = LogObject::open(self.keys, from.sequence, &bytes) else { return Ok(()) };
+        let Body::Commit(Commit { cut, .. }) = object.body else { return Ok(()) };
+        self.link = from;
+        self.commit = Some(NewestCommit { link: from, cut, time: object.time });
+        self.newest = Some(object);
+        self.continued = true;
+        self.check_pin()
+    }
+
+    fn check_pin(&self) -> Result<(), VaultError> {
+        match self.pin {
+            Some(pin) if pin.link.sequence == self.link.sequence && pin.link.hash != self.link.hash => {
+                Err(tampered(format!(
+                    "{} is not the one that this machine has seen: the vault was forked",
+                    log_name(self.link.sequence)
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn take(&mut self, sequence: Sequence, bytes: &[u8]) -> Result<(), VaultError> {
         let name = log_name(sequence);
         let mut object =
@@ -99,12 +142,8 @@ impl Walk<'_> {
             return Err(tampered(format!("{name} does not continue the log: two histories were mixed")));
         }
         self.link = ChainLink { sequence, hash: kdf::hash(bytes) };
-        if let Some(pin) = self.pin
-            && pin.link.sequence == sequence
-            && pin.link.hash != self.link.hash
-        {
-            return Err(tampered(format!("{name} is not the one that this machine has seen: the vault was forked")));
-        }
+        self.check_pin()?;
+        self.blocks.push(object.block);
         let reign = self.newest.as_ref().map_or(Epoch(0), |newest| newest.epoch);
         let in_order = match object.body {
             Body::Epoch { .. } => object.epoch > reign,
@@ -123,8 +162,7 @@ impl Walk<'_> {
     }
 
     async fn apply(&mut self, commit: &mut Commit) -> Result<(), VaultError> {
-        let mut effects = Effects::default();
-        self.put(std::mem::take(&mut commit.records), &mut effects);
+        self.records.extend(std::mem::take(&mut commit.records));
         for part in &commit.parts {
             let name = segment_name(part.id);
             let Some(object) = self.store.get(&name).await? else {
@@ -134,19 +172,12 @@ impl Walk<'_> {
                 return Err(tampered(format!("{name} is not what the commit names")));
             }
             let records = open_part(self.keys, part.id, &object).map_err(|e| tampered(format!("{name}: {e}")))?;
-            self.put(records, &mut effects);
+            self.records.extend(records);
         }
-        self.state.settle(&mut effects);
         Ok(())
     }
 
-    fn put(&mut self, records: Vec<(Key, Option<Arc<Record>>)>, effects: &mut Effects) {
-        for (key, record) in records {
-            self.state.apply(key, record, effects);
-        }
-    }
-
-    fn end(mut self) -> Result<Walked, VaultError> {
+    fn end(self) -> Result<Walked, VaultError> {
         let (Some(newest), Some(commit)) = (self.newest, self.commit) else {
             return Err(tampered(format!("the log of {} is gone", self.store.url())));
         };
@@ -160,9 +191,10 @@ impl Walk<'_> {
                 pin.link.sequence
             )));
         }
-        let dead = self.state.drop_dead_extents();
         Ok(Walked {
-            state: self.state,
+            continued: self.continued,
+            records: self.records,
+            blocks: self.blocks,
             commit,
             header: newest.header,
             checkpoint: newest.checkpoint,
@@ -174,7 +206,6 @@ impl Walk<'_> {
                 time: newest.time,
                 idle: matches!(newest.body, Body::Commit(Commit { idle: true, .. })),
             },
-            dead,
         })
     }
 }

@@ -39,9 +39,10 @@ struct Done {
     fsynced: u64,
 }
 
-/// Saves new versions until an error: the drive was killed.
-fn save_until_killed(dir: &Path, done: &Mutex<Done>) {
-    loop {
+/// Saves new versions until an error: the drive was killed. Or until it is `over`: between two operations the drive may
+/// go unnoticed, and what lies under it takes all that is saved.
+fn save_until_killed(dir: &Path, done: &Mutex<Done>, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
         let version = {
             let mut done = done.lock().expect("no panic with it held");
             done.begun += 1;
@@ -73,7 +74,7 @@ fn live_and_die(vault: &mut Vault, done: &Mutex<Done>, life: Duration) {
     let mut sync = vault.dripfs(["sync"]);
     sync.arg(&dir).stderr(std::process::Stdio::null());
     std::thread::scope(|scope| {
-        scope.spawn(|| save_until_killed(&dir, done));
+        scope.spawn(|| save_until_killed(&dir, done, &over));
         // Each sync makes a round; without them there would be one in five seconds.
         scope.spawn(|| {
             loop {

@@ -52,6 +52,7 @@ use dripfs::crypto::secret::{Key, Passphrase};
 use dripfs::format::header::{Cost, Header, header_name};
 use dripfs::format::keys::Keys;
 use dripfs::fs::{Fs, FsError};
+use dripfs::index::{Tables, TwinTables};
 use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability, World};
 use dripfs::pipeline::Cpu;
 use dripfs::store::Store;
@@ -305,6 +306,10 @@ impl Sim {
         let seed = self.below(u64::MAX);
         World {
             store: Store::over(Arc::new(front), "simulated:///"),
+            tables: {
+                let disk = disk.clone();
+                Arc::new(move |dir| Arc::new(TwinTables::new(disk.clone(), dir)) as Arc<dyn Tables>)
+            },
             disk,
             random: Random::Simulated(Arc::new(SeededBytes::new(seed))),
             clock: clock(self.remote.now()),

@@ -167,8 +167,8 @@ fn plant_head(fs: &Fs, ino: Ino, size: u64, pieces: &[(u64, u32)], spilled: bool
     };
     let pieces: Vec<Piece> = pieces.iter().map(piece).collect();
     let planted = fs.history.transact(|tx| {
-        let Some(Record::Head(head)) = tx.get(&Key::head(ino)).as_deref().cloned() else {
-            return Err(());
+        let Some(Record::Head(head)) = tx.get(&Key::head(ino))?.as_deref().cloned() else {
+            return Err(FsError::NotFound);
         };
         if spilled {
             pieces.iter().for_each(|piece| tx.put(Key::map(ino, piece.offset), Record::Map(*piece)));

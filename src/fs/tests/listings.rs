@@ -51,7 +51,7 @@ fn plant(fs: &Fs, entries: &[(u64, u16)]) {
             let dentry = Dentry { name, ino: file, kind: libc::S_IFREG, extra: None };
             tx.put(Key::dentry(Ino::ROOT, *hash, *suffix), Record::Dentry(dentry));
         }
-        Ok::<_, ()>(())
+        Ok::<_, FsError>(())
     });
     planted.unwrap();
 }

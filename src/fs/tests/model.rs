@@ -342,7 +342,7 @@ impl Pair {
         let mut entries = Vec::new();
         let mut links = Vec::new();
         for ino in &self.inodes {
-            for (key, record) in view.range(Key::inode(*ino), Key::dentry(*ino, u64::MAX, u16::MAX)) {
+            let look = |key: &Key, record: &std::sync::Arc<Record>| {
                 match (key.part, &**record) {
                     (Part::Link { parent, hash, suffix }, _) => links.push((parent, hash, suffix, *ino)),
                     (Part::Dentry { hash, suffix }, Record::Dentry(dentry)) => {
@@ -350,7 +350,9 @@ impl Pair {
                     }
                     _ => {}
                 }
-            }
+                true
+            };
+            view.scan(Key::inode(*ino), Key::dentry(*ino, u64::MAX, u16::MAX), look).unwrap();
         }
         entries.sort();
         links.sort();

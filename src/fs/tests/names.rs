@@ -220,8 +220,8 @@ fn a_file_has_so_many_names_and_no_more() {
     let file = fs.mk(Ino::ROOT, "f");
     let plant = |nlink| {
         let planted = fs.history.transact(|tx| {
-            let Some(Record::Inode(inode)) = tx.get(&Key::inode(file)).as_deref().cloned() else {
-                return Err(());
+            let Some(Record::Inode(inode)) = tx.get(&Key::inode(file))?.as_deref().cloned() else {
+                return Err(FsError::NotFound);
             };
             tx.put(Key::inode(file), Record::Inode(Inode { nlink, ..inode }));
             Ok(())
@@ -258,7 +258,7 @@ fn names_with_equal_hashes_stay_apart() {
                 }
                 None => tx.delete(key),
             }
-            Ok::<_, ()>(())
+            Ok::<_, FsError>(())
         });
         planted.unwrap();
     };
@@ -269,8 +269,8 @@ fn names_with_equal_hashes_stay_apart() {
                 tx.scan(Key::link(ino, Ino(0), 0, 0), Key::link(ino, Ino(u64::MAX), u64::MAX, u16::MAX), |key, _| {
                     suffix = Some(key.part);
                     true
-                });
-                Ok::<_, ()>(())
+                })?;
+                Ok::<_, FsError>(())
             })
             .unwrap();
         match suffix {
@@ -299,7 +299,7 @@ fn an_entry_that_leads_nowhere_is_an_error_that_says_so() {
     let file = fs.mk(Ino::ROOT, "f");
     let planted = fs.history.transact(|tx| {
         tx.delete(Key::inode(file));
-        Ok::<_, ()>(())
+        Ok::<_, FsError>(())
     });
     planted.unwrap();
     assert!(matches!(now(fs.lookup(Ino::ROOT, b"f")), Err(FsError::Io(_))));

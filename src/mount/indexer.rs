@@ -1,0 +1,320 @@
+//! The index of a mount: whether the one on the disk may be used, made anew if not, and fed while the drive runs.
+//!
+//! Owns the rules of use (I1) and the applier. Does not own what lies in an index, nor the order of changes.
+//!
+//! Invariants
+//! - An index is used only as far as its mark's commit stands on the pinned chain, and only if it holds exactly the
+//!   vault's state there, or if all log objects after it are this journal's own and the journal holds the mark's block.
+//! - The journal keeps what the index on the disk lacks (J5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::{Clock, ExtentId, Ino, Position};
+use crate::format::key::{Key, Part};
+use crate::format::keys::Keys;
+use crate::format::record::{Extent, Record};
+use crate::history::overlay::Unindexed;
+use crate::history::{History, Replay};
+use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
+use crate::journal::{Journal, Recovered};
+use crate::store::Store;
+use crate::vault::VaultError;
+use crate::vault::pin::Pin;
+use crate::vault::walk::{self, Walked};
+
+/// How often the index is made safe, at most.
+const SYNC: Duration = Duration::from_secs(5);
+/// How long the applier waits for a disk that refuses, at first and at most.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// An index at the vault's newest state, or ahead of it with the journal.
+pub struct Ready {
+    pub index: Arc<Index>,
+    pub mark: Mark,
+    /// Over what the journal is replayed.
+    pub over: Replay,
+    /// Extents as commits have them, which the index does not know; known once the journal is replayed.
+    pub placed: Vec<(ExtentId, Extent)>,
+    pub walked: Walked,
+}
+
+impl Ready {
+    /// Up to where a journal is not needed for this index.
+    pub fn position(&self) -> Position {
+        match self.over {
+            Replay::Vault => self.walked.commit.cut,
+            Replay::Index(position) => position,
+        }
+    }
+}
+
+/// Reads the log from where the index on the disk stands, and makes the index one of the vault's newest state; makes it
+/// anew where it cannot be used. `recovered` is `None` on a read-only mount.
+pub async fn prepare(
+    ground: Ground,
+    store: &Store,
+    keys: &Keys,
+    pin: Option<&Pin>,
+    recovered: Option<&Recovered>,
+) -> Result<Ready, VaultError> {
+    let found = match Index::open(ground.clone()) {
+        Ok(found) => found,
+        Err(error) => {
+            log::warn!("the index is made anew: {error}");
+            None
+        }
+    };
+    if let Some((index, mark)) = found {
+        let walked = walk::walk(store, keys, pin, Some(mark.link)).await?;
+        match usable(&mark, &walked, recovered) {
+            Ok(Use::Forward) => return forward(index, mark, walked),
+            Ok(Use::Ahead(position)) => {
+                let placed = places(&walked.records);
+                let over = Replay::Index(position);
+                return Ok(Ready { index: Arc::new(index), mark, over, placed, walked });
+            }
+            Err(why) => log::info!("the index is made anew: {why}"),
+        }
+        drop(index);
+        if !walked.continued {
+            return make(ground, walked);
+        }
+    }
+    make(ground, walk::walk(store, keys, pin, None).await?)
+}
+
+enum Use {
+    /// It holds a state that the vault had: what the commits since then say comes on top.
+    Forward,
+    /// It holds all changes of the journal up to this position; the commits since then are of the same journal.
+    Ahead(Position),
+}
+
+/// I1.
+fn usable(mark: &Mark, walked: &Walked, recovered: Option<&Recovered>) -> Result<Use, &'static str> {
+    if !walked.continued {
+        return Err("the log does not hold the commit that it goes up to");
+    }
+    if mark.clean {
+        return Ok(Use::Forward);
+    }
+    let (Some(recovered), Some(block)) = (recovered, mark.block) else {
+        return Err("it is ahead of the vault, and no journal is here");
+    };
+    let is_own = |block: &crate::format::commit::BlockRef| recovered.blocks.contains(block);
+    if !is_own(&block) || recovered.begins > block.position {
+        return Err("the journal does not go on from where it ends");
+    }
+    let newest = walked.newest.block.as_ref();
+    match walked.blocks.iter().map(Option::as_ref).chain([newest]).all(|block| block.is_some_and(is_own)) {
+        true => Ok(Use::Ahead(block.position)),
+        false => Err("another machine has written to the vault"),
+    }
+}
+
+/// Applies commits to an index that holds an older state of the vault.
+fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, VaultError> {
+    let batch = std::mem::take(&mut walked.records);
+    for (key, record) in &batch {
+        if let Some(old) = index.get(key)? {
+            count(&mut mark, *key, &old, false);
+        }
+        if let Some(record) = record {
+            count(&mut mark, *key, record, true);
+        }
+    }
+    if mark.link != walked.commit.link || !batch.is_empty() {
+        mark = Mark { link: walked.commit.link, block: None, clean: true, ..mark };
+        index.apply(&batch, &mark)?;
+        index.forget(batch.keys());
+        index.sync()?;
+    }
+    Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
+}
+
+fn make(ground: Ground, mut walked: Walked) -> Result<Ready, VaultError> {
+    let began = Instant::now();
+    let records = std::mem::take(&mut walked.records);
+    let mut mark = Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) };
+    let mut builder = Builder::new(ground)?;
+    for (key, record) in &records {
+        let Some(record) = record else { continue };
+        count(&mut mark, *key, record, true);
+        builder.push(key, record)?;
+    }
+    let index = builder.finish(&mark)?;
+    log::info!("made the index of {} inodes from the vault's log in {:?}", mark.inodes, began.elapsed());
+    Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
+}
+
+fn count(mark: &mut Mark, key: Key, record: &Record, comes: bool) {
+    let step = |value: u64, by: u64| if comes { value.wrapping_add(by) } else { value.wrapping_sub(by) };
+    match record {
+        Record::Inode(_) => mark.inodes = step(mark.inodes, 1),
+        Record::Head(head) => mark.bytes = step(mark.bytes, head.size),
+        _ => {}
+    }
+    mark.highest = mark.highest.max(key.ino);
+}
+
+fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
+    let place = |(key, record): (&Key, &Option<Arc<Record>>)| match (key.part, record.as_deref()) {
+        (Part::Extent { number }, Some(Record::Extent(extent))) => {
+            Some((ExtentId { owner: key.ino, number }, extent.clone()))
+        }
+        _ => None,
+    };
+    records.iter().filter_map(place).collect()
+}
+
+/// Feeds the index with what is durable.
+pub struct Indexer {
+    history: Arc<History>,
+    index: Arc<Index>,
+    journal: Arc<Journal>,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What is on its way.
+    taken: Option<(Folded, Unindexed)>,
+    /// What was applied last.
+    mark: Mark,
+    position: Position,
+    synced: Instant,
+    is_synced: bool,
+    /// The journal does not wait for it: it counts again once it is safe.
+    disowned: bool,
+    /// It cannot be fed any more: the next mount makes it anew.
+    broken: bool,
+}
+
+impl Indexer {
+    /// `index` holds what `mark` says, and all of the journal up to `position`.
+    pub fn new(
+        history: Arc<History>,
+        index: Arc<Index>,
+        journal: Arc<Journal>,
+        clock: Clock,
+        mark: Mark,
+        position: Position,
+    ) -> Arc<Indexer> {
+        journal.indexed(position);
+        let state = State {
+            taken: None,
+            mark,
+            position,
+            synced: Instant::now(),
+            is_synced: true,
+            disowned: false,
+            broken: false,
+        };
+        Arc::new(Indexer { history, index, journal, clock, state: Mutex::new(state) })
+    }
+
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut durable = self.journal.durable().0;
+        let mut failures = 0u32;
+        loop {
+            match self.step(false).await {
+                Ok(()) => failures = 0,
+                Err(IndexError::Io(why)) => {
+                    failures += 1;
+                    if failures == 1 {
+                        log::error!("the index cannot be written: {why}; free space or check the disk");
+                        self.disown();
+                    }
+                    let pause = PAUSE_MAX.min(PAUSE * failures);
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => continue,
+                    }
+                }
+                Err(IndexError::Damaged(_)) => return,
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.journal.durable_end_after(durable) => durable = self.journal.durable().0,
+                () = tokio::time::sleep(SYNC) => {}
+            }
+        }
+    }
+
+    /// Everything durable is in the index, and that is safe, when this returns.
+    pub async fn finish(self: &Arc<Self>) {
+        if let Err(error) = self.step(true).await {
+            log::warn!("{error}");
+        }
+    }
+
+    /// The disk takes nothing for the index: the journal must not wait for it, or it could not give any room back.
+    fn disown(&self) {
+        self.index.disown();
+        self.state.lock().disowned = true;
+        self.journal.indexed(Position(u64::MAX));
+    }
+
+    async fn step(self: &Arc<Self>, last: bool) -> Result<(), IndexError> {
+        if !self.clock.is_real() {
+            return self.apply(last);
+        }
+        let indexer = self.clone();
+        tokio::task::spawn_blocking(move || indexer.apply(last))
+            .await
+            .unwrap_or_else(|_| Err(IndexError::Damaged("applying to it panicked".to_owned())))
+    }
+
+    fn apply(&self, last: bool) -> Result<(), IndexError> {
+        let mut state = self.state.lock();
+        if state.broken {
+            return Err(IndexError::Damaged("it could not be fed".to_owned()));
+        }
+        let result = self.apply_to(&mut state, last);
+        if let Err(error @ IndexError::Damaged(_)) = &result {
+            log::error!("{error}");
+            state.broken = true;
+            // The next mount makes it anew, from the vault: it needs no journal.
+            self.journal.indexed(Position(u64::MAX));
+        }
+        result
+    }
+
+    fn apply_to(&self, state: &mut State, last: bool) -> Result<(), IndexError> {
+        // What was taken is nowhere else in order: it is tried until the disk takes it. Reads find it in the overlay.
+        if state.taken.is_none() {
+            state.taken = self.history.take_unindexed().map(|mut taken| (taken.fold(), taken));
+        }
+        if let Some((batch, taken)) = &state.taken {
+            self.index.apply(batch, &taken.mark)?;
+            self.history.indexed(&self.index, batch, taken.position);
+            state.position = taken.mark.block.map_or(state.position, |block| block.position);
+            state.mark = taken.mark.clone();
+            state.is_synced = false;
+            state.taken = None;
+        }
+        if self.index.is_grown() {
+            self.index.compact(&state.mark)?;
+        }
+        // A journal that runs full waits for this.
+        if !state.is_synced && (last || state.synced.elapsed() >= SYNC || self.journal.pressed()) {
+            self.index.sync()?;
+            if state.disowned {
+                self.index.claim()?;
+                state.disowned = false;
+            }
+            state.is_synced = true;
+            state.synced = Instant::now();
+            self.journal.indexed(state.position);
+        }
+        Ok(())
+    }
+}
