@@ -4,6 +4,7 @@
 //! reign, [`round`] moves it forward commit by commit, [`pin`] remembers its newest state on this machine.
 //! Does not own: what changes mean (history), where sealed bytes wait (journal), how objects travel (store, upload).
 
+pub mod checkpoint;
 pub mod epoch;
 pub mod error;
 pub mod init;
