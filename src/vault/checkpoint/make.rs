@@ -10,6 +10,7 @@ use super::merge::{Merged, Source, how_many};
 use super::sweep::{mark, sweep};
 use super::write::{RUN_MAX, Sender, Writer, size};
 use super::{Entry, Level, Upload, chain, tampered, totals};
+use crate::base::sizes::CLASS_MIN;
 use crate::base::{ObjectId, Random, Sequence};
 use crate::crypto::kdf;
 use crate::format::checkpoint::table::{COUNTS_MAX, SegmentCount, seal_counts};
@@ -253,13 +254,14 @@ impl<'a, U: Upload> Making<'a, U> {
         let all = own + levels.len();
         let mut sizes: Vec<u64> = levels.iter().map(|runs| size(runs)).collect();
         if own == 1 {
-            sizes.insert(0, batch.len as u64);
+            // As it would lie in the store.
+            sizes.insert(0, batch.len.max(CLASS_MIN) as u64);
         }
         let merged = match self.maker.merge {
             Merge::All => all,
             Merge::BySize => how_many(&sizes).max(own),
         };
-        if merged == 0 {
+        if merged == 0 && self.maker.merge == Merge::BySize {
             return Ok(Levels { levels, merged: 0, found: None });
         }
         let rest = levels.split_off(merged - own);

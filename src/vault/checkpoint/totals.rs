@@ -19,9 +19,9 @@ fn counts(record: Option<&Record>) -> (u64, u64) {
     }
 }
 
-/// The highest inode number, with those of a batch.
+/// The highest inode number, with those of a batch. A delete counts too: the inode was made since, and is gone again.
 pub fn highest(before: Totals, entries: &[Entry]) -> Totals {
-    let inodes = entries.iter().filter(|(key, record)| key.part == Part::Inode && record.is_some());
+    let inodes = entries.iter().filter(|(key, _)| key.part == Part::Inode);
     let highest = inodes.map(|(key, _)| key.ino).max().unwrap_or(before.highest);
     Totals { highest: before.highest.max(highest), ..before }
 }
