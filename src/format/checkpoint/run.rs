@@ -13,6 +13,9 @@ use crate::base::ObjectId;
 
 const WHAT: &str = "checkpoint run";
 
+/// A record, or a delete (`None`).
+pub type Entry = (Key, Option<Arc<Record>>);
+
 /// An opened run, and how far it has been read. Its bytes are wiped when it is dropped.
 pub struct Run {
     opened: Opened,
@@ -35,7 +38,7 @@ impl Run {
     }
 
     /// The next record, or delete (`None`); nothing after the last.
-    pub fn read(&mut self) -> Result<Option<(Key, Option<Arc<Record>>)>, FormatError> {
+    pub fn read(&mut self) -> Result<Option<Entry>, FormatError> {
         let content = self.opened.content();
         let mut r = Reader::new(WHAT, &content[self.at..]);
         if self.left == 0 {

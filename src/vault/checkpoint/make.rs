@@ -58,7 +58,8 @@ pub struct Made {
     pub manifest: Manifest,
     /// Objects under `segments/` that are dead once a commit names this checkpoint: what the one before named and this
     /// one does not, parts of covered commits, segments in which nothing lives. The commit lists them as dead, less
-    /// those segments that its own state names again (an unlinked file that was linked or copied again, L4).
+    /// those segments that its own state, an open unlinked file or the journal beyond its cut names (a file that was
+    /// linked or copied again, L4): these are orphans once nothing does (D2), for no checkpoint knows them any more.
     pub dead: Vec<ObjectId>,
     /// If all levels became one.
     pub sweep: Option<Sweep>,
@@ -242,7 +243,8 @@ impl<'a, U: Upload> Making<'a, U> {
         'a: 'b,
     {
         let memory = (!batch.is_empty()).then(|| Source::Memory(batch.iter()));
-        let levels = levels.iter().map(|runs| Source::Level(Level::new(self.maker.remote, self.maker.keys, runs)));
+        let levels =
+            levels.iter().map(|runs| Source::Level(Level::new(self.maker.remote, self.maker.keys, runs).into()));
         Merged::new(memory.into_iter().chain(levels).collect())
     }
 

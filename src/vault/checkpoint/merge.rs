@@ -12,7 +12,7 @@ use crate::format::record::Record;
 
 /// What is merged: a level of the vault, or one that is not there yet.
 pub enum Source<'a, F: Fetch> {
-    Level(Level<'a, F>),
+    Level(Box<Level<'a, F>>),
     /// In key order.
     Memory(std::slice::Iter<'a, Entry>),
 }
@@ -72,7 +72,7 @@ pub struct Records<'a, F: Fetch>(Merged<'a, F>);
 
 impl<'a, F: Fetch> Records<'a, F> {
     pub fn new(fetch: &'a F, keys: &'a Keys, manifest: &Manifest) -> Records<'a, F> {
-        let levels = manifest.levels.iter().map(|runs| Source::Level(Level::new(fetch, keys, runs)));
+        let levels = manifest.levels.iter().map(|runs| Source::Level(Level::new(fetch, keys, runs).into()));
         Records(Merged::new(levels.collect()))
     }
 

@@ -35,8 +35,6 @@ mod tests;
 mod totals;
 mod write;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -47,17 +45,13 @@ use crate::crypto::kdf;
 use crate::format::checkpoint::Manifest;
 use crate::format::checkpoint::table::{SegmentCount, open_counts};
 use crate::format::commit::{CommitPart, Hash, checkpoint_name, segment_name};
-use crate::format::key::Key;
 use crate::format::keys::Keys;
-use crate::format::record::Record;
 use crate::store::Store;
 
+pub use crate::format::checkpoint::run::Entry;
 pub use level::Level;
 pub use make::{Counters, Made, Maker, Merge, Sweep, make};
 pub use merge::Records;
-
-/// A record, or a delete (`None`).
-pub type Entry = (Key, Option<Arc<Record>>);
 
 /// Where objects are read from: the store itself, a wrapper that tries again, or one that looks at local copies first.
 pub trait Fetch: Send + Sync {

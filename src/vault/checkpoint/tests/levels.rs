@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::*;
 use super::vault::*;
 use crate::base::{Ino, Sequence};
+use crate::format::key::Key;
 
 /// Commits inodes, or deletes them, and makes that the checkpoint which counts.
 async fn checkpoint(vault: &mut Vault, inodes: std::ops::Range<u64>, comes: bool, merge: Merge) -> Made {
@@ -48,7 +49,7 @@ async fn deletes_stay_until_the_oldest_level_is_merged() {
 async fn a_commit_that_memory_does_not_hold_is_written_once() {
     let mut vault = Vault::new().await;
     let changes: BTreeMap<_, _> = (1..60).map(|ino| (Key::inode(Ino(ino)), Some(inode()))).collect();
-    let parts = vault.commit(changes, true).await;
+    vault.commit(changes, true).await;
     let maker =
         Maker { remote: &vault.remote, keys: &vault.keys, random: &vault.random, usage: None, merge: Merge::BySize };
     let limits = super::super::make::Limits { batch: 900, run: 900 };
@@ -56,7 +57,7 @@ async fn a_commit_that_memory_does_not_hold_is_written_once() {
     // All but the last batch lie in one level, whose runs follow each other; the merge reads it once more.
     let written: u64 = made.manifest.levels.iter().map(|runs| runs.len() as u64).sum();
     assert!(made.counters.objects_sent <= 2 * written + 3, "{:?} for {written} runs", made.counters);
-    assert!(parts.iter().all(|part| made.dead.contains(part)));
+    assert!(vault.parts.iter().all(|part| made.dead.contains(part)));
     vault.base = (made.checkpoint, made.manifest);
     assert_eq!(vault.read().await.unwrap(), vault.state);
 }

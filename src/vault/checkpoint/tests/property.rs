@@ -8,9 +8,10 @@ use super::super::*;
 use super::vault::*;
 use crate::base::{ExtentId, Ino, Sequence};
 use crate::format::commit::log_name;
-use crate::format::key::Part;
-use crate::format::record::Place;
+use crate::format::key::{Key, Part};
+use crate::format::record::{Place, Record};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[derive(Clone, Debug)]
@@ -187,7 +188,8 @@ impl Run {
             Event::Commit { ops, parts } => {
                 let mut changes = BTreeMap::new();
                 ops.into_iter().for_each(|op| self.op(&mut changes, op));
-                self.parts.extend(self.vault.commit(changes, parts).await);
+                self.vault.commit(changes, parts).await;
+                self.parts.extend(&self.vault.parts);
             }
             Event::Checkpoint { all } => self.checkpoint(if all { Merge::All } else { Merge::BySize }).await,
             Event::Abandon { after } => {

@@ -10,6 +10,7 @@ use super::super::*;
 use super::vault::*;
 use crate::base::{Ino, Sequence};
 use crate::format::commit::log_name;
+use crate::format::key::Key;
 
 /// Log objects: 1 and 2 commits, 3 an epoch record, 4 a commit, all covered by a first checkpoint; 5 and 6 commits that
 /// name that one, covered by a second; 7 a commit that names the second.

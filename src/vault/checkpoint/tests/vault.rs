@@ -17,8 +17,8 @@ use super::super::*;
 use crate::base::{Epoch, ExtentId, Ino, Position, Random, Sequence, Timestamp};
 use crate::crypto::secret::Key as SecretKey;
 use crate::format::commit::{Body, ChainLink, Commit, LogObject, log_name, seal_part};
-use crate::format::key::Part;
-use crate::format::record::{Extent, Head, Inode, Place, Segment};
+use crate::format::key::{Key, Part};
+use crate::format::record::{Extent, Head, Inode, Piece, Place, Record, Reference, Segment};
 use crate::store::Created;
 
 /// The store, which stops working after so many requests.
@@ -113,6 +113,8 @@ pub struct Vault {
     pub base: ((ObjectId, Hash), Manifest),
     pub commit: Option<ChainLink>,
     pub cut: Position,
+    /// The parts of the newest commit.
+    pub parts: Vec<ObjectId>,
 }
 
 impl Vault {
@@ -141,6 +143,7 @@ impl Vault {
             base,
             commit: None,
             cut: Position(0),
+            parts: Vec::new(),
         }
     }
 
@@ -173,7 +176,7 @@ impl Vault {
     }
 
     /// Commits changes; with `parts`, all but the first entry lie in parts of one entry each.
-    pub async fn commit(&mut self, changes: BTreeMap<Key, Option<Record>>, parts: bool) -> Vec<ObjectId> {
+    pub async fn commit(&mut self, changes: BTreeMap<Key, Option<Record>>, parts: bool) {
         let mut records: Vec<Entry> = changes.into_iter().map(|(key, record)| (key, record.map(Arc::new))).collect();
         for (key, record) in &records {
             match record {
@@ -194,10 +197,9 @@ impl Vault {
         }
         commit.records = records;
         self.cut = commit.cut;
-        let parts = commit.parts.iter().map(|part| part.id).collect();
+        self.parts = commit.parts.iter().map(|part| part.id).collect();
         self.append(Body::Commit(commit)).await;
         self.commit = Some(self.link());
-        parts
     }
 
     /// Makes a checkpoint in small batches and runs, which does not count yet.
@@ -225,9 +227,10 @@ impl Vault {
 pub fn named(state: &State) -> BTreeSet<ExtentId> {
     let mut named = BTreeSet::new();
     for record in state.values().filter(|record| !matches!(***record, Record::Extent(_))) {
-        record.references(|reference| match reference {
-            crate::format::record::Reference::Extent(id) => _ = named.insert(id),
-            _ => {}
+        record.references(|reference| {
+            if let Reference::Extent(id) = reference {
+                named.insert(id);
+            }
         });
     }
     named
@@ -265,12 +268,8 @@ pub fn inode() -> Record {
 }
 
 pub fn head(size: u64, extents: &[ExtentId]) -> Record {
-    let pieces = extents.iter().enumerate().map(|(k, &extent)| crate::format::record::Piece {
-        offset: k as u64 * 4096,
-        len: 10,
-        extent,
-        start: 0,
-    });
+    let pieces =
+        extents.iter().enumerate().map(|(k, &extent)| Piece { offset: k as u64 * 4096, len: 10, extent, start: 0 });
     let time = Timestamp::default();
     Record::Head(Head {
         size,
