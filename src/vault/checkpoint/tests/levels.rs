@@ -6,6 +6,7 @@ use super::super::*;
 use super::vault::*;
 use crate::base::{Ino, Sequence};
 use crate::format::key::Key;
+use crate::format::record::{Inode, Record};
 
 /// Commits inodes, or deletes them, and makes that the checkpoint which counts.
 async fn checkpoint(vault: &mut Vault, inodes: std::ops::Range<u64>, comes: bool, merge: Merge) -> Made {
@@ -76,4 +77,24 @@ async fn a_checkpoint_of_nothing_new_is_as_the_one_before() {
     assert_eq!(epoch.manifest.levels, vault.base.1.levels);
     assert_eq!((epoch.manifest.sequence, epoch.manifest.epoch), (Sequence(2), vault.epoch));
     assert_eq!(epoch.manifest.commit, vault.base.1.commit);
+}
+
+#[tokio::test]
+async fn batches_that_overlap_hide_each_other_in_the_order_of_the_log() {
+    for overlap in 0..10 {
+        let mut vault = Vault::new().await;
+        for (nlink, range) in [10..70, 70 - overlap..130, 130 - overlap..190].into_iter().enumerate() {
+            // Each is more than a batch takes, and begins within the last runs of the one before.
+            let inode = || match inode() {
+                Record::Inode(inode) => Record::Inode(Inode { nlink: nlink as u32 + 2, ..inode }),
+                _ => unreachable!("an inode"),
+            };
+            let changes = range.map(|ino| (Key::inode(Ino(ino)), Some(inode()))).collect();
+            vault.commit(changes, false).await;
+        }
+        let made = vault.make(Merge::BySize).await.unwrap();
+        vault.base = (made.checkpoint, made.manifest);
+        assert_eq!(vault.read().await.unwrap(), vault.state);
+        assert_eq!(vault.base.1.totals.inodes, vault.state.len() as u64);
+    }
 }
