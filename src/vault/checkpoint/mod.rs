@@ -3,7 +3,7 @@
 //! A manifest names *levels* of sorted runs, a newer level hiding older ones. [`make`] folds the log objects since the
 //! checkpoint before into one small level ([`fold`]), merges levels whose sizes are close ([`merge`]), and when all
 //! become one drops what nothing names ([`sweep`]). [`Records`] reads a checkpoint back, [`chain`] keeps the hashes of
-//! the log below it, [`end`] tells whether a log object is the log's end, [`remove`] takes away the commits that are
+//! the log below it, [`end`] tells whether a log object is the log's end, [`keeper`] when one is due, [`remove`] takes away the commits that are
 //! covered.
 //!
 //! Owns: what a checkpoint holds, what it costs, what may go once it counts. Does not own: the manifest's bytes
@@ -25,6 +25,7 @@
 pub mod chain;
 pub mod end;
 mod fold;
+pub mod keeper;
 mod level;
 mod make;
 mod merge;
@@ -63,8 +64,8 @@ pub trait Fetch: Send + Sync {
 
 /// What making a checkpoint does to the vault.
 pub trait Upload: Fetch {
-    /// Remembers that objects of these ids are about to be sent (J5).
-    fn announce(&self, ids: &[ObjectId]);
+    /// Remembers, durably, that objects of these ids are about to be sent (J5).
+    fn announce<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<(), Self::Error>>;
 
     /// Creates an object under a name drawn at random; its own earlier try that stands there counts as created.
     fn create(&self, name: String, object: Bytes) -> BoxFuture<'_, Result<(), Self::Error>>;
@@ -85,15 +86,6 @@ impl Fetch for Store {
     fn get(&self, name: String) -> BoxFuture<'_, Result<Option<Bytes>, VaultError>> {
         async move { Ok(Store::get(self, &name).await?) }.boxed()
     }
-}
-
-/// What the log may grow to before the next checkpoint.
-const DUE_BYTES: u64 = 64 << 20;
-const DUE_COMMITS: u64 = 1000;
-
-/// Is a checkpoint due? `log_bytes` are those of log objects and of their parts as they lie in the store.
-pub fn is_due(log_bytes: u64, commits: u64) -> bool {
-    log_bytes >= DUE_BYTES || commits >= DUE_COMMITS
 }
 
 /// Reads the manifest that a log object names.

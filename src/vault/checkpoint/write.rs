@@ -41,7 +41,7 @@ impl<'a, U: Upload> Sender<'a, U> {
 
     pub async fn send(&mut self, id: ObjectId, name: String, object: Bytes) -> Result<(), U::Error> {
         self.bytes += object.len() as u64;
-        self.remote.announce(&[id]);
+        self.remote.announce(&[id]).await?;
         self.remote.create(name, object).await
     }
 }
