@@ -11,8 +11,8 @@
 //! | [`journal`] | sealed local history: blocks, writer, replay |
 //! | [`pipeline`] | what stages are made of: the processor threads |
 //! | [`index`] | all records on the local disk, below history's overlay (the only user of sled) |
-//! | [`history`] | positions, transactions, the overlay that answers every metadata read |
-//! | [`vault`] | init, open, epoch, round, commit, pin |
+//! | [`history`] | positions, transactions, the overlay above the index: what answers every metadata read |
+//! | [`vault`] | init, open, epoch, round, commit, checkpoint, pin |
 //! | [`download`] | Starter, RemoteStorage, Encryption, Notifier: bytes come in |
 //! | [`upload`] | Starter, Encryption, Journal, RemoteStorage, Notifier: bytes go out |
 //! | [`cache`] | entries of plaintext, dirty and frozen and clean |

@@ -3,7 +3,7 @@
 //! # One write, file by file
 //!
 //! 1. The kernel sends WRITE: `fuse/adapter.rs` takes it, `fs/file.rs` (`try_write`) looks after set-user-ID bits.
-//! 2. `cache/mod.rs` (`try_write`) puts the bytes into the file's entry, `cache/dirty.rs`. The kernel has its answer.
+//! 2. `cache/mod.rs` (`write`) puts the bytes into the file's entry, `cache/dirty.rs`. The kernel has its answer.
 //! 3. On close, fsync, a full 4 MiB or a few seconds' age, `upload/starter.rs` asks the entry for a capture
 //!    (`cache/entry.rs`: all dirty bytes at one instant), `upload/encryption.rs` seals it into extents
 //!    (`format/extent.rs`), `upload/journal.rs` waits for room and lets the entry append.
@@ -13,12 +13,15 @@
 //! 5. `journal/writer.rs` seals blocks, writes, fdatasyncs. Here fsync returns.
 //! 6. Every few seconds `vault/round.rs` takes what is durable (`history/fold.rs`), `upload/remote_storage.rs` packs
 //!    extents into segments and puts them (`store/mod.rs`), one log object (`format/commit.rs`) moves the vault
-//!    there, `vault/pin.rs` remembers it, `upload/notifier.rs` tells who waits, and the journal lets go.
+//!    there, `vault/pin.rs` remembers it, `upload/notifier.rs` tells who waits, and the journal lets go. Beside it
+//!    `mount/indexer.rs` gives what is durable to the index (`index/mod.rs`), and the overlay lets go of that. Every
+//!    thousand commits `vault/checkpoint/` folds the log into sorted runs.
 //!
 //! # One read, file by file
 //!
 //! 1. The kernel sends READ: `fuse/adapter.rs`, `fs/file.rs` (`read`), `cache/read.rs`.
-//! 2. `cache/read.rs` (`plan`) copies what the entry has in memory and finds the stored pieces (`history/map.rs`);
+//! 2. `cache/read.rs` (`plan`) copies what the entry has in memory and finds the stored pieces (`history/map.rs`, in
+//!    the overlay or else the index);
 //!    clean frames come from `cache/frames.rs`. If that is all, the kernel has its answer in its own thread.
 //! 3. What is missing goes to `download/starter.rs` (one fetch however many ask), `download/remote_storage.rs` (the
 //!    journal's sealed bytes, else a GET on a 64 KiB grid: `store/mod.rs`, `get_range`), `download/encryption.rs`

@@ -29,6 +29,7 @@ fn options(state: &Path) -> DriveOptions {
         cache_bytes: 8 << 20,
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
+        checkpoint: Default::default(),
     }
 }
 
@@ -335,4 +336,22 @@ async fn a_journal_whose_oldest_file_is_gone_is_refused_and_nothing_is_committed
     let taker = DriveOptions { takeover: true, ..options(&place.state("a")) };
     Drive::open(place.store(), passphrase(), taker).await.unwrap().close(|_| ()).await.unwrap();
     assert!(place.state("a").join("aside").is_dir());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_tells_how_safe_it_is() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    let ino = drive.fs.create(Ino::ROOT, b"file", 0o644, ME).await.unwrap().ino;
+    let state = async || String::from_utf8(drive.fs.getxattr(ino, b"user.dripfs.state").await.unwrap()).unwrap();
+    drive.fs.write(ino, 0, b"acknowledged".to_vec(), false).await.unwrap();
+    assert_eq!(state().await, "dirty");
+    drive.fs.fsync(ino, false).await.unwrap();
+    assert!(["local", "uploading", "remote"].contains(&state().await.as_str()), "{}", state().await);
+    drive.sync(|_| ()).await.unwrap();
+    assert_eq!(state().await, "remote");
+    assert!(drive.fs.listxattr(ino, true).await.unwrap().is_empty(), "it is told, never listed");
+    drive.fs.rename(Ino::ROOT, b"file", Ino::ROOT, b"other", RenameMode::Replace).await.unwrap();
+    assert!(state().await != "remote", "a new name that the vault lacks");
+    drive.close(|_| ()).await.unwrap();
 }

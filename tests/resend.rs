@@ -46,6 +46,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         cache_bytes: 8 << 20,
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
+        checkpoint: Default::default(),
     }
 }
 

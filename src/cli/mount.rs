@@ -23,6 +23,7 @@ use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
 use crate::store::{self, Store};
 use crate::vault::VaultError;
+use crate::vault::checkpoint::keeper::When;
 
 pub fn init(args: &Init) -> Result<u8, Failure> {
     let request = new_vault_request(&args.new_vault)?;
@@ -78,6 +79,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             cache_bytes: options.cache_bytes,
             dirty_bytes: options.dirty_bytes,
             journal_bytes: options.journal_bytes,
+            checkpoint: When::default(),
         },
         init: args.init.then_some(new),
         kernel_words: options.kernel_words,

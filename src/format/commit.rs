@@ -253,9 +253,7 @@ impl Commit {
         }
         if !self.parts.is_empty() {
             w.uint(field::PARTS.into()).array(self.parts.len());
-            for part in &self.parts {
-                w.array(3).bytes(&part.id.0).uint(part.len.into()).bytes(&part.hash);
-            }
+            self.parts.iter().for_each(|part| write_part(w, part));
         }
         if !self.inline.is_empty() {
             w.uint(field::INLINE.into()).bytes(&self.inline);
@@ -282,7 +280,11 @@ fn read_block(r: &mut Reader<'_>) -> Result<BlockRef, FormatError> {
     Ok(BlockRef { file: FileId(r.fixed()?), position: Position(r.uint()?), tag: r.fixed()? })
 }
 
-fn read_part(r: &mut Reader<'_>) -> Result<CommitPart, FormatError> {
+pub(super) fn write_part<W: Sink>(w: &mut Writer<W>, part: &CommitPart) {
+    w.array(3).bytes(&part.id.0).uint(part.len.into()).bytes(&part.hash);
+}
+
+pub(super) fn read_part(r: &mut Reader<'_>) -> Result<CommitPart, FormatError> {
     r.array_of(3)?;
     Ok(CommitPart { id: ObjectId(r.fixed()?), len: r.uint_to(CLASS_MAX as u64)? as u32, hash: r.fixed()? })
 }
@@ -294,7 +296,7 @@ fn read_inline(r: &mut Reader<'_>) -> Result<Bytes, FormatError> {
     }
 }
 
-fn is_local(record: &Option<Arc<Record>>) -> bool {
+pub(super) fn is_local(record: &Option<Arc<Record>>) -> bool {
     matches!(record.as_deref(), Some(Record::Extent(extent)) if extent.place == Place::Local)
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::change::tests::run;
-use super::super::checkpoint::{Manifest, RunRef};
+use super::super::checkpoint::Manifest;
 use super::super::hint::Hint;
 use super::super::record::{Extent, Segment};
 use super::*;
@@ -227,33 +227,6 @@ fn an_extent_that_lies_only_here_is_never_committed() {
     let (extent, _) = super::super::extent::seal(&keys(1), &Random::Kernel, [1; 16], b"x", false);
     let key = Key::extent(ExtentId { owner: Ino(1), number: 2 });
     let _ = seal_part(&keys(1), &Random::Kernel, ObjectId([1; 16]), &[(key, Some(Arc::new(Record::Extent(extent))))]);
-}
-
-#[test]
-fn manifests_come_back_and_levels_that_overlap_are_refused() {
-    let run = |first: u64, last: u64| RunRef {
-        id: ObjectId([first as u8; 16]),
-        len: 66_560,
-        hash: [last as u8; 32],
-        first: Key::inode(Ino(first)),
-        last: Key::head(Ino(last)),
-    };
-    let (keys, id) = (keys(1), ObjectId([9; 16]));
-    let open = |levels: Vec<Vec<RunRef>>| {
-        let manifest = Manifest { sequence: Sequence(5), hash: [6; 32], levels };
-        let object = manifest.seal(&keys, &Random::Kernel, id).unwrap();
-        Manifest::open(&keys, id, &object).map(|opened| assert_eq!(opened, manifest))
-    };
-    assert_eq!(open(vec![]), Ok(()));
-    assert_eq!(open(vec![vec![run(1, 1)], vec![run(1, 4), run(5, 9)]]), Ok(()));
-    for (levels, why) in [
-        (vec![vec![run(1, 5), run(5, 9)]], "overlap"),
-        (vec![vec![run(5, 9), run(1, 4)]], "falling"),
-        (vec![vec![run(5, 4)]], "ends before it begins"),
-        (vec![vec![]], "empty level"),
-    ] {
-        assert!(matches!(open(levels), Err(FormatError::Malformed { .. })), "{why}");
-    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub enum Kind {
     Manifest = 3,
     Hint = 4,
     Slot = 5,
+    Chain = 6,
+    Counts = 7,
 }
 
 /// Vault id, kind, full name.

@@ -12,21 +12,26 @@ use crate::base::Ino;
 use crate::base::sizes::{KIB, NAME_MAX};
 use crate::format::key::{Key, Part};
 use crate::format::record::{Record, Xattr};
-use crate::history::Transaction;
+use crate::history::{Reach, Transaction};
 
 /// The longest value, and the longest list of names: Linux hands over no more.
 const VALUE_MAX: usize = 64 * KIB;
 const LIST_MAX: usize = 64 * KIB;
 
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-/// Names that tell of the drive itself. They are never stored.
+/// Names that tell of the drive itself. They are never stored, and never listed: a copy would take them along.
 const RESERVED: &[u8] = b"user.dripfs.";
+/// How safe a file is.
+const STATE: &[u8] = b"user.dripfs.state";
 /// File capabilities: a right that ends with a change of owner.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 impl Fs {
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
         check_name(name)?;
+        if name == STATE {
+            return Ok(self.state(ino)?.as_bytes().to_vec());
+        }
         let view = self.history.view();
         let (key, found) = self.find_xattr(&view, ino, name)?;
         if !found {
@@ -36,6 +41,25 @@ impl Fs {
             Some(Record::Xattr(xattr)) => Ok(xattr.value.to_vec()),
             _ => Err(FsError::NoAttribute),
         }
+    }
+
+    /// Where the newest state of a file is safe: nowhere yet, in the journal, on its way, in the vault.
+    fn state(&self, ino: Ino) -> Result<&'static str, FsError> {
+        // Asked first: what leaves the cache meanwhile is found in history then.
+        let dirty = self.cache.dirty_files().contains(&ino);
+        let inode = records::inode(&self.history.view(), ino)?;
+        // An unlinked file ends with its last user, whatever happens.
+        if dirty || inode.nlink == 0 {
+            return Ok("dirty");
+        }
+        // Changes are folded some time after they are durable: looked at again.
+        self.history.fold_durable();
+        Ok(match self.history.reach(ino) {
+            Reach::Memory => "dirty",
+            Reach::Journal => "local",
+            Reach::Sending => "uploading",
+            Reach::Vault => "remote",
+        })
     }
 
     /// `create`: it must not be there yet; `replace`: it must be there.

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::base::Position;
+use super::overlay::whole;
+use crate::base::{Ino, Position};
 use crate::format::change::Change;
 use crate::format::key::Key;
 use crate::format::record::Record;
@@ -25,23 +26,29 @@ struct Waiting {
     change: Arc<Change>,
     /// For each record: was the key there before?
     existed: Box<[bool]>,
+    usage: Option<Usage>,
 }
+
+/// Inodes, and bytes that files hold, after a change.
+pub type Usage = (u64, u64);
 
 #[derive(Default)]
 pub struct Fold {
     waiting: VecDeque<Waiting>,
     folded: Folded,
+    /// After the last change folded, where that is known.
+    usage: Option<Usage>,
     /// When the oldest change that no commit holds was made.
     oldest: Option<tokio::time::Instant>,
 }
 
 impl Fold {
-    pub fn push(&mut self, position: Position, change: Arc<Change>, existed: Box<[bool]>) {
+    pub fn push(&mut self, position: Position, change: Arc<Change>, existed: Box<[bool]>, usage: Option<Usage>) {
         if change.orphan || change.records.is_empty() {
             return;
         }
         self.oldest.get_or_insert_with(tokio::time::Instant::now);
-        self.waiting.push_back(Waiting { position, change, existed });
+        self.waiting.push_back(Waiting { position, change, existed, usage });
     }
 
     /// Folds at most `most` changes up to `durable`; returns whether there may be more.
@@ -58,6 +65,7 @@ impl Fold {
                 }
             }
             let waiting = self.waiting.pop_front().expect("looked at above");
+            self.usage = waiting.usage;
             for ((key, record), existed) in waiting.change.records.iter().zip(waiting.existed) {
                 self.fold(*key, record.clone(), existed);
             }
@@ -86,6 +94,17 @@ impl Fold {
     pub fn take(&mut self) -> Folded {
         self.oldest = self.waiting.front().map(|_| tokio::time::Instant::now());
         std::mem::take(&mut self.folded)
+    }
+
+    /// What was folded last left so much, where that is known.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Is a change of this inode appended and not folded, or folded?
+    pub fn touches(&self, ino: Ino) -> (bool, bool) {
+        let waiting = self.waiting.iter().any(|w| w.change.records.iter().any(|(key, _)| key.ino == ino));
+        (waiting, self.folded.range(whole(ino)).next().is_some())
     }
 
     /// Is there anything at or before `durable`?

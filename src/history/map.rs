@@ -31,10 +31,33 @@ impl Piece {
     }
 }
 
-/// Keys of spilled pieces that may reach into `range`.
-fn keys(ino: Ino, range: &Range<u64>) -> (Key, Key) {
-    let first = range.start.saturating_sub(EXTENT_MAX as u64);
-    (Key::map(ino, first), Key::map(ino, range.end.saturating_sub(1)))
+/// How far back a piece is looked for that begins before a range and reaches into it: in steps, for most are short, and
+/// each record that lies between is read.
+const BACK: [u64; 3] = [16 << 10, 256 << 10, EXTENT_MAX as u64];
+
+/// Spilled pieces that reach into `range`, in order, whole. `scan` tells those with offsets from the first to the second
+/// number, both inclusive.
+fn spilled(
+    range: &Range<u64>,
+    mut scan: impl FnMut(u64, u64, &mut dyn FnMut(Piece)) -> Result<(), IndexError>,
+) -> Result<Vec<Piece>, IndexError> {
+    let mut pieces = Vec::new();
+    // Pieces never overlap: of those that begin before, only the last can reach into it.
+    let mut end = range.start;
+    for back in BACK {
+        let from = range.start.saturating_sub(back);
+        let mut last = None;
+        if from < end {
+            scan(from, end - 1, &mut |piece| last = Some(piece))?;
+        }
+        if let Some(last) = last {
+            pieces.extend(Some(last).filter(|last| last.end() > range.start));
+            break;
+        }
+        end = from;
+    }
+    scan(range.start, range.end - 1, &mut |piece| pieces.push(piece))?;
+    Ok(pieces)
 }
 
 /// Pieces that reach into `range`, in order, cut to it.
@@ -45,15 +68,15 @@ pub fn pieces(view: &View<'_>, ino: Ino, head: &Head, range: Range<u64>) -> Resu
     if !head.spilled {
         return Ok(head.pieces.iter().filter_map(|piece| piece.within(&range)).collect());
     }
-    let (from, to) = keys(ino, &range);
-    let mut pieces = Vec::new();
-    view.scan(from, to, |_, record| {
-        if let Record::Map(piece) = &**record {
-            pieces.extend(piece.within(&range));
-        }
-        true
+    let pieces = spilled(&range, |from, to, found| {
+        view.scan(Key::map(ino, from), Key::map(ino, to), |_, record| {
+            if let Record::Map(piece) = &**record {
+                found(*piece);
+            }
+            true
+        })
     })?;
-    Ok(pieces)
+    Ok(pieces.iter().filter_map(|piece| piece.within(&range)).collect())
 }
 
 /// Cuts `range` out of the map: a hole.
@@ -67,15 +90,13 @@ pub fn cut(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, range: Range<u64
         spill(tx, ino, head);
         return Ok(());
     }
-    let (from, to) = keys(ino, &range);
-    let mut hit = Vec::new();
-    tx.scan(from, to, |_, record| {
-        if let Record::Map(piece) = &**record
-            && piece.within(&range).is_some()
-        {
-            hit.push(*piece);
-        }
-        true
+    let hit = spilled(&range, |from, to, found| {
+        tx.scan(Key::map(ino, from), Key::map(ino, to), |_, record| {
+            if let Record::Map(piece) = &**record {
+                found(*piece);
+            }
+            true
+        })
     })?;
     for piece in hit {
         tx.delete(Key::map(ino, piece.offset));

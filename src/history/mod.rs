@@ -34,7 +34,7 @@ use crate::format::key::{Key, Lane, Part};
 use crate::format::record::{Extent, Record};
 use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
-use fold::{Fold, Folded};
+use fold::{Fold, Folded, Usage};
 use overlay::{Look, Orphan, Overlay, Unindexed};
 use transaction::Effects;
 pub use transaction::Transaction;
@@ -52,8 +52,9 @@ pub struct State {
     /// Extents that died since the last round began, and those that died before and wait for its end.
     dying: Vec<ExtentId>,
     dying_before: Vec<ExtentId>,
-    /// When the oldest change of the round under way was made.
+    /// When the oldest change of the round under way was made, and the inodes that it changes.
     sending_since: Option<tokio::time::Instant>,
+    sending: HashSet<Ino>,
 }
 
 pub struct History {
@@ -104,6 +105,21 @@ pub struct Batch {
     pub cut: Position,
     pub block: BlockRef,
     pub records: Folded,
+    /// Inodes and bytes in files at the cut, where that is known.
+    pub usage: Option<Usage>,
+}
+
+/// How far the last change of an inode has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Appended; perhaps not durable yet.
+    Memory,
+    /// Durable in the journal.
+    Journal,
+    /// A round has it under way.
+    Sending,
+    /// No change of this mount waits for the vault.
+    Vault,
 }
 
 /// What waits for the vault: files whose contents changed, and sealed bytes.
@@ -127,6 +143,7 @@ impl History {
             dying: Vec::new(),
             dying_before: Vec::new(),
             sending_since: None,
+            sending: HashSet::new(),
         };
         History {
             state: RwLock::new(state),
@@ -210,7 +227,7 @@ impl History {
                     if *position > cut {
                         // Whether the vault has a key is not known any more: it may be told of a deletion in vain.
                         let existed = vec![true; change.records.len()].into_boxed_slice();
-                        state.fold.push(*position, change.clone(), existed);
+                        state.fold.push(*position, change.clone(), existed, None);
                     }
                     continue;
                 }
@@ -302,9 +319,11 @@ impl History {
             }
             state.sending_since = state.fold.oldest();
             let records = state.fold.take();
+            state.sending = records.keys().map(|key| key.ino).collect();
             let dying = std::mem::take(&mut state.dying);
             state.dying_before.extend(dying);
-            return Some(Batch { cut, block, records });
+            let usage = state.fold.usage();
+            return Some(Batch { cut, block, records, usage });
         }
     }
 
@@ -323,6 +342,7 @@ impl History {
         }
         let mut state = self.state.write();
         state.sending_since = None;
+        state.sending = HashSet::new();
         released.append(&mut state.dying_before);
         Ok(released)
     }
@@ -403,6 +423,24 @@ impl History {
     pub fn has_dead(&self) -> bool {
         let state = self.state.read();
         state.sending_since.is_none() && state.fold.is_empty() && !state.dying.is_empty()
+    }
+
+    /// Folds what is durable, a bounded part of it.
+    pub fn fold_durable(&self) {
+        if let Some(journal) = &self.journal {
+            self.state.write().fold.advance(journal.durable().0, 4096);
+        }
+    }
+
+    /// How far an inode's last change has come. A file's names are its parents' as well as its own.
+    pub fn reach(&self, ino: Ino) -> Reach {
+        let state = self.state.read();
+        match (state.fold.touches(ino), state.sending.contains(&ino)) {
+            ((true, _), _) => Reach::Memory,
+            ((false, true), _) => Reach::Journal,
+            ((false, false), true) => Reach::Sending,
+            ((false, false), false) => Reach::Vault,
+        }
     }
 
     /// When the oldest change that no round has taken was made; `None` if there is none.
@@ -498,7 +536,8 @@ impl State {
         }
         self.dying.extend(dying);
         if waits {
-            self.fold.push(position, change.clone(), existed);
+            let (bytes, inodes) = self.overlay.usage();
+            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)));
         }
     }
 

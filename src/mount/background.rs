@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn any_passphrase_arrives_as_it_was() {
         let text = r#"{"url":"file:///v","dir":"/m","drive":{"state":"/s","read_only":false,"durability":"local",
-            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1},"init":null,
+            "takeover":false,"compress":true,"cache_bytes":1,"dirty_bytes":1,"journal_bytes":1,"checkpoint":{"bytes":1,"commits":1}},"init":null,
             "kernel_words":[],"background":true}"#;
         let request: Request = serde_json::from_str(text).unwrap();
         let passphrase = Passphrase::new(b"two\nlines \xff\0 \r\n".to_vec());

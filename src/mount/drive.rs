@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::indexer::{self, Indexer, Ready};
 use crate::base::disk::{Disk, RealDisk};
+use crate::base::sizes::CLASS_MIN;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
 use crate::cache::{Bounds, Cache, DIRTY_AGE};
 use crate::crypto::secret::Passphrase;
@@ -35,6 +36,7 @@ use crate::store::Store;
 use crate::upload;
 use crate::upload::notifier::Notifier;
 use crate::vault::VaultError;
+use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::{self, Reign};
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{Chain, Rounds};
@@ -85,6 +87,8 @@ pub struct DriveOptions {
     pub dirty_bytes: u64,
     /// What the journal may hold on disk, bytes; writers wait above it.
     pub journal_bytes: u64,
+    /// When a checkpoint is made.
+    pub checkpoint: When,
 }
 
 /// What `dripfs status --json` prints.
@@ -300,7 +304,10 @@ impl Drive {
     ) -> Result<Drive, VaultError> {
         let position = ready.position();
         let Ready { index, mark, over, placed, walked } = ready;
-        let Walked { newest, commit, header, checkpoint, .. } = walked;
+        let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
+        // How many bytes the log took is not known without reading all of it: as many as it must have.
+        let grown = newest.link.sequence.0.saturating_sub(manifest.sequence.0);
+        let keeper = Keeper::new(options.checkpoint, checkpoint, manifest, grown * CLASS_MIN as u64, grown);
         let recovered = settle_ownership(&world, &keys, recovered, &newest, &commit, options.takeover)?;
         // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
         let epoch = epoch::next(&pins, pin)?;
@@ -329,7 +336,7 @@ impl Drive {
         journal.release(&vain);
         journal.committed(commit.cut);
         let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
-        Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, chain, options))
+        Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, keeper, chain, options))
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -342,6 +349,7 @@ impl Drive {
         found: HashSet<ExtentId>,
         pins: PinFile,
         reign: Reign,
+        keeper: Keeper,
         chain: Chain,
         options: &DriveOptions,
     ) -> Drive {
@@ -376,6 +384,9 @@ impl Drive {
             last_commit: chain.time,
         };
         let rounds = Arc::new(Rounds {
+            keeper,
+            usage: Mutex::new(None),
+            making: Mutex::new(None),
             keys,
             history: history.clone(),
             journal: journal.clone(),
@@ -500,7 +511,7 @@ impl Drive {
         let hint = crate::format::hint::Hint {
             header: reign.header.0,
             sequence: chain.newest.sequence,
-            checkpoint: reign.checkpoint.0,
+            checkpoint: writer.rounds.keeper.counting(),
         };
         let object = hint.seal(&writer.rounds.keys, &writer.rounds.random);
         if let Err(error) = self.store.put_hint(object.into()).await {

@@ -24,9 +24,12 @@ use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
 use crate::journal::{Journal, Recovered};
 use crate::store::Store;
 use crate::vault::VaultError;
+use crate::vault::checkpoint::Records;
 use crate::vault::pin::Pin;
 use crate::vault::walk::{self, Walked};
 
+/// Between two batches, at least.
+const SPACING: Duration = Duration::from_millis(200);
 /// How often the index is made safe, at most.
 const SYNC: Duration = Duration::from_secs(5);
 /// How long the applier waits for a disk that refuses, at first and at most.
@@ -83,10 +86,10 @@ pub async fn prepare(
         }
         drop(index);
         if !walked.continued {
-            return make(ground, walked);
+            return make(ground, store, keys, walked).await;
         }
     }
-    make(ground, walk::walk(store, keys, pin, None).await?)
+    make(ground, store, keys, walk::walk(store, keys, pin, None).await?).await
 }
 
 enum Use {
@@ -138,18 +141,33 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
 }
 
-fn make(ground: Ground, mut walked: Walked) -> Result<Ready, VaultError> {
+async fn make(ground: Ground, store: &Store, keys: &Keys, mut walked: Walked) -> Result<Ready, VaultError> {
     let began = Instant::now();
     let records = std::mem::take(&mut walked.records);
     let mut mark = Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) };
     let mut builder = Builder::new(ground)?;
-    for (key, record) in &records {
-        let Some(record) = record else { continue };
+    let mut put = |key: &Key, record: &Arc<Record>| -> Result<(), IndexError> {
         count(&mut mark, *key, record, true);
-        builder.push(key, record)?;
+        builder.push(key, record)
+    };
+    let mut newer = records.iter().peekable();
+    if let Some(base) = &walked.base {
+        let mut older = Records::new(store, keys, base);
+        while let Some((key, record)) = older.next().await? {
+            while let Some((before, newer)) = newer.next_if(|(k, _)| **k < key) {
+                newer.iter().try_for_each(|newer| put(before, newer))?;
+            }
+            match newer.next_if(|(k, _)| **k == key) {
+                Some((_, newer)) => newer.iter().try_for_each(|newer| put(&key, newer))?,
+                None => put(&key, &record)?,
+            }
+        }
+    }
+    for (key, record) in newer {
+        record.iter().try_for_each(|record| put(key, record))?;
     }
     let index = builder.finish(&mark)?;
-    log::info!("made the index of {} inodes from the vault's log in {:?}", mark.inodes, began.elapsed());
+    log::info!("made the index of {} inodes from the vault in {:?}", mark.inodes, began.elapsed());
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
 }
 
@@ -240,6 +258,12 @@ impl Indexer {
                 }
                 Err(IndexError::Damaged(_)) => return,
             }
+            // Changes that touch the same records are folded; the durable end may move thousands of times a second.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(SPACING) => {}
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -283,6 +307,7 @@ impl Indexer {
             log::error!("{error}");
             state.broken = true;
             // The next mount makes it anew, from the vault: it needs no journal.
+            self.index.disown();
             self.journal.indexed(Position(u64::MAX));
         }
         result

@@ -493,6 +493,7 @@ mod tests {
                     cache_bytes: 1,
                     dirty_bytes: 2,
                     journal_bytes: 3,
+                    checkpoint: Default::default(),
                 },
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),

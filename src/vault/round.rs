@@ -15,11 +15,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::VaultError;
+use super::checkpoint::keeper::Keeper;
+use super::checkpoint::{self, Fetch, Maker, Upload};
 use super::epoch::Reign;
 use super::pin::{Pin, PinFile};
 use crate::base::sizes::{CLASS_MAX, CLASS_MIN, KIB};
@@ -51,6 +56,9 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 const SMALL: usize = CLASS_MIN - KIB;
 /// What the records of one commit, or of one part, may take.
 const LARGE: usize = CLASS_MAX - 64 * KIB;
+/// Dead segments that one commit lists, and what each takes: less than what `LARGE` leaves.
+const DEAD_MAX: usize = 2000;
+const DEAD_LEN: usize = 17;
 
 type Records = Vec<(Key, Option<Arc<Record>>)>;
 
@@ -63,8 +71,9 @@ pub struct Chain {
     pub time: Timestamp,
 }
 
+/// Why there are no more commits.
 #[derive(Debug, thiserror::Error)]
-enum RoundError {
+pub enum RoundError {
     /// Somebody else's object stands at our next number.
     #[error("fenced: another machine has taken the vault over")]
     Fenced,
@@ -81,6 +90,11 @@ impl From<Stopped> for RoundError {
 }
 
 pub struct Rounds {
+    pub keeper: Keeper,
+    /// Inodes and bytes in files as the newest commit has them, where that is known.
+    pub usage: Mutex<Option<(u64, u64)>>,
+    /// The checkpoint that is being made.
+    pub making: Mutex<Option<AbortHandle>>,
     pub keys: Arc<Keys>,
     pub history: Arc<History>,
     pub journal: Arc<Journal>,
@@ -106,6 +120,7 @@ struct Plan {
     outgoing: Vec<Outgoing>,
     /// Extents that were brought since the last commit and that nothing names at the cut.
     dead: Vec<ExtentId>,
+    usage: Option<(u64, u64)>,
 }
 
 impl Rounds {
@@ -122,16 +137,40 @@ impl Rounds {
                 self.ended(&error);
                 return;
             }
+            self.make_checkpoint();
             next = Instant::now() + ROUND_SPACING;
         }
     }
 
     /// Ends the reign: one last commit that says so (E2). Everything is in the vault when this returns `true`.
     pub async fn finish(&self) -> Result<(), String> {
+        // What a checkpoint in the making leaves behind are orphans; the next mount makes another.
+        if let Some(making) = self.making.lock().take() {
+            making.abort();
+        }
         self.round(true).await.map_err(|error| {
             self.ended(&error);
             error.to_string()
         })
+    }
+
+    /// Makes a checkpoint beside the rounds, if one is due.
+    fn make_checkpoint(self: &Arc<Self>) {
+        let newest = self.chain.lock().newest;
+        let Some(order) = self.keeper.order(newest) else { return };
+        let (rounds, usage) = (self.clone(), *self.usage.lock());
+        let task = tokio::spawn(async move {
+            let began = Instant::now();
+            let maker =
+                Maker { remote: &*rounds, keys: &rounds.keys, random: &rounds.random, usage, merge: order.merge };
+            let made = checkpoint::make(&maker, &order.base, order.to).await;
+            let made = made.map_err(|error| log::warn!("no checkpoint: {error}; the log goes on")).ok();
+            if let Some(made) = &made {
+                log::debug!("checkpoint {}: {:?}, {:?}", made.checkpoint.0, made.counters, began.elapsed());
+            }
+            rounds.keeper.ended(made);
+        });
+        *self.making.lock() = Some(task.abort_handle());
     }
 
     fn ended(&self, error: &RoundError) {
@@ -232,7 +271,9 @@ impl Rounds {
             Some(batch) => self.commit(self.renew(plan(batch)), last).await?,
             None if last => {
                 let Some(block) = block else { return Ok(()) };
-                let plan = Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new() };
+                let usage = *self.usage.lock();
+                let plan =
+                    Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new(), usage };
                 self.commit(plan, true).await?;
             }
             // Nothing up to there changed any record: the vault has it all. Only the journal may need a commit, for its
@@ -241,8 +282,14 @@ impl Rounds {
                 self.journal.release(&self.history.release_dead());
                 match block {
                     Some(block) if self.journal.waits_for_cut() => {
-                        let plan =
-                            Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new() };
+                        let plan = Plan {
+                            cut: durable,
+                            block,
+                            records: Vec::new(),
+                            outgoing: Vec::new(),
+                            dead: Vec::new(),
+                            usage: *self.usage.lock(),
+                        };
                         self.commit(plan, false).await?;
                     }
                     _ => self.notifier.committed(durable),
@@ -270,9 +317,13 @@ impl Rounds {
         let sequence = Sequence(chain.newest.sequence.0 + 1);
         let extents: u64 = plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum();
         *self.sending.lock() = extents;
-        let mut commit = Commit { cut: plan.cut, idle, ..Commit::default() };
+        let (checkpoint, mut dead) = self.keeper.next();
+        // What is left out is an orphan, and found as such.
+        dead.truncate(DEAD_MAX);
+        let listed = dead.len() * DEAD_LEN;
+        let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
         let mut records = plan.records;
-        let placed = if extents as usize + records_len(&records) <= SMALL {
+        let placed = if extents as usize + records_len(&records) + listed <= SMALL {
             commit.inline = self.inline(&plan.outgoing)?;
             inline_places(&plan.outgoing, sequence)
         } else {
@@ -291,17 +342,21 @@ impl Rounds {
             previous: chain.newest.hash,
             epoch: self.reign.epoch,
             header: self.reign.header,
-            checkpoint: self.reign.checkpoint,
+            checkpoint,
             block: Some(plan.block),
             host: self.reign.host.clone(),
             time: self.clock.now(),
             body: Body::Commit(commit),
         };
         let time = object.time;
+        let Body::Commit(commit) = &object.body else { unreachable!("made above") };
+        let parts: u64 = commit.parts.iter().map(|part| u64::from(part.len)).sum();
         let object = Bytes::from(object.seal(&self.keys, &self.random).expect("split keeps commits below the class"));
         self.create_log_object(sequence, &object).await?;
         let newest = ChainLink { sequence, hash: kdf::hash(&object) };
         self.took(Chain { newest, cut: plan.cut, idle, time }, &placed, &plan.dead).await?;
+        *self.usage.lock() = plan.usage;
+        self.keeper.stands(checkpoint, object.len() as u64 + parts);
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
         Ok(())
     }
@@ -435,6 +490,24 @@ impl Rounds {
     }
 }
 
+impl Fetch for Rounds {
+    type Error = RoundError;
+
+    fn get(&self, name: String) -> BoxFuture<'_, Result<Option<Bytes>, RoundError>> {
+        async move { Ok(self.remote.get(&name).await?) }.boxed()
+    }
+}
+
+impl Upload for Rounds {
+    fn announce<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<(), RoundError>> {
+        self.note(Note::Sent(ids.to_vec()), false).boxed()
+    }
+
+    fn create(&self, name: String, object: Bytes) -> BoxFuture<'_, Result<(), RoundError>> {
+        async move { Ok(self.remote.create(&name, object).await?) }.boxed()
+    }
+}
+
 /// What of a batch travels: extents that the state at the cut names and only the journal has; all other records.
 fn plan(batch: Batch) -> Plan {
     let mut named = HashSet::new();
@@ -465,7 +538,7 @@ fn plan(batch: Batch) -> Plan {
         }
         records.push((key, entry.record));
     }
-    Plan { cut: batch.cut, block: batch.block, records, outgoing, dead }
+    Plan { cut: batch.cut, block: batch.block, records, outgoing, dead, usage: batch.usage }
 }
 
 fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {

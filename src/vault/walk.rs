@@ -8,9 +8,12 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::VaultError;
+use super::checkpoint::chain::Judgement;
+use super::checkpoint::{self, chain};
 use super::pin::Pin;
 use crate::base::{Epoch, ObjectId, Position, Sequence, Timestamp};
 use crate::crypto::kdf;
+use crate::format::checkpoint::Manifest;
 use crate::format::commit::{BlockRef, Body, ChainLink, Commit, Hash, LogObject, log_name, open_part, segment_name};
 use crate::format::keys::Keys;
 use crate::index::Folded;
@@ -21,8 +24,12 @@ const AHEAD: usize = 8;
 
 /// What a walk found: the newest state of a vault, or what it is more than where the walk began.
 pub struct Walked {
-    /// It began where it was asked to; else at the log's first object.
+    /// It began where it was asked to; else at the newest checkpoint.
     pub continued: bool,
+    /// The checkpoint where it began: its records lie below those of `records`. `None` if it began elsewhere.
+    pub base: Option<Manifest>,
+    /// The checkpoint that counts.
+    pub manifest: Manifest,
     /// What all commits on the way come to: one record, or its deletion, a key.
     pub records: Folded,
     /// The journal block that each log object on the way names.
@@ -58,6 +65,9 @@ struct Walk<'a> {
     keys: &'a Keys,
     pin: Option<&'a Pin>,
     continued: bool,
+    base: Option<((ObjectId, Hash), Manifest)>,
+    /// The epoch of the last log object looked at.
+    reign: Epoch,
     records: Folded,
     blocks: Vec<Option<BlockRef>>,
     newest: Option<LogObject>,
@@ -65,7 +75,7 @@ struct Walk<'a> {
     commit: Option<NewestCommit>,
 }
 
-/// Reads the log from the commit `from` on, if it still stands; else, or without one, all of it.
+/// Reads the log from the commit `from` on, if it still stands; else, or without one, from the newest checkpoint on.
 pub async fn walk(
     store: &Store,
     keys: &Keys,
@@ -77,6 +87,8 @@ pub async fn walk(
         keys,
         pin,
         continued: false,
+        base: None,
+        reign: Epoch(0),
         records: Folded::new(),
         blocks: Vec::new(),
         newest: None,
@@ -87,6 +99,9 @@ pub async fn walk(
         walk.begin_at(from).await?;
     }
     let listed = store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
+    if !walk.continued && listed > Sequence(0) {
+        walk.begin_at_checkpoint(listed).await?;
+    }
     let ahead = (walk.link.sequence.0 + 1..=listed.0)
         .map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
     let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
@@ -100,7 +115,7 @@ pub async fn walk(
     while let Some(object) = fetch(store, Sequence(walk.link.sequence.0 + 1)).await? {
         walk.take(Sequence(walk.link.sequence.0 + 1), &object).await?;
     }
-    walk.end()
+    walk.end().await
 }
 
 async fn fetch(store: &Store, sequence: Sequence) -> Result<Option<Bytes>, VaultError> {
@@ -116,10 +131,37 @@ impl Walk<'_> {
         let Ok(object) = LogObject::open(self.keys, from.sequence, &bytes) else { return Ok(()) };
         let Body::Commit(Commit { cut, .. }) = object.body else { return Ok(()) };
         self.link = from;
+        self.reign = object.epoch;
         self.commit = Some(NewestCommit { link: from, cut, time: object.time });
         self.newest = Some(object);
         self.continued = true;
         self.check_pin()
+    }
+
+    /// The log object that a listing shows as the last says where the newest checkpoint is. (If it is not the last one
+    /// any more, the walk goes on from an older checkpoint to the same end.)
+    async fn begin_at_checkpoint(&mut self, listed: Sequence) -> Result<(), VaultError> {
+        let Some(bytes) = fetch(self.store, listed).await? else { return Ok(()) };
+        let object = LogObject::open(self.keys, listed, &bytes)
+            .map_err(|error| tampered(format!("{}: {error}", log_name(listed))))?;
+        let manifest = checkpoint::manifest(self.store, self.keys, object.checkpoint).await?;
+        if manifest.sequence == Sequence(0) {
+            return Ok(());
+        }
+        if let Some(pin) = self.pin
+            && chain::judge(self.store, self.keys, &manifest, pin.link).await? == Judgement::Forked
+        {
+            return Err(tampered(format!(
+                "{} was not the one that this machine has seen: the vault was forked",
+                log_name(pin.link.sequence)
+            )));
+        }
+        self.link = manifest.link();
+        self.reign = manifest.epoch;
+        // The commit that names the checkpoint comes after it: this one's time is never shown.
+        self.commit = manifest.commit.map(|link| NewestCommit { link, cut: manifest.cut, time: object.time });
+        self.base = Some((object.checkpoint, manifest));
+        Ok(())
     }
 
     fn check_pin(&self) -> Result<(), VaultError> {
@@ -144,11 +186,11 @@ impl Walk<'_> {
         self.link = ChainLink { sequence, hash: kdf::hash(bytes) };
         self.check_pin()?;
         self.blocks.push(object.block);
-        let reign = self.newest.as_ref().map_or(Epoch(0), |newest| newest.epoch);
         let in_order = match object.body {
-            Body::Epoch { .. } => object.epoch > reign,
-            Body::Commit(_) => object.epoch == reign,
+            Body::Epoch { .. } => object.epoch > self.reign,
+            Body::Commit(_) => object.epoch == self.reign,
         };
+        self.reign = object.epoch;
         if !in_order {
             return Err(tampered(format!("{name} belongs to an epoch that was over")));
         }
@@ -177,7 +219,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn end(self) -> Result<Walked, VaultError> {
+    async fn end(self) -> Result<Walked, VaultError> {
         let (Some(newest), Some(commit)) = (self.newest, self.commit) else {
             return Err(tampered(format!("the log of {} is gone", self.store.url())));
         };
@@ -193,6 +235,11 @@ impl Walk<'_> {
         }
         Ok(Walked {
             continued: self.continued,
+            manifest: match &self.base {
+                Some((id, base)) if *id == newest.checkpoint => base.clone(),
+                _ => checkpoint::manifest(self.store, self.keys, newest.checkpoint).await?,
+            },
+            base: self.base.map(|(_, base)| base),
             records: self.records,
             blocks: self.blocks,
             commit,

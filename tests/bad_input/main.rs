@@ -9,6 +9,7 @@ mod common;
 mod damage;
 mod device;
 mod elsewhere;
+mod index;
 mod mountpoint;
 mod passphrase;
 mod state;

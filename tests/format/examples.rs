@@ -3,7 +3,7 @@
 use dripfs::base::{Ino, ObjectId};
 use dripfs::crypto::kdf;
 use dripfs::crypto::secret::Key as SecretKey;
-use dripfs::format::commit::{hash, log_name};
+use dripfs::format::commit::{checkpoint_name, hash, log_name, segment_name};
 use dripfs::format::key::Key;
 use dripfs::format::object::{Kind, associated_data};
 use dripfs::format::record::Record;
@@ -12,7 +12,10 @@ use super::make;
 use super::vector::{hex, unhex};
 
 pub fn all() -> Vec<(String, String)> {
-    [keys(), names(), record_keys(), records(), frame(), object(), header()].into_iter().flatten().collect()
+    [keys(), names(), record_keys(), records(), frame(), object(), checkpoint(), header()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn one(block: &str, label: &str, value: &[u8]) -> (String, String) {
@@ -93,6 +96,21 @@ fn object() -> Vec<(String, String)> {
     ]
 }
 
+fn checkpoint() -> Vec<(String, String)> {
+    let (keys, random, id) = (make::keys(), make::random(), ObjectId([0xcc; 16]));
+    let content = |kind, name: &str, object: Option<Vec<u8>>| {
+        let vector = make::object("", kind, name, 0, &object.expect("it fits"));
+        unhex(vector.get("content"))
+    };
+    let manifest = make::manifest().seal(&keys, &random, id);
+    let (chain, counts) = (make::chain_run(&keys, &random), make::segment_counts(&keys, &random));
+    vec![
+        one("checkpoint", "manifest", &content(Kind::Manifest, &checkpoint_name(id), manifest)),
+        one("checkpoint", "chain run", &content(Kind::Chain, &segment_name(id), chain)),
+        one("checkpoint", "table", &content(Kind::Counts, &segment_name(id), counts)),
+    ]
+}
+
 fn header() -> Vec<(String, String)> {
     let (object, recovery, master) = make::header();
     let kek = kdf::argon2id(b"correct horse", &[3; 32], 65_536, 1, 1).expect("the floor is a cost");
@@ -111,7 +129,6 @@ fn header() -> Vec<(String, String)> {
 /// Ids print as they stand in names.
 #[test]
 fn names_of_objects_are_what_the_manual_says() {
-    use dripfs::format::commit::{checkpoint_name, segment_name};
     assert_eq!(segment_name(ObjectId([0xab; 16])), "segments/ab/abababababababababababababababab");
     assert_eq!(checkpoint_name(ObjectId([0xab; 16])), "checkpoint/abababababababababababababababab");
     assert_eq!(log_name(dripfs::base::Sequence(9)), "log/00000000000000000009");

@@ -8,7 +8,8 @@ use dripfs::base::{Epoch, ExtentId, FileId, Ino, ObjectId, Position, Random, Seq
 use dripfs::crypto::aead;
 use dripfs::crypto::secret::{Key as SecretKey, Passphrase};
 use dripfs::format::change::{Change, Note};
-use dripfs::format::checkpoint::{Manifest, RunRef};
+use dripfs::format::checkpoint::table::{SegmentCount, seal_chain, seal_counts};
+use dripfs::format::checkpoint::{ChainRun, Manifest, RunRef, Swept, Totals};
 use dripfs::format::commit::{BlockRef, Body, ChainLink, Commit, CommitPart, LogObject, hash, log_name, seal_part};
 use dripfs::format::commit::{checkpoint_name, segment_name};
 use dripfs::format::extent;
@@ -200,14 +201,39 @@ pub fn object(name: &str, kind: Kind, place: &str, clear: usize, object: &[u8]) 
     vector.hex("content", &plain[4..4 + len])
 }
 
+pub fn manifest() -> Manifest {
+    let id = ObjectId([0xcc; 16]);
+    let object = |byte: u8| CommitPart { id: ObjectId([byte; 16]), len: 66_560, hash: [byte + 1; 32] };
+    let run = RunRef { id, len: 66_560, hash: [0xcd; 32], first: Key::inode(Ino(1)), last: Key::head(FILE) };
+    Manifest {
+        sequence: Sequence(8),
+        hash: [0x08; 32],
+        levels: vec![vec![run]],
+        cut: Position(40),
+        commit: Some(ChainLink { sequence: Sequence(7), hash: [0x07; 32] }),
+        epoch: Epoch(2),
+        totals: Totals { inodes: 2, bytes: 5, highest: FILE },
+        chain: vec![ChainRun { object: object(0xc1), first: Sequence(1), count: 8 }],
+        swept: Some(Swept { sequence: Sequence(6), counts: vec![object(0xc3)] }),
+    }
+}
+
+pub fn chain_run(keys: &Keys, random: &Random) -> Option<Vec<u8>> {
+    seal_chain(keys, random, ObjectId([0xcc; 16]), Sequence(1), &[[0x11; 32], [0x22; 32]])
+}
+
+pub fn segment_counts(keys: &Keys, random: &Random) -> Option<Vec<u8>> {
+    let count = SegmentCount { id: SEGMENT, live: 21, total: 66_560 };
+    seal_counts(keys, random, ObjectId([0xcc; 16]), &[count])
+}
+
 fn good_objects() -> Vec<Vector> {
     let (keys, random, id) = (keys(), random(), ObjectId([0xcc; 16]));
     let log = log_name(Sequence(9));
     let run = change().records;
     let mut run = run;
     run.sort_by_key(|(key, _)| *key);
-    let range = RunRef { id, len: 66_560, hash: [0xcd; 32], first: Key::inode(Ino(1)), last: Key::head(FILE) };
-    let manifest = Manifest { sequence: Sequence(8), hash: [0x08; 32], levels: vec![vec![range]] };
+    let manifest = manifest();
     let hint = Hint { header: 1, sequence: Sequence(9), checkpoint: id };
     let seal = |object: Option<Vec<u8>>| object.expect("it fits the smallest class");
     let made = [
@@ -223,6 +249,8 @@ fn good_objects() -> Vec<Vector> {
             seal(Manifest::default().seal(&keys, &random, id)),
         ),
         ("good/hint", Kind::Hint, "latest".to_owned(), 8, hint.seal(&keys, &random)),
+        ("good/chain-run", Kind::Chain, segment_name(id), 0, seal(chain_run(&keys, &random))),
+        ("good/segment-counts", Kind::Counts, segment_name(id), 0, seal(segment_counts(&keys, &random))),
     ];
     made.iter()
         .map(|(name, kind, place, clear, bytes)| {
@@ -295,6 +323,58 @@ fn bad_objects() -> Vec<Vector> {
             .result(malformed("the keys of a run are not in rising order")),
         forged("bad/commit-extent-without-a-place", &records(&[&[0x82][..], &local_extent()].concat()))
             .result(malformed("an extent has no place in the vault")),
+    ]
+}
+
+/// A manifest, chain run or table of counts with this content, sealed by somebody who has the key.
+fn forged_as(name: &str, kind: Kind, content: &[u8]) -> Vector {
+    let id = ObjectId([0xcc; 16]);
+    let place = if kind == Kind::Manifest { checkpoint_name(id) } else { segment_name(id) };
+    let vector = Vector::new(name, "object").hex("master", &MASTER).with("object-kind", kind as u8);
+    vector.with("name", place).hex("nonce", &[9; 24]).hex("content", content)
+}
+
+fn bad_checkpoints() -> Vec<Vector> {
+    let manifest = |name: &str, manifest: Manifest, why: &str| {
+        let sealed = manifest.seal(&keys(), &random(), ObjectId([0xcc; 16])).expect("it fits");
+        let vector = object("", Kind::Manifest, &checkpoint_name(ObjectId([0xcc; 16])), 0, &sealed);
+        forged_as(name, Kind::Manifest, &super::vector::unhex(vector.get("content")))
+            .result(format!("checkpoint manifest is malformed: {why}"))
+    };
+    let whole = self::manifest();
+    let gap = ChainRun { first: Sequence(2), count: 7, ..whole.chain[0] };
+    let short = ChainRun { count: 7, ..whole.chain[0] };
+    let commit = Some(ChainLink { sequence: Sequence(9), hash: [0x09; 32] });
+    let beyond = "it tells of more than it covers";
+    let field = |number: u8, content: &[u8]| {
+        let empty = [&[0xa3, 0x01, 0x00, 0x02, 0x58, 32][..], &[0; 32], &[number], content].concat();
+        forged_as(&format!("bad/manifest-field-{number}-at-its-default"), Kind::Manifest, &empty)
+            .result("checkpoint manifest is malformed: a field at its default is left out")
+    };
+    let id = |byte: u8| [&[0x50][..], &[byte; 16]].concat();
+    let counts = [&[0x86][..], &id(2), &[1, 2], &id(1), &[1, 2]].concat();
+    vec![
+        manifest("bad/manifest-chain-with-a-gap", Manifest { chain: vec![gap], ..whole.clone() }, {
+            "its hashes of the log have a gap"
+        }),
+        manifest("bad/manifest-chain-too-short", Manifest { chain: vec![short], ..whole.clone() }, {
+            "its hashes of the log do not end where it does"
+        }),
+        manifest("bad/manifest-commit-beyond-it", Manifest { commit, ..whole.clone() }, beyond),
+        manifest("bad/manifest-cut-without-commit", Manifest { commit: None, ..whole }, beyond),
+        field(3, &[0x80]),
+        field(4, &[0x00]),
+        field(6, &[0x00]),
+        field(7, &[0x83, 0x00, 0x00, 0x00]),
+        field(8, &[0x80]),
+        forged_as("bad/chain-run-of-no-hash", Kind::Chain, &[0x82, 0x01, 0x40])
+            .result("chain run is malformed: it holds no whole number of hashes"),
+        forged_as("bad/chain-run-of-half-a-hash", Kind::Chain, &[&[0x82, 0x01, 0x50][..], &[7; 16]].concat())
+            .result("chain run is malformed: it holds no whole number of hashes"),
+        forged_as("bad/segment-counts-falling", Kind::Counts, &counts)
+            .result("table of segments is malformed: its ids are not in rising order"),
+        forged_as("bad/segment-counts-without-total", Kind::Counts, &[&[0x82][..], &id(1), &[0x01]].concat())
+            .result("table of segments is malformed: it is empty, or ends within an entry"),
     ]
 }
 
@@ -481,7 +561,7 @@ pub fn all() -> Vec<Vector> {
         all.push(vector.hex("bytes", &encoded(&record)).result("ok"));
     }
     all.extend(
-        [bad_keys(), bad_records(), changes(), good_objects(), bad_objects(), extents(), headers()]
+        [bad_keys(), bad_records(), changes(), good_objects(), bad_objects(), bad_checkpoints(), extents(), headers()]
             .into_iter()
             .flatten(),
     );

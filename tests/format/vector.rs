@@ -9,6 +9,7 @@ use dripfs::crypto::secret::{Key as SecretKey, Passphrase};
 use dripfs::format::FormatError;
 use dripfs::format::change::Change;
 use dripfs::format::checkpoint::Manifest;
+use dripfs::format::checkpoint::table::{open_chain, open_counts};
 use dripfs::format::commit::{LogObject, hash, open_part};
 use dripfs::format::extent;
 use dripfs::format::header::Header;
@@ -159,6 +160,8 @@ impl Vector {
             Some(("log", number)) => {
                 LogObject::open(&keys, Sequence(number.parse().expect("a number")), &object).map(drop)
             }
+            Some(("segments", _)) if self.get("object-kind") == "6" => open_chain(&keys, id(), &object).map(drop),
+            Some(("segments", _)) if self.get("object-kind") == "7" => open_counts(&keys, id(), &object).map(drop),
             Some(("segments", _)) => open_part(&keys, id(), &object).map(drop),
             Some(("checkpoint", _)) => Manifest::open(&keys, id(), &object).map(drop),
             _ => Hint::open(&keys, &object).map(drop),

@@ -56,6 +56,7 @@ use dripfs::index::{Tables, TwinTables};
 use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability, World};
 use dripfs::pipeline::Cpu;
 use dripfs::store::Store;
+use dripfs::vault::checkpoint::keeper::When;
 use dripfs::vault::pin::PinFile;
 use dripfs::vault::unlock::Unlocked;
 use dripfs::vault::{VaultError, init};
@@ -85,6 +86,8 @@ pub struct Sim {
     compress: bool,
     journal_bytes: u64,
     dirty_bytes: u64,
+    /// Log objects until a checkpoint is due.
+    checkpoint_commits: u64,
     stamp: Cell<u32>,
     looks: Cell<u64>,
     crashes: Cell<u64>,
@@ -255,6 +258,7 @@ impl Sim {
             told,
             journal_bytes,
             dirty_bytes,
+            checkpoint_commits: if seed.is_multiple_of(4) { u64::MAX } else { 2 + seed % 6 },
             stamp: Cell::new(1000),
             looks: Cell::new(0),
             crashes: Cell::new(0),
@@ -299,6 +303,7 @@ impl Sim {
             cache_bytes: 1 << 20,
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
+            checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
         }
     }
 

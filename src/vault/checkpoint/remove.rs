@@ -1,0 +1,214 @@
+//! Removing what a checkpoint covers (C6): oldest first, one by one.
+//!
+//! [`Removal`] decides: it is told what stands and says what to do next. [`remove_covered`] asks the store.
+//!
+//! Invariants
+//! - Nothing goes before the checkpoint has counted for [`GRACE`] and each of its objects was read back.
+//! - A commit goes only after the manifest that it names, unless that one counts. So a reader that finds the newest
+//!   commit that it knows, but not the manifest, knows that it is late.
+//! - The newest commit and what comes after it never go; epoch records never do: they are the fences.
+//! - A commit whose inline extents somebody names stops the removal until they lie elsewhere.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Remove, part, tampered};
+use crate::base::{ObjectId, Sequence};
+use crate::format::checkpoint::Manifest;
+use crate::format::commit::{Body, LogObject, checkpoint_name, log_name};
+use crate::format::keys::Keys;
+
+/// How long readers have to notice that a checkpoint counts.
+pub const GRACE: Duration = Duration::from_secs(60);
+/// Log objects listed at once. What is left is removed after the next checkpoint.
+const LISTED: usize = 100_000;
+
+/// What holds at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub time: Instant,
+    /// This mount reigns, and was seen to: the check of its last commit is done (C6), nothing fenced it.
+    pub may: bool,
+    /// The newest commit.
+    pub newest: Sequence,
+    /// The checkpoint that it names: the one that counts.
+    pub checkpoint: ObjectId,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Tell which log objects there seem to be: [`Removal::listed`].
+    List,
+    /// Nothing before this moment; `None`: nothing while this mount may not.
+    Wait(Option<Instant>),
+    /// Read everything back that the manifest names: [`Removal::was_read_back`].
+    ReadBack,
+    /// Tell what stands there: [`Removal::stands`].
+    Look(Sequence),
+    /// Remove this manifest: [`Removal::removed_manifest`].
+    Manifest(ObjectId),
+    /// Remove this commit: [`Removal::removed_commit`].
+    Commit(Sequence),
+    /// Somebody names inline extents of this commit: they must be placed elsewhere first.
+    Blocked(Sequence),
+    /// Another checkpoint counts now: begin with that one.
+    Superseded,
+    /// All that is covered is gone.
+    Done,
+}
+
+/// What stands under a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Nothing,
+    Epoch,
+    /// A commit that names this checkpoint.
+    Commit(ObjectId),
+}
+
+/// The removal of what one checkpoint covers.
+#[derive(Debug)]
+pub struct Removal {
+    checkpoint: ObjectId,
+    covered: Sequence,
+    since: Instant,
+    is_read_back: bool,
+    /// What may be there, oldest first; `None` until it was listed.
+    left: Option<VecDeque<Sequence>>,
+    /// The oldest that is left is a commit that names this.
+    names: Option<ObjectId>,
+    manifests_gone: HashSet<ObjectId>,
+}
+
+impl Removal {
+    /// `since`: when the commit that first named the checkpoint was seen to stand, or later.
+    pub fn new(checkpoint: ObjectId, manifest: &Manifest, since: Instant) -> Removal {
+        Removal {
+            checkpoint,
+            covered: manifest.sequence,
+            since,
+            is_read_back: false,
+            left: None,
+            names: None,
+            manifests_gone: HashSet::new(),
+        }
+    }
+
+    /// Decides. `keep` tells whether somebody (the newest state, an open file, the journal beyond the cut) names inline
+    /// extents of a commit.
+    pub fn next(&self, now: Now, keep: impl FnOnce(Sequence) -> bool) -> Step {
+        if now.checkpoint != self.checkpoint {
+            return Step::Superseded;
+        }
+        let Some(left) = &self.left else { return Step::List };
+        let Some(&oldest) = left.front().filter(|&&oldest| oldest < now.newest) else { return Step::Done };
+        if !now.may {
+            return Step::Wait(None);
+        }
+        if now.time < self.since + GRACE {
+            return Step::Wait(Some(self.since + GRACE));
+        }
+        if !self.is_read_back {
+            return Step::ReadBack;
+        }
+        let Some(manifest) = self.names else { return Step::Look(oldest) };
+        if keep(oldest) {
+            return Step::Blocked(oldest);
+        }
+        if manifest != self.checkpoint && !self.manifests_gone.contains(&manifest) {
+            return Step::Manifest(manifest);
+        }
+        Step::Commit(oldest)
+    }
+
+    /// Which log objects there seem to be, in any order.
+    pub fn listed(&mut self, sequences: impl IntoIterator<Item = Sequence>) {
+        let mut left: Vec<Sequence> = sequences.into_iter().filter(|&sequence| sequence <= self.covered).collect();
+        left.sort_unstable();
+        self.left = Some(left.into());
+        self.names = None;
+    }
+
+    pub fn was_read_back(&mut self) {
+        self.is_read_back = true;
+    }
+
+    /// What stands under the number that [`Step::Look`] asked for.
+    pub fn stands(&mut self, standing: Standing) {
+        match standing {
+            Standing::Commit(manifest) => self.names = Some(manifest),
+            Standing::Nothing | Standing::Epoch => self.pass(),
+        }
+    }
+
+    pub fn removed_manifest(&mut self, id: ObjectId) {
+        self.manifests_gone.insert(id);
+    }
+
+    pub fn removed_commit(&mut self) {
+        self.pass();
+    }
+
+    fn pass(&mut self) {
+        self.left.as_mut().and_then(VecDeque::pop_front);
+        self.names = None;
+    }
+}
+
+/// Removes what can be removed now. Returns why it ended: [`Step::Wait`], [`Step::Blocked`], [`Step::Superseded`] or
+/// [`Step::Done`]; call it again with the same `removal` later (after `Done` and `Superseded` with a new one).
+/// `read_back` holds objects that were read back before (by a removal or a mount), and gets those read now. `now` and
+/// `keep` are asked before each step.
+pub async fn remove_covered<R: Remove>(
+    remote: &R,
+    keys: &Keys,
+    manifest: &Manifest,
+    removal: &mut Removal,
+    read_back: &mut HashSet<ObjectId>,
+    mut now: impl FnMut() -> Now + Send,
+    mut keep: impl FnMut(Sequence) -> bool + Send,
+) -> Result<Step, R::Error> {
+    loop {
+        match removal.next(now(), &mut keep) {
+            Step::List => {
+                let names = remote.list("log/", LISTED).await?;
+                removal.listed(names.iter().filter_map(|name| name.strip_prefix("log/")?.parse().ok().map(Sequence)));
+            }
+            Step::ReadBack => {
+                for object in manifest.segments() {
+                    if !read_back.contains(&object.id) {
+                        part(remote, &object).await?;
+                        read_back.insert(object.id);
+                    }
+                }
+                removal.was_read_back();
+            }
+            Step::Look(sequence) => {
+                let standing = look(remote, keys, sequence).await?;
+                removal.stands(standing);
+            }
+            Step::Manifest(id) => {
+                remote.remove(checkpoint_name(id)).await?;
+                removal.removed_manifest(id);
+            }
+            Step::Commit(sequence) => {
+                remote.remove(log_name(sequence)).await?;
+                removal.removed_commit();
+            }
+            end @ (Step::Wait(_) | Step::Blocked(_) | Step::Superseded | Step::Done) => return Ok(end),
+        }
+    }
+}
+
+async fn look<R: Remove>(remote: &R, keys: &Keys, sequence: Sequence) -> Result<Standing, R::Error> {
+    let name = log_name(sequence);
+    let Some(object) = remote.get(name.clone()).await? else { return Ok(Standing::Nothing) };
+    let object = LogObject::open(keys, sequence, &object).map_err(|error| tampered(format!("{name}: {error}")))?;
+    Ok(match object.body {
+        Body::Epoch { .. } => Standing::Epoch,
+        Body::Commit(_) => Standing::Commit(object.checkpoint.0),
+    })
+}
