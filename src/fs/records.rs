@@ -128,6 +128,13 @@ impl Slot {
 /// Finds a name's entry, or the lowest free suffix for one. Deletions leave gaps, so all equal hashes are looked at.
 pub(super) fn find(source: &impl Source, keys: &Keys, parent: Ino, name: &[u8]) -> Result<Slot, FsError> {
     let hash = keys.dentry_hash(parent, name);
+    // Nearly every entry stands here, and one record is found faster than a range.
+    if let Some(Record::Dentry(dentry)) = source.get(&Key::dentry(parent, hash, 0))?.as_deref()
+        && *dentry.name == *name
+    {
+        let named = Some(Named { ino: dentry.ino, kind: dentry.kind });
+        return Ok(Slot { parent, hash, suffix: 0, named });
+    }
     let mut named = None;
     let mut found = 0;
     let mut free: u32 = 0;

@@ -60,8 +60,8 @@ pub const WRITER_DIR: &str = "index";
 pub const READER_DIR: &str = "reader";
 /// The file that names the table that counts.
 const CURRENT: &str = "current";
-/// Records kept decoded.
-const HOT: usize = 32 * 1024;
+/// Records kept decoded: some 300 bytes each.
+const HOT: usize = 64 * 1024;
 /// Records that the delta takes before it is written out as a base.
 const DELTA_MAX: usize = 128 * 1024;
 /// A base is merged with the next older one unless that is so many times its size.

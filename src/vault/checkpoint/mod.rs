@@ -1,8 +1,8 @@
 //! Checkpoints: the whole record set as sealed runs, so that nobody has to read the log from its beginning (C6).
 //!
 //! A manifest names *levels* of sorted runs, a newer level hiding older ones. [`make`] folds the log objects since the
-//! checkpoint before into one small level ([`fold`]), merges levels whose sizes are close ([`merge`]), and when all
-//! become one drops what nothing names ([`sweep`]). [`Records`] reads a checkpoint back, [`chain`] keeps the hashes of
+//! checkpoint before into one small level (`fold`), merges levels whose sizes are close (`merge`), and when all
+//! become one drops what nothing names (`sweep`). [`Records`] reads a checkpoint back, [`chain`] keeps the hashes of
 //! the log below it, [`end`] tells whether a log object is the log's end, [`keeper`] when one is due, [`remove`] takes away the commits that are
 //! covered.
 //!
