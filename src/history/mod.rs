@@ -35,7 +35,7 @@ use crate::format::record::{Extent, Record};
 use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
 use fold::{Fold, Folded, Usage};
-use overlay::{Look, Orphan, Overlay, Unindexed};
+use overlay::{Orphan, Overlay, Unindexed};
 use transaction::Effects;
 pub use transaction::Transaction;
 

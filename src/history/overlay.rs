@@ -45,17 +45,8 @@ pub struct Overlay {
     orphans: BTreeMap<Key, Arc<Record>>,
     orphan_inodes: HashSet<Ino>,
     steps: VecDeque<Step>,
-    inodes: u64,
-    bytes: u64,
-    highest: Ino,
-    link: ChainLink,
-}
-
-/// Where records are looked for: the state, or the state as an operation in progress sees it.
-pub trait Look {
-    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError>;
-    /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError>;
+    /// Of all that is here and in the index, but the link: that of the steps that were given.
+    mark: Mark,
 }
 
 /// What the index is given at a time.
@@ -89,15 +80,44 @@ impl Overlay {
             orphans: BTreeMap::new(),
             orphan_inodes: HashSet::new(),
             steps: VecDeque::new(),
-            inodes: mark.inodes,
-            bytes: mark.bytes,
-            highest: mark.highest,
-            link: mark.link,
+            mark: Mark { block: None, clean: false, ..mark.clone() },
         }
     }
 
     pub fn is_orphan(&self, ino: Ino) -> bool {
         !self.orphan_inodes.is_empty() && self.orphan_inodes.contains(&ino)
+    }
+
+    pub fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
+        if self.is_orphan(key.ino) {
+            return Ok(self.orphans.get(key).cloned());
+        }
+        match self.recent.get(key) {
+            Some(recent) => Ok(recent.record.clone()),
+            None => self.index.get(key),
+        }
+    }
+
+    /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
+    pub fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool,
+    ) -> Result<(), IndexError> {
+        if from > to {
+            return Ok(());
+        }
+        if from.ino == to.ino && self.is_orphan(from.ino) {
+            for (key, record) in self.orphans.range(from..=to) {
+                if !visit(key, record) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let recent = self.recent.range(from..=to).map(|(key, recent)| (key, recent.record.as_ref()));
+        layered(recent, |older| self.index.scan(from, to, |key, record| older(key, &record)), visit)
     }
 
     /// Puts or deletes the records of one change. `old` is what stood under each key.
@@ -109,19 +129,18 @@ impl Overlay {
     ) {
         for ((key, record), old) in writes.iter().zip(old) {
             if let Some(old) = old {
-                self.count(&old, false);
+                self.mark.count(*key, &old, false);
             }
             if let Some(record) = record {
-                self.count(record, true);
+                self.mark.count(*key, record, true);
             }
-            self.highest = self.highest.max(key.ino);
             self.recent.insert(*key, Recent { position, record: record.clone() });
         }
         self.push(position, writes, None);
     }
 
     fn push(&mut self, position: Position, writes: Vec<(Key, Option<Arc<Record>>)>, link: Option<ChainLink>) {
-        let (inodes, bytes) = (self.inodes, self.bytes);
+        let Mark { inodes, bytes, .. } = self.mark;
         self.steps.push_back(Step { position, writes, link, inodes, bytes });
     }
 
@@ -200,15 +219,10 @@ impl Overlay {
                 _ => return false,
             }
             let step = self.steps.pop_front().expect("looked at above");
-            self.link = step.link.unwrap_or(self.link);
+            self.mark.link = step.link.unwrap_or(self.mark.link);
             taken.position = step.position;
-            taken.mark = Mark {
-                link: self.link,
-                inodes: step.inodes,
-                bytes: step.bytes,
-                highest: self.highest,
-                ..taken.mark.clone()
-            };
+            let (inodes, bytes) = (step.inodes, step.bytes);
+            taken.mark = Mark { block: taken.mark.block, inodes, bytes, ..self.mark.clone() };
             taken.steps.push(step.writes);
         }
         true
@@ -220,8 +234,7 @@ impl Overlay {
     }
 
     pub fn mark(&self) -> Mark {
-        let Overlay { inodes, bytes, highest, link, .. } = *self;
-        Mark { link, block: None, clean: false, inodes, bytes, highest }
+        self.mark.clone()
     }
 
     /// The index holds what these keys came to up to `position`.
@@ -240,67 +253,35 @@ impl Overlay {
 
     /// Bytes that files hold, and inodes.
     pub fn usage(&self) -> (u64, u64) {
-        (self.bytes, self.inodes)
-    }
-
-    fn count(&mut self, record: &Record, comes: bool) {
-        match record {
-            Record::Inode(_) => self.inodes = step(self.inodes, 1, comes),
-            // Sparse files may claim more than all numbers: the sum is for display, and comes back wrapping.
-            Record::Head(head) => self.bytes = step(self.bytes, head.size, comes),
-            _ => {}
-        }
+        (self.mark.bytes, self.mark.inodes)
     }
 }
 
-impl Look for Overlay {
-    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
-        if self.is_orphan(key.ino) {
-            return Ok(self.orphans.get(key).cloned());
+/// Visits records of two sources in key order, `newer` hiding what `older` has under the same key (`None`: it is
+/// deleted). `visit` returns false to stop.
+pub(super) fn layered<'a>(
+    newer: impl Iterator<Item = (&'a Key, Option<&'a Arc<Record>>)>,
+    older: impl FnOnce(&mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError>,
+    visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool,
+) -> Result<(), IndexError> {
+    let mut newer = newer.peekable();
+    let mut more = true;
+    older(&mut |key, record| {
+        while more && let Some((before, record)) = newer.next_if(|(k, _)| *k < key) {
+            more = record.is_none_or(|record| visit(before, record));
         }
-        match self.recent.get(key) {
-            Some(recent) => Ok(recent.record.clone()),
-            None => self.index.get(key),
-        }
-    }
-
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError> {
-        if from > to {
-            return Ok(());
-        }
-        if from.ino == to.ino && self.is_orphan(from.ino) {
-            for (key, record) in self.orphans.range(from..=to) {
-                if !visit(key, record) {
-                    break;
-                }
-            }
-            return Ok(());
-        }
-        let mut recent = self.recent.range(from..=to).peekable();
-        let mut more = true;
-        self.index.scan(from, to, |key, record| {
-            while more && let Some((before, newer)) = recent.next_if(|(k, _)| *k < key) {
-                if let Some(newer) = &newer.record {
-                    more = visit(before, newer);
-                }
-            }
-            if !more {
-                return false;
-            }
-            more = match recent.next_if(|(k, _)| *k == key) {
-                Some((_, Recent { record: None, .. })) => true,
-                Some((_, Recent { record: Some(newer), .. })) => visit(key, newer),
-                None => visit(key, &record),
+        if more {
+            more = match newer.next_if(|(k, _)| *k == key) {
+                Some((_, hiding)) => hiding.is_none_or(|record| visit(key, record)),
+                None => visit(key, record),
             };
-            more
-        })?;
-        while more && let Some((key, newer)) = recent.next() {
-            if let Some(newer) = &newer.record {
-                more = visit(key, newer);
-            }
         }
-        Ok(())
+        more
+    })?;
+    while more && let Some((key, record)) = newer.next() {
+        more = record.is_none_or(|record| visit(key, record));
     }
+    Ok(())
 }
 
 /// The extent that this record is, if only the journal holds it.
@@ -316,8 +297,4 @@ pub fn local_extent(key: &Key, record: &Record) -> Option<ExtentId> {
 /// All keys of one inode.
 pub fn whole(ino: Ino) -> RangeInclusive<Key> {
     Key::inode(ino)..=Key { ino, part: Part::Other { kind: u8::MAX, len: 32, rest: [u8::MAX; 32] } }
-}
-
-fn step(value: u64, by: u64, comes: bool) -> u64 {
-    if comes { value.wrapping_add(by) } else { value.wrapping_sub(by) }
 }

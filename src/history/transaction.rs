@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::State;
-use super::overlay::{Look, Orphan, local_extent, whole};
+use super::overlay::{Orphan, layered, local_extent, whole};
 use crate::base::{Epoch, ExtentId, Ino, Position, Timestamp};
 use crate::format::key::{Key, Part};
 use crate::format::record::{Piece, Record};
@@ -60,30 +60,8 @@ impl Transaction<'_> {
         if from > to {
             return Ok(());
         }
-        let mut written = self.writes.range(from..=to).peekable();
-        let mut more = true;
-        self.state.overlay.scan(from, to, &mut |key, record| {
-            while more && let Some((before, newer)) = written.next_if(|(k, _)| *k < key) {
-                if let Some(newer) = newer {
-                    more = visit(before, newer);
-                }
-            }
-            if !more {
-                return false;
-            }
-            more = match written.next_if(|(k, _)| *k == key) {
-                Some((_, None)) => true,
-                Some((_, Some(newer))) => visit(key, newer),
-                None => visit(key, record),
-            };
-            more
-        })?;
-        while more && let Some((key, newer)) = written.next() {
-            if let Some(newer) = newer {
-                more = visit(key, newer);
-            }
-        }
-        Ok(())
+        let written = self.writes.range(from..=to).map(|(key, record)| (key, record.as_ref()));
+        layered(written, |older| self.state.overlay.scan(from, to, older), &mut visit)
     }
 
     pub fn put(&mut self, key: Key, record: Record) {

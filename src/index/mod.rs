@@ -99,6 +99,20 @@ pub struct Mark {
     pub highest: Ino,
 }
 
+impl Mark {
+    /// A record comes or goes. Sparse files may claim more bytes than there are numbers: the sum is for display, and
+    /// comes back wrapping.
+    pub fn count(&mut self, key: Key, record: &Record, comes: bool) {
+        let step = |value: u64, by: u64| if comes { value.wrapping_add(by) } else { value.wrapping_sub(by) };
+        match record {
+            Record::Inode(_) => self.inodes = step(self.inodes, 1),
+            Record::Head(head) => self.bytes = step(self.bytes, head.size),
+            _ => {}
+        }
+        self.highest = self.highest.max(key.ino);
+    }
+}
+
 /// Where an index's parts come from.
 #[derive(Clone)]
 pub struct Ground {

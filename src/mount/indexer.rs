@@ -126,10 +126,10 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
     let batch = std::mem::take(&mut walked.records);
     for (key, record) in &batch {
         if let Some(old) = index.get(key)? {
-            count(&mut mark, *key, &old, false);
+            mark.count(*key, &old, false);
         }
         if let Some(record) = record {
-            count(&mut mark, *key, record, true);
+            mark.count(*key, record, true);
         }
     }
     if mark.link != walked.commit.link || !batch.is_empty() {
@@ -147,7 +147,7 @@ async fn make(ground: Ground, store: &Store, keys: &Keys, mut walked: Walked) ->
     let mut mark = Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) };
     let mut builder = Builder::new(ground)?;
     let mut put = |key: &Key, record: &Arc<Record>| -> Result<(), IndexError> {
-        count(&mut mark, *key, record, true);
+        mark.count(*key, record, true);
         builder.push(key, record)
     };
     let mut newer = records.iter().peekable();
@@ -169,16 +169,6 @@ async fn make(ground: Ground, store: &Store, keys: &Keys, mut walked: Walked) ->
     let index = builder.finish(&mark)?;
     log::info!("made the index of {} inodes from the vault in {:?}", mark.inodes, began.elapsed());
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
-}
-
-fn count(mark: &mut Mark, key: Key, record: &Record, comes: bool) {
-    let step = |value: u64, by: u64| if comes { value.wrapping_add(by) } else { value.wrapping_sub(by) };
-    match record {
-        Record::Inode(_) => mark.inodes = step(mark.inodes, 1),
-        Record::Head(head) => mark.bytes = step(mark.bytes, head.size),
-        _ => {}
-    }
-    mark.highest = mark.highest.max(key.ino);
 }
 
 fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
