@@ -39,8 +39,9 @@ use overlay::{Orphan, Overlay, Unindexed};
 use transaction::Effects;
 pub use transaction::Transaction;
 
-/// With so many records in the overlay, the durable end is hurried along.
-const OVERLAY_HURRY: usize = 64 * 1024;
+/// With so many records in the overlay, the durable end is hurried along: what the index takes in one batch costs memory
+/// until it is done, and more than the records do.
+const OVERLAY_HURRY: usize = 4 * 1024;
 /// How many durable changes an operation folds on its way.
 const FOLD_STEP: usize = 16;
 
