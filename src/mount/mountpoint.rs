@@ -65,7 +65,14 @@ pub fn make(dir: &Path) -> Result<(), MountpointError> {
             why: "it cannot be made: permission denied".into(),
         }),
         // A file in its place and a dead mount have better messages below.
-        Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotConnected) => Ok(()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted
+            ) =>
+        {
+            Ok(())
+        }
         Err(why) => Err(MountpointError::Other { dir: dir.to_owned(), why }),
         Ok(()) => Ok(()),
     }
@@ -129,7 +136,9 @@ fn explain(dir: &Path, error: io::Error) -> MountpointError {
     match error.kind() {
         io::ErrorKind::NotFound => MountpointError::Missing(dir),
         io::ErrorKind::NotADirectory => MountpointError::NotDirectory(dir),
-        io::ErrorKind::NotConnected => MountpointError::Dead { cure: cure(&dir), dir },
+        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted => {
+            MountpointError::Dead { cure: cure(&dir), dir }
+        }
         io::ErrorKind::PermissionDenied => MountpointError::NotPermitted { dir, why: "permission denied".into() },
         _ => MountpointError::Other { dir, why: error },
     }
@@ -153,8 +162,10 @@ pub fn mounted_on(dir: &Path) -> Option<Mount> {
 }
 
 /// Is the process that serves this mount gone? The kernel answers for attributes that it remembers, never for space.
+/// A process that ends while it is asked aborts the question.
 pub fn is_dead(dir: &Path) -> bool {
-    rustix::fs::statfs(dir).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+    use rustix::io::Errno;
+    rustix::fs::statfs(dir).is_err_and(|e| matches!(e, Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 /// All drives in the kernel's mount table.

@@ -70,11 +70,7 @@ fn a_dead_mount_comes_with_its_cure_and_loses_nothing() {
     fs::File::open(dir.join("kept")).and_then(|file| file.sync_all()).expect("fsync");
     // The kernel remembers the root's attributes now.
     fs::read_dir(&dir).and_then(|_| fs::metadata(&dir)).expect("it lives");
-    for pid in vault.daemons() {
-        // SAFETY: a signal to a process that runs our binary on our mountpoint.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-    }
-    wait_until("the daemon is gone", || vault.daemons().is_empty());
+    vault.kill_daemons();
     let cure = if is_root() { "umount -l" } else { "fusermount3 -uz" };
     refused(&mut mount_on(&vault, &dir), 1, &["dead mount", cure, "nothing that was fsynced is lost"]);
     refused(vault.dripfs(["status"]).arg(&dir), 1, &["is dead", cure]);
@@ -115,11 +111,7 @@ fn the_unit_clears_a_dead_mount_and_leaves_a_living_one_and_others_alone() {
     clean_up();
     assert!(stands(), "a living drive was unmounted");
     fs::read_dir(&dir).and_then(|_| fs::metadata(&dir)).expect("it lives");
-    for pid in vault.daemons() {
-        // SAFETY: a signal to a process that runs our binary on our mountpoint.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-    }
-    wait_until("the daemon is gone", || vault.daemons().is_empty());
+    vault.kill_daemons();
     if is_root() {
         wait_until("the dead mount is cleared", || {
             clean_up();

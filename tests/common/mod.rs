@@ -117,13 +117,19 @@ impl Vault {
 
     /// Ends the daemon as a power cut would end a process, and clears the dead mount.
     pub fn kill(&mut self) {
-        for pid in self.daemons() {
+        self.kill_daemons();
+        detach(&self.mountpoint());
+        self.mounted = false;
+    }
+
+    /// Ends the daemon, whose mount stays behind, dead.
+    pub fn kill_daemons(&self) {
+        let pids = self.daemons();
+        for &pid in &pids {
             // SAFETY: a signal to a process that runs our binary on our mountpoint.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
-        wait_until("the daemon is gone", || self.daemons().is_empty());
-        detach(&self.mountpoint());
-        self.mounted = false;
+        wait_until("the daemon is gone", || pids.iter().all(|&pid| is_gone(pid)));
     }
 
     /// Processes that run the binary with this mountpoint among their arguments.
@@ -150,6 +156,15 @@ impl Drop for Vault {
         drop(self.reaper.stdin.take());
         let _ = self.reaper.wait();
     }
+}
+
+/// Has the process ended with all its threads, so that its files are closed and its locks free? A process that is
+/// ending has no command line any more long before that.
+pub fn is_gone(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    is_zombie && threads <= 1
 }
 
 /// The binary under test.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::common::{Vault, succeed, wait_until};
+use crate::common::{Vault, is_gone, succeed, wait_until};
 use crate::pair::{Times, shell, source};
 use crate::tree::{Tree, differences};
 
@@ -51,10 +51,11 @@ fn a_busy_drive_is_unmounted_and_its_last_writes_are_kept() {
     let mut writer =
         shell(&vault.mountpoint(), "exec 3> held; echo early >&3; sleep 1.5; echo late >&3").spawn().expect("sh");
     wait_until("the file is there", || vault.mountpoint().join("held").exists());
+    let daemons = vault.daemons();
     vault.umount();
     assert!(!is_mounted(&vault.mountpoint()), "umount left the mount in the tree");
     assert!(writer.wait().expect("our child").success(), "the writer was cut off");
-    wait_until("the daemon is gone", || vault.daemons().is_empty());
+    wait_until("the daemon is gone", || daemons.iter().all(|&pid| is_gone(pid)));
     vault.mount();
     let held = std::fs::read_to_string(vault.mountpoint().join("held")).expect("the file");
     assert_eq!(held, "early\nlate\n");
