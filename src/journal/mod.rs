@@ -39,7 +39,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::base::disk::{self, Disk};
@@ -213,6 +213,8 @@ struct Queue {
     /// Files may be droppable that were not.
     cut_moved: bool,
     closing: bool,
+    /// Somebody waits for a new file.
+    begin: Option<oneshot::Sender<()>>,
     /// `Note::Took` of commits that are not durable yet: where they stand, and their cuts.
     took: Vec<(Position, Position)>,
     /// The highest cut that a durable `Note::Took` names.
@@ -224,6 +226,7 @@ struct Taken {
     changes: Vec<Queued>,
     wanted: Position,
     closing: bool,
+    begin: Option<oneshot::Sender<()>>,
 }
 
 impl Queue {
@@ -238,7 +241,7 @@ impl Queue {
         self.extent_weight = 0;
         self.cut_moved = false;
         let changes = std::mem::take(&mut self.changes);
-        Taken { changes, wanted: self.wanted, closing: self.closing }
+        Taken { changes, wanted: self.wanted, closing: self.closing, begin: self.begin.take() }
     }
 }
 
@@ -691,6 +694,20 @@ impl Journal {
         let writer = self.writer.lock().take().expect("a journal has one writer, run once");
         let _ended = Ended(&self);
         writer.run(&self).await;
+    }
+
+    /// Makes everything durable and begins a new file, so that those before it can go as soon as vault and index have
+    /// what they hold. Returns when that is done; on a disk that refuses, nothing comes of it.
+    pub async fn begin_file(&self) {
+        let (begun, done) = oneshot::channel();
+        self.queue.lock().begin = Some(begun);
+        self.wake.notify_one();
+        let mut progress = self.progress.subscribe();
+        tokio::select! {
+            biased;
+            _ = done => {}
+            _ = progress.wait_for(|progress| progress.closed) => {}
+        }
     }
 
     /// Ends the writer after a last group commit. An error says that not everything became durable.

@@ -501,6 +501,7 @@ fn build(built: Built) -> Arc<Journal> {
         indexed: Position(u64::MAX),
         cut_moved: false,
         closing: false,
+        begin: None,
         took: Vec::new(),
         took_cut,
     };

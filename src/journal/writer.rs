@@ -102,8 +102,12 @@ impl Writer {
             {
                 result = self.sync(journal);
             }
-            if result.is_ok() && self.tail.len >= journal.file_bytes() {
+            if result.is_ok() && (queued.begin.is_some() || self.tail.len >= journal.file_bytes()) {
                 result = self.sync(journal).and_then(|()| self.begin_file(journal));
+            }
+            if let Some(begun) = queued.begin {
+                // Nobody may wait any more.
+                let _ = begun.send(());
             }
             if let Err(why) = result
                 && !self.start_over(journal, why).await
@@ -138,7 +142,7 @@ impl Writer {
 
     fn due(&self, journal: &Journal) -> Due {
         let queue = journal.queue.lock();
-        if queue.closing || queue.wanted > self.durable || queue.cut_moved || full(&queue) {
+        if queue.closing || queue.begin.is_some() || queue.wanted > self.durable || queue.cut_moved || full(&queue) {
             return Due::Now;
         }
         let gather = (!queue.changes.is_empty()).then(|| queue.since + GATHER_TIME);

@@ -454,6 +454,10 @@ impl Drive {
         writer.stop.cancel();
         writer.tasks.close();
         writer.tasks.wait().await;
+        if finished.is_ok() && writer.journal.wait_durable(writer.journal.end()).await.is_ok() {
+            // Vault and index have all of it now: the journal lets go of it before it ends.
+            writer.indexer.finish().await;
+        }
         let kept = self.end_journal(writer).await;
         // Nothing is appended any more, and what is durable is known.
         writer.indexer.finish().await;
@@ -595,7 +599,8 @@ fn bounds(options: &DriveOptions) -> Bounds {
 
 fn settings(options: &DriveOptions) -> Settings {
     Settings {
-        file_bytes: (options.journal_bytes / 16).clamp(4 << 20, 256 << 20),
+        // A mount after a crash reads two of them, or three.
+        file_bytes: (options.journal_bytes / 16).clamp(4 << 20, 64 << 20),
         sync_interval: Duration::from_secs(5),
         sync_bytes: 64 << 20,
         memory_bytes: options.dirty_bytes.max(128 << 20),

@@ -148,6 +148,8 @@ impl Rounds {
         if let Some(making) = self.making.lock().take() {
             making.abort();
         }
+        // What lies before the last cut goes with the files that hold it: the next mount has little to read.
+        self.journal.begin_file().await;
         self.round(true).await.map_err(|error| {
             self.ended(&error);
             error.to_string()
