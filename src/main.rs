@@ -33,6 +33,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 
 fn main() -> ExitCode {
     keep_memory_private();
+    keep_memory_together();
     ExitCode::from(dripfs::cli::run(std::env::args_os()))
 }
 
@@ -42,5 +43,16 @@ fn keep_memory_private() {
     let results = [set_dumpable_behavior(DumpableBehavior::NotDumpable), setrlimit(Resource::Core, none)];
     if let Some(e) = results.into_iter().find_map(Result::err) {
         eprintln!("dripfs: warning: memory cannot be kept out of core files: {e}");
+    }
+}
+
+/// By default glibc gives threads an arena each, up to eight a core, and what is freed in one is of no use to the others:
+/// a drive that had made 100,000 files held 500 MB instead of 220.
+fn keep_memory_together() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const ARENAS: libc::c_int = 2;
+        // SAFETY: sets a number in the allocator, before there are other threads. If it is refused all works as before.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
     }
 }

@@ -378,25 +378,32 @@ impl History {
         Ok(())
     }
 
-    /// What the index lacks and may take, up to the durable end; `None` if that is nothing. Whoever takes it applies
-    /// it, and says so with [`History::indexed`], before taking more.
-    pub fn take_unindexed(&self) -> Option<Unindexed> {
-        let (durable, block) = match &self.journal {
-            Some(journal) => journal.durable(),
-            None => (Position(u64::MAX), None),
-        };
-        let mut taken = Unindexed::new(self.state.read().overlay.mark());
-        taken.mark.block = block;
-        // In steps, so that operations go on beside it.
-        loop {
-            let mut state = self.state.write();
-            if state.overlay.take_steps(durable, 1024, &mut taken) {
-                continue;
-            }
-            let nothing_waits = state.fold.is_empty() && state.sending_since.is_none();
-            taken.mark.clean = nothing_waits && state.overlay.is_given();
-            return (!taken.is_empty()).then_some(taken);
+    /// What the index, which has all up to `given`, lacks and may take: whole changes, up to the end of a durable block
+    /// (J2, I1). No more blocks are added once there are `most` records; whether there is more is told too. `None` if
+    /// there is nothing. Whoever takes it applies it, and says so with [`History::indexed`], before taking more.
+    pub fn take_unindexed(&self, given: Position, most: usize) -> Option<(Unindexed, bool)> {
+        let mut ends: Vec<(Position, Option<BlockRef>)> = Vec::new();
+        if let Some(journal) = &self.journal {
+            let (durable, block) = journal.durable();
+            let blocks = journal.ends_after(given).into_iter().filter(|block| block.position < durable);
+            ends.extend(blocks.map(|block| (block.position, Some(block))));
+            ends.push((durable, block));
+        } else {
+            ends.push((Position(u64::MAX), None));
         }
+        let mut taken = Unindexed::new(self.state.read().overlay.mark());
+        for (position, block) in ends {
+            if taken.records() >= most {
+                return Some((taken, true));
+            }
+            taken.mark.block = block;
+            // In steps, so that operations go on beside it.
+            while self.state.write().overlay.take_steps(position, 1024, &mut taken) {}
+        }
+        let state = self.state.read();
+        let nothing_waits = state.fold.is_empty() && state.sending_since.is_none();
+        taken.mark.clean = nothing_waits && state.overlay.is_given();
+        (!taken.is_empty()).then_some((taken, false))
     }
 
     /// The index holds this, up to `position`, now.

@@ -52,6 +52,7 @@ pub struct Overlay {
 /// What the index is given at a time.
 pub struct Unindexed {
     steps: Vec<Vec<(Key, Option<Arc<Record>>)>>,
+    records: usize,
     /// The last position among them.
     pub position: Position,
     pub mark: Mark,
@@ -59,11 +60,16 @@ pub struct Unindexed {
 
 impl Unindexed {
     pub fn new(mark: Mark) -> Unindexed {
-        Unindexed { steps: Vec::new(), position: Position(0), mark }
+        Unindexed { steps: Vec::new(), records: 0, position: Position(0), mark }
     }
 
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// How many there are; a key counts as often as it was written.
+    pub fn records(&self) -> usize {
+        self.records
     }
 
     /// One record a key.
@@ -223,6 +229,7 @@ impl Overlay {
             taken.position = step.position;
             let (inodes, bytes) = (step.inodes, step.bytes);
             taken.mark = Mark { block: taken.mark.block, inodes, bytes, ..self.mark.clone() };
+            taken.records += step.writes.len();
             taken.steps.push(step.writes);
         }
         true

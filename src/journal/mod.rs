@@ -29,7 +29,7 @@ mod side;
 mod tests;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,10 +48,13 @@ use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
+use block::Block;
 use extents::{Local, Table};
 use reserve::Reserve;
 use writer::Writer;
 
+/// So many ends of durable blocks are remembered.
+const ENDS: usize = 8 * 1024;
 /// How long anybody waits for a disk that refuses, or for room. Long enough for an outage that a person mends at once
 /// (a full disk), short enough that no application hangs for ever (promise 5): then EIO, and the data stays queued.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
@@ -215,6 +218,8 @@ struct Queue {
     closing: bool,
     /// Somebody waits for a new file.
     begin: Option<oneshot::Sender<()>>,
+    /// Durable blocks behind those that the index has been given, oldest first.
+    ends: VecDeque<BlockRef>,
     /// `Note::Took` of commits that are not durable yet: where they stand, and their cuts.
     took: Vec<(Position, Position)>,
     /// The highest cut that a durable `Note::Took` names.
@@ -737,11 +742,25 @@ impl Journal {
         self.generation.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The writer tells that the durable end moved, and that memory of this weight is free.
-    fn tell_durable(&self, position: Position, block: Option<BlockRef>, weight: u64) {
+    /// Where durable blocks end, from the first one behind `position` on. Those before it are forgotten.
+    pub fn ends_after(&self, position: Position) -> Vec<BlockRef> {
+        let mut queue = self.queue.lock();
+        while queue.ends.front().is_some_and(|end| end.position <= position) {
+            queue.ends.pop_front();
+        }
+        queue.ends.iter().copied().collect()
+    }
+
+    /// The writer tells that the durable end moved: to the last of these, if any. Memory of this weight is free.
+    fn tell_durable(&self, position: Position, block: Option<BlockRef>, blocks: &[Block]) {
         {
             let mut queue = self.queue.lock();
-            queue.held = queue.held.saturating_sub(weight);
+            queue.held = queue.held.saturating_sub(blocks.iter().map(|block| block.weight).sum());
+            let ends = blocks.iter().filter_map(|block| block.keys.first().copied());
+            queue.ends.extend(ends);
+            // Where nobody asks for them: the newest ones will do.
+            let surplus = queue.ends.len().saturating_sub(ENDS);
+            queue.ends.drain(..surplus);
         }
         self.progress.send_modify(|progress| {
             progress.position = progress.position.max(position);

@@ -8,7 +8,7 @@
 //! `recover` changes nothing on disk, so it can be repeated; a crash within `resume` leaves either the old state or
 //! the new one, because the new file takes its name last.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -502,6 +502,7 @@ fn build(built: Built) -> Arc<Journal> {
         cut_moved: false,
         closing: false,
         begin: None,
+        ends: VecDeque::new(),
         took: Vec::new(),
         took_cut,
     };

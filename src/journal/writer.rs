@@ -209,7 +209,7 @@ impl Writer {
             let mut table = journal.table.lock();
             blocks.iter().for_each(|block| table.settle(block, self.tail.name.generation));
         }
-        journal.tell_durable(self.durable, self.durable_block, blocks.iter().map(|block| block.weight).sum());
+        journal.tell_durable(self.durable, self.durable_block, &blocks);
     }
 
     /// A new file that continues the durable end and holds again what lies above it.

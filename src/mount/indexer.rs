@@ -28,7 +28,9 @@ use crate::vault::checkpoint::Records;
 use crate::vault::pin::Pin;
 use crate::vault::walk::{self, Walked};
 
-/// Between two batches, at least.
+/// Records of one batch, about: the table keeps a copy of each page for each of them until the batch is done.
+const BATCH: usize = 1024;
+/// Between two times that the index is fed, at least.
 const SPACING: Duration = Duration::from_millis(200);
 /// How often the index is made safe, at most.
 const SYNC: Duration = Duration::from_secs(5);
@@ -304,20 +306,25 @@ impl Indexer {
     }
 
     fn apply_to(&self, state: &mut State, last: bool) -> Result<(), IndexError> {
-        // What was taken is nowhere else in order: it is tried until the disk takes it. Reads find it in the overlay.
-        if state.taken.is_none() {
-            state.taken = self.history.take_unindexed().map(|mut taken| (taken.fold(), taken));
-        }
-        if let Some((batch, taken)) = &state.taken {
-            self.index.apply(batch, &taken.mark)?;
-            self.history.indexed(&self.index, batch, taken.position);
-            state.position = taken.mark.block.map_or(state.position, |block| block.position);
-            state.mark = taken.mark.clone();
-            state.is_synced = false;
-            state.taken = None;
-        }
-        if self.index.is_grown() {
-            self.index.compact(&state.mark)?;
+        let mut more = true;
+        while more {
+            // What was taken is nowhere else in order: it is tried until the disk takes it. Reads find it in the overlay.
+            if state.taken.is_none() {
+                let Some((mut taken, rest)) = self.history.take_unindexed(state.position, BATCH) else { break };
+                state.taken = Some((taken.fold(), taken));
+                more = rest;
+            }
+            if let Some((batch, taken)) = &state.taken {
+                self.index.apply(batch, &taken.mark)?;
+                self.history.indexed(&self.index, batch, taken.position);
+                state.position = taken.mark.block.map_or(state.position, |block| block.position);
+                state.mark = taken.mark.clone();
+                state.is_synced = false;
+                state.taken = None;
+            }
+            if self.index.is_grown() {
+                self.index.compact(&state.mark)?;
+            }
         }
         // A journal that runs full waits for this.
         if !state.is_synced && (last || state.synced.elapsed() >= SYNC || self.journal.pressed()) {
