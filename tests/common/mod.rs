@@ -158,6 +158,12 @@ impl Drop for Vault {
     }
 }
 
+/// Is a filesystem mounted at this very path?
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    mounts.lines().any(|line| line.split(' ').nth(4) == path.to_str())
+}
+
 /// Has the process ended with all its threads, so that its files are closed and its locks free? A process that is
 /// ending has no command line any more long before that.
 pub fn is_gone(pid: i32) -> bool {
@@ -243,6 +249,9 @@ fn reaper(root: &Path) -> Child {
         if mountpoint -q "$1/mnt" || ! stat "$1/mnt" >/dev/null 2>&1; then
             timeout 20 "$2" umount "$1/mnt" || umount -l "$1/mnt" || fusermount3 -uz "$1/mnt"
         fi
+        for below in disk power; do
+            if mountpoint -q "$1/$below" || [ -d "$1/$below" -a ! -x "$1/$below/." ]; then umount -l "$1/$below"; fi
+        done
         for try in 1 2 3 4 5 6 7 8 9 10; do
             if ! mountpoint -q "$1/mnt" && rm -rf --one-file-system "$1"; then break; fi
             sleep 0.3

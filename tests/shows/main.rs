@@ -1,16 +1,20 @@
 //! What the drive must show, in figures: each test prints its own on stdout (`--nocapture` shows them).
 //!
-//! DRIPFS_LONG=1 runs the long forms: 50 kills, a minute of rewriting, 10 GiB.
+//! DRIPFS_LONG=1 runs the long forms: 200 kills, 50 power cuts, 100 machines lost, a minute of
+//! rewriting, 10 GiB.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod machine;
 mod memory;
 mod objects;
+mod power;
 mod rename_loop;
 mod secrecy;
 mod source_tree;
 mod unmount;
+mod workloads;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,6 @@
 //! What was put on the drive is there after an unmount, on another machine too.
 
-use std::path::Path;
-
-use crate::common::{Vault, is_gone, succeed, wait_until};
+use crate::common::{Vault, is_gone, is_mounted, succeed, wait_until};
 use crate::pair::{Times, shell, source};
 use crate::tree::{Tree, differences};
 
@@ -59,9 +57,4 @@ fn a_busy_drive_is_unmounted_and_its_last_writes_are_kept() {
     vault.mount();
     let held = std::fs::read_to_string(vault.mountpoint().join("held")).expect("the file");
     assert_eq!(held, "early\nlate\n");
-}
-
-fn is_mounted(path: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
-    table.lines().any(|line| line.split(' ').nth(4) == path.to_str())
 }
