@@ -25,7 +25,8 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an unmount waits for pages of memory maps before it asks for its own.
 const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn sync(dir: &Path, voice: Voice) -> Result<u8, Failure> {
+pub fn sync(path: &Path, voice: Voice) -> Result<u8, Failure> {
+    let dir = &mountpoint::drive_of(path);
     let stream = find(dir)?;
     let mut display = Display::new(voice.quiet);
     write_back(dir)?;
@@ -106,7 +107,7 @@ pub fn status(args: &Status) -> Result<u8, Failure> {
 }
 
 fn one(dir: &Path, json: bool) -> Result<String, Failure> {
-    let value = control::call(find(dir)?, &Command::Status, |_| ()).map_err(failure)?;
+    let value = control::call(find(&mountpoint::drive_of(dir))?, &Command::Status, |_| ()).map_err(failure)?;
     render(&value, json)
 }
 

@@ -161,6 +161,17 @@ pub fn mounted_on(dir: &Path) -> Option<Mount> {
     mount_table::mounted_on(dir).ok().flatten()
 }
 
+/// The mount point of the drive that a path lies on; the path itself if it lies on none.
+pub fn drive_of(path: &Path) -> PathBuf {
+    let Ok(whole) = canonical(path) else { return path.to_owned() };
+    let mounts = mount_table::mounts().unwrap_or_default().into_iter();
+    // The longest is the innermost; of two at one place, the later covers the earlier.
+    match mounts.filter(|mount| whole.starts_with(&mount.dir)).max_by_key(|mount| mount.dir.as_os_str().len()) {
+        Some(mount) if mount.is_dripfs() => mount.dir,
+        _ => path.to_owned(),
+    }
+}
+
 /// Is the process that serves this mount gone? The kernel answers for attributes that it remembers, never for space.
 /// A process that ends while it is asked aborts the question.
 pub fn is_dead(dir: &Path) -> bool {

@@ -24,4 +24,5 @@ mod privileges;
 mod python;
 mod ranges;
 mod remount;
+mod semantics;
 mod special;
