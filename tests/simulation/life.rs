@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dripfs::base::Position;
 use dripfs::base::disk::Disk;
 use dripfs::base::disk::simulated::SimulatedDisk;
+use dripfs::base::{Position, Sequence};
+use dripfs::format::commit::{Body, Commit, LogObject};
 use dripfs::index::IndexError;
 use dripfs::journal::{Journal, JournalError};
 use dripfs::mount::drive::{Closed, Drive};
@@ -135,8 +136,26 @@ impl Sim {
             Err(_) if power.is_gone() => return Ok(End::Crashed),
             Err(error) => return Err(format!("after the mount: {error}")),
         };
+        self.check_in_use(&mounting).await?;
         let line = self.came_up(&mounting, model, &drive, disk)?;
         self.work(plan, line, drive, disk, power).await
+    }
+
+    /// E2: a vault that another machine has not left was taken with `--takeover` only. (An unmount that crashed may have
+    /// left it all the same.)
+    async fn check_in_use(&self, mounting: &Mounting) -> Result<(), String> {
+        let Mounting { who, takeover, restored, .. } = *mounting;
+        let before = self.remote.before(who.life);
+        let foreign = before.last().is_some_and(|last| last.machine != who.machine);
+        if takeover || restored || !foreign {
+            return Ok(());
+        }
+        let (number, object) = self.remote.newest_before(who.life).await;
+        let object = LogObject::open(&unlocked().keys, Sequence(number), &object).map_err(|error| error.to_string())?;
+        match object.body {
+            Body::Commit(Commit { idle: true, .. }) => Ok(()),
+            _ => Err(format!("E2: {who:?} mounts without --takeover a vault that is in use")),
+        }
     }
 
     /// The drive shows this: judged, it is where a line begins.
@@ -147,17 +166,13 @@ impl Sim {
         drive: &Drive,
         disk: &Arc<SimulatedDisk>,
     ) -> Result<Rc<Line>, String> {
-        let Mounting { who, takeover, restored, .. } = *mounting;
+        let Mounting { who, restored, .. } = *mounting;
         let before = self.remote.before(who.life);
         let parent = self.line_after(&before);
         // A machine that took over and crashed before it came up owes nothing of what was acknowledged elsewhere.
         let follows =
             before.last().is_some_and(|last| last.machine == who.machine) && parent.who.machine == who.machine;
         let own = follows && !restored;
-        let is_idle = before.last().map_or(0, |last| last.life) == self.idle.get();
-        if !takeover && !restored && !is_idle && before.last().is_some_and(|last| last.machine != who.machine) {
-            return Err(format!("E2: {who:?} mounts without --takeover a vault that is in use"));
-        }
         let found = found(&model);
         let mut oracle = parent.oracle.borrow().clone();
         let local = match own {
@@ -305,9 +320,7 @@ impl Sim {
         let now = self.remote.now();
         let plain = self.dirty_bytes >= 8 << 20 && self.journal_bytes >= 64 << 20 && !life.power.disk_failed();
         let marks = life.marks.borrow();
-        let is_read_only = life.drive.fs.is_read_only();
-        if let Some((_, then)) = marks.iter().rev().find(|(at, _)| *at + AGED < now).filter(|_| plain && !is_read_only)
-        {
+        if let Some((_, then)) = marks.iter().rev().find(|(at, _)| *at + AGED < now).filter(|_| plain) {
             life.line.oracle.borrow_mut().aged(*then);
         }
     }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dripfs::base::Sequence;
 use dripfs::base::disk::simulated::Dice;
+use dripfs::format::commit::log_name;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -63,6 +65,8 @@ struct State {
     reigns: Vec<Who>,
     /// Log objects after init's: number, and who made it.
     log: BTreeMap<u64, Who>,
+    /// How often anything changed.
+    changes: u64,
     /// What went against the rules.
     broken: Option<String>,
     /// Simulated time: what earlier lives took, and when this one began.
@@ -101,6 +105,7 @@ impl Remote {
             newest: None,
             reigns: Vec::new(),
             log: BTreeMap::new(),
+            changes: 0,
             broken: None,
             before: Duration::from_secs(60),
             began: Instant::now(),
@@ -198,6 +203,14 @@ impl Remote {
         lives
     }
 
+    /// The newest log object before the first of this life: number and bytes. There is one.
+    pub async fn newest_before(&self, life: u64) -> (u64, bytes::Bytes) {
+        let number = self.state.lock().log.iter().take_while(|(_, who)| who.life != life).last().map_or(1, |(n, _)| *n);
+        let name = Path::from(log_name(Sequence(number)));
+        let got = self.objects.get_opts(&name, GetOptions::default()).await.expect("it was made");
+        (number, got.bytes().await.expect("memory reads"))
+    }
+
     /// How many log objects there were before the first of this life.
     pub fn length_before(&self, life: u64) -> usize {
         self.state.lock().log.values().take_while(|who| who.life != life).count()
@@ -206,6 +219,11 @@ impl Remote {
     /// How many log objects there are.
     pub fn log_len(&self) -> usize {
         self.state.lock().log.len()
+    }
+
+    /// How often any object has come into being.
+    pub fn changes(&self) -> u64 {
+        self.state.lock().changes
     }
 
     pub fn broken(&self) -> Option<String> {
@@ -260,6 +278,7 @@ impl Remote {
         if result.is_ok() {
             let now = self.now();
             let mut state = self.state.lock();
+            state.changes += 1;
             state.born.insert(location.clone(), now);
             if location.as_ref().starts_with("log/") {
                 state.logged(location, who);

@@ -81,7 +81,7 @@ impl Sim {
     /// Now and then a life begins on a state directory that somebody has put back, whole or in part, or has copied from
     /// the other machine.
     pub fn restore(&self, plan: &Plan) {
-        if !self.copies || plan.calm || !self.chance(30) {
+        if !self.copies || plan.calm || !self.chance(40) {
             return;
         }
         let machine = &self.machines[plan.machine];

@@ -540,11 +540,11 @@ impl Life {
                     self.sim.remote.outage(time);
                 }
                 2 if faults => self.sleep().await,
-                3 if faults => {
+                3..=6 if faults && self.sim.copies => {
                     self.sim.say(&format!("  machine {} is copied", self.machine));
                     self.sim.back_up(self.machine, &self.disk, &self.line, self.number);
                 }
-                4..8 => match self.sim.look("a look").await {
+                7..=10 => match self.sim.look("a look").await {
                     Ok(()) => {}
                     Err(why) => self.broken(why),
                 },

@@ -133,6 +133,9 @@ impl Inode {
     }
 
     fn cut(&mut self, dice: &mut Dice) {
+        if self.unsynced.is_empty() {
+            return;
+        }
         let mut writes = std::mem::take(&mut self.unsynced);
         dice.shuffle(&mut writes);
         for write in writes {
@@ -315,6 +318,10 @@ impl SimulatedDisk {
                 change.apply(&mut names);
             }
         }
+        let named: BTreeSet<usize> = names.values().copied().collect();
+        for (_, inode) in state.inodes.iter_mut().enumerate().filter(|(number, _)| !named.contains(number)) {
+            *inode = Inode::default();
+        }
         state.durable_names = names.clone();
         state.names = names;
         self.reborn(&mut state)
@@ -410,15 +417,15 @@ impl SimulatedDisk {
     /// A copy of everything, current state taken as durable, for a test that tries many ends of one history.
     pub fn copy(&self) -> Arc<SimulatedDisk> {
         let state = self.state.lock();
-        let inodes = state.inodes.iter().map(|inode| Inode {
-            current: inode.current.clone(),
-            durable: inode.current.clone(),
-            unsynced: Vec::new(),
+        let inodes = state.names.values().map(|inode| {
+            let bytes = &state.inodes[*inode].current;
+            Inode { current: bytes.clone(), durable: bytes.clone(), unsynced: Vec::new() }
         });
+        let names: Names = state.names.keys().cloned().zip(0..).collect();
         let copy = State {
             inodes: inodes.collect(),
-            names: state.names.clone(),
-            durable_names: state.names.clone(),
+            names: names.clone(),
+            durable_names: names,
             dirs: state.dirs.clone(),
             dice: state.dice.clone(),
             ..State::default()
