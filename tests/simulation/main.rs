@@ -1,11 +1,15 @@
 //! The simulation: filesystem, cache, upload, journal, history, vault and download in one process and one thread, over
 //! a simulated clock, disk and remote, with crashes at any operation, checked against a plain model.
 //!
-//! A seed gives a *history*: several *lives* of a machine. In each, the vault is mounted as after the last crash, what
+//! A seed gives a *history*: several *lives* of two machines. In each, the vault is mounted as after the last crash, what
 //! came back is judged, users work on it (see `users.rs`), and it ends: at a random operation of disk or remote by a
-//! kill (everything written stays) or a power cut (what was synced stays, of the rest some), or by an unmount. Now and
-//! then another machine takes over. In between, a machine with an empty state directory looks at the vault. At the end
-//! all faults stop; everything must drain, and the vault must equal the model exactly.
+//! kill (everything written stays) or a power cut (what was synced stays, of the rest some), or by an unmount. Lives
+//! follow each other, or the other machine takes over while the first still works, or sleeps with its requests under way
+//! (see `schedule.rs`): then each goes on with a history of its own (see `line.rs`), and the first may take over again.
+//! State directories are copied at any time, and put back later, whole or in part, or onto the other machine. The disk
+//! fails now and then: a write after a part of it, a sync for good. In between, a machine with an empty state directory
+//! looks at the vault. At the end all faults stop; everything must drain, and the vault must equal the model exactly;
+//! then the other machine follows it.
 //!
 //! What is demanded
 //! - Of a mount after a crash on the machine that wrote (promise 4): an instant g (ghost time, see `oracle.rs`), not
@@ -16,15 +20,24 @@
 //!   than what any machine has found in the vault; and what was done 30 s before the crash is there without any fsync.
 //! - Of the vault, seen from another machine, at any time (promise 3): the same, but for instants acknowledged by the
 //!   vault (sync, fsync at level remote), and those of earlier looks: it never goes back.
-//! - Of a machine that takes over: exactly what the vault shows.
+//! - Of a machine that takes over: exactly what the vault shows, and in it all that the vault acknowledged to the one
+//!   before, also if the acknowledgement comes later than the epoch record.
+//! - Of a machine that was overtaken: no object of it enters the log any more; at its next commit it is fenced, and takes
+//!   no change from then on; at its next mount it follows the successor, and if it had acknowledged what the successor
+//!   did not find, that lies aside in a journal which can be read.
+//! - Of a state directory that is a copy: refused, or some state of the history not before what the vault shows; all
+//!   that was owed when it was copied if the log has not moved since. A restored index or pin alone costs nothing.
+//! - A vault in use is refused without `--takeover`; of those who race for a number one wins.
 //! - Every read: bytes that the file had at some instant between call and return.
-//! - Every call ends within an hour of simulated time; a drive that nobody fenced and whose disk works stays writable.
+//! - Every call ends within an hour of simulated time; a drive that nobody fenced stays writable, also
+//!   when its disk failed.
 //! - Everything readable at every look: no object is missing or fails to open.
 //!
 //! What it cannot see: threads (locks in the wrong order, races between real threads: everything runs in one), the
 //! kernel, real disks and providers, time-outs of real clocks, attributes beside mode, link count and mtime (owners,
-//! xattrs, times of directories), two machines that write at the same instant (one ends before the other begins),
-//! corrupted bytes below the durable end, ENOSPC, cryptography. Random search, not proof.
+//! xattrs, times of directories), a process that stands still while it uses its own disk (a machine that sleeps has its
+//! requests and users stopped, its timers go on), disks that fail to read, corrupted bytes below the durable end, ENOSPC,
+//! cryptography. Random search, not proof.
 //!
 //! Use: `CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --test simulation` (without optimisation a history takes thirty times
 //! as long, with the same result); `--features plants` adds the search for planted bugs. DRIPFS_SIM_SECONDS: how long
@@ -158,6 +171,7 @@ fn plants() {
         "J3-positions-again",
         "J4-retry-fdatasync",
         "J5-drop-uploaded",
+        "J5-drop-without-dir-sync",
         "J7-no-barrier-if-clean",
         "I1-by-position",
         "L2-no-barrier-at-rename",
@@ -166,6 +180,7 @@ fn plants() {
         "C4-own-by-name",
         "C5-replay-all",
         "E1-record-not-awaited",
+        "E3-journal-joined",
     ];
     let only = std::env::var("DRIPFS_SIM_PLANT").ok();
     let mut missed = Vec::new();
