@@ -133,7 +133,7 @@ impl Sim {
         power.quiet(false);
         let model = match model {
             Ok(model) => model,
-            Err(_) if power.is_gone() => return Ok(End::Crashed),
+            Err(_) if power.is_gone() || power.disk_failed() => return Ok(End::Crashed),
             Err(error) => return Err(format!("after the mount: {error}")),
         };
         self.check_in_use(&mounting).await?;
@@ -307,7 +307,7 @@ impl Sim {
             return Ok(());
         }
         let status = life.drive.status();
-        if synced.is_err() && status.state != "fenced" {
+        if synced.is_err() && status.state != "fenced" && !life.power.read_failed() {
             return Err(format!("overtaken, but {}: {:?}", status.state, status.reason));
         }
         self.say(&format!("life {} was overtaken, its sync: {synced:?}", life.number));

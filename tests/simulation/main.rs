@@ -7,7 +7,7 @@
 //! follow each other, or the other machine takes over while the first still works, or sleeps with its requests under way
 //! (see `schedule.rs`): then each goes on with a history of its own (see `line.rs`), and the first may take over again.
 //! State directories are copied at any time, and put back later, whole or in part, or onto the other machine. The disk
-//! fails now and then: a write after a part of it, a sync for good. In between, a machine with an empty state directory
+//! fails now and then: a read, a write after a part of it, a sync for good. In between, a machine with an empty state directory
 //! looks at the vault. At the end all faults stop; everything must drain, and the vault must equal the model exactly;
 //! then the other machine follows it.
 //!
@@ -30,13 +30,13 @@
 //! - A vault in use is refused without `--takeover`; of those who race for a number one wins.
 //! - Every read: bytes that the file had at some instant between call and return.
 //! - Every call ends within an hour of simulated time; a drive that nobody fenced stays writable, also
-//!   when its disk failed.
+//!   when its disk failed to write.
 //! - Everything readable at every look: no object is missing or fails to open.
 //!
 //! What it cannot see: threads (locks in the wrong order, races between real threads: everything runs in one), the
 //! kernel, real disks and providers, time-outs of real clocks, attributes beside mode, link count and mtime (owners,
 //! xattrs, times of directories), a process that stands still while it uses its own disk (a machine that sleeps has its
-//! requests and users stopped, its timers go on), disks that fail to read, corrupted bytes below the durable end, ENOSPC,
+//! requests and users stopped, its timers go on), corrupted bytes below the durable end, ENOSPC,
 //! cryptography. Random search, not proof.
 //!
 //! Use: `CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --test simulation` (without optimisation a history takes thirty times

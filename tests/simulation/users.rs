@@ -515,7 +515,7 @@ impl Life {
             self.calls.set(self.calls.get() - 1);
             match done {
                 Err(_) => self.broken("a call hangs".to_owned()),
-                Ok(Err(FsError::ReadOnly)) if !self.may_be_fenced() => {
+                Ok(Err(FsError::ReadOnly)) if !self.may_be_read_only() => {
                     self.broken(format!("the drive has become read-only: {:?}", self.drive.status().reason));
                 }
                 Ok(Err(error)) => self.sim.say(&format!("  ... {error}")),
@@ -524,9 +524,9 @@ impl Life {
         }
     }
 
-    /// Somebody else's object stands in the log behind one of this life.
-    fn may_be_fenced(&self) -> bool {
-        self.sim.remote.is_overtaken(self.number)
+    /// Somebody else's object stands in the log behind one of this life, or there was what no round could read.
+    fn may_be_read_only(&self) -> bool {
+        self.sim.remote.is_overtaken(self.number) || self.power.read_failed()
     }
 
     /// What happens to the machine meanwhile.

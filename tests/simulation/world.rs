@@ -26,6 +26,7 @@ pub struct Power {
     /// What of the disk goes wrong, if anything ever does.
     faults: Option<Mutex<Dice>>,
     disk_failed: AtomicBool,
+    read_failed: AtomicBool,
 }
 
 impl Power {
@@ -46,6 +47,7 @@ impl Power {
             quiet: AtomicBool::new(false),
             faults: faults.map(Mutex::new),
             disk_failed: AtomicBool::new(false),
+            read_failed: AtomicBool::new(false),
         })
     }
 
@@ -116,6 +118,11 @@ impl Power {
         self.disk_failed.load(Relaxed)
     }
 
+    /// A round that cannot read what it must send is the last: the drive may be read-only.
+    pub fn read_failed(&self) -> bool {
+        self.read_failed.load(Relaxed)
+    }
+
     /// Does the disk fail now? So seldom: of ten thousand times.
     fn fails(&self, of_ten_thousand: u64) -> bool {
         let fails = self.faults.as_ref().is_some_and(|dice| dice.lock().below(10_000) < of_ten_thousand);
@@ -155,9 +162,10 @@ pub struct PoweredDisk {
     pub power: Arc<Power>,
 }
 
-/// Of ten thousand writes so many fail after a part, and of as many syncs (of files, of directories).
+/// Of ten thousand writes so many fail after a part, and of as many syncs (of files, of directories), and reads.
 const WRITES_FAIL: u64 = 20;
 const SYNCS_FAIL: u64 = 100;
+const READS_FAIL: u64 = 10;
 
 struct PoweredFile {
     inner: Arc<dyn File>,
@@ -176,6 +184,10 @@ impl File for PoweredFile {
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         self.power.check()?;
+        if self.power.fails(READS_FAIL) {
+            self.power.read_failed.store(true, Relaxed);
+            return Err(io::Error::other("this block cannot be read"));
+        }
         self.inner.read_at(out, offset)
     }
 
