@@ -225,7 +225,7 @@ impl Sim {
             restored: RefCell::default(),
         });
         Sim {
-            disk_faults: dice.chance(15),
+            disk_faults: dice.chance(25),
             duels: dice.chance(50),
             copies: dice.chance(30),
             compress: dice.chance(50),

@@ -164,7 +164,7 @@ pub struct PoweredDisk {
 
 /// Of ten thousand writes so many fail after a part, and of as many syncs (of files, of directories), and reads.
 const WRITES_FAIL: u64 = 20;
-const SYNCS_FAIL: u64 = 100;
+const SYNCS_FAIL: u64 = 200;
 const READS_FAIL: u64 = 10;
 
 struct PoweredFile {
