@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Clock, ExtentId, Ino, Position};
+use crate::base::{Clock, ExtentId, Ino, Position, plants};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
@@ -112,6 +112,9 @@ fn usable(mark: &Mark, walked: &Walked, recovered: Option<&Recovered>) -> Result
     let (Some(recovered), Some(block)) = (recovered, mark.block) else {
         return Err("it is ahead of the vault, and no journal is here");
     };
+    if plants::on("I1-by-position") && recovered.begins <= block.position && block.position <= recovered.end {
+        return Ok(Use::Ahead(block.position));
+    }
     let is_own = |block: &crate::format::commit::BlockRef| recovered.blocks.contains(block);
     if !is_own(&block) || recovered.begins > block.position {
         return Err("the journal does not go on from where it ends");

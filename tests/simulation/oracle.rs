@@ -1,5 +1,7 @@
 //! The oracle: one drive's history, kept from outside, and the judgement of what is found in it.
 //!
+//! A machine that takes over begins a history of its own: with a copy of this one, cut off where it found the vault.
+//!
 //! Owns ghost time: a counter that every change of the model moves; no drive knows it. Each namespace, each version of
 //! each file, each barrier has its ghost time, so that a state found after a crash, or in the vault, can be asked: at
 //! which instants could this have been?
@@ -13,11 +15,13 @@ use std::collections::BTreeMap;
 use super::model::{Contents, Names};
 
 /// A state that was found: by mounting.
+#[derive(Clone)]
 pub struct Found {
     pub names: Names,
     pub files: BTreeMap<u64, Contents>,
 }
 
+#[derive(Clone)]
 struct Version {
     from: u64,
     contents: Contents,
@@ -53,7 +57,7 @@ impl Floor {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Oracle {
     now: u64,
     spaces: Vec<(u64, u64)>,
@@ -143,13 +147,11 @@ impl Oracle {
         Ok(at)
     }
 
-    /// A mount on the machine that wrote (`own`), or one that takes over, came back with this state. What it has not
-    /// has never been.
-    pub fn recovered(&mut self, found: &Found, own: bool, what: &str) -> Result<u64, String> {
+    /// A mount came back with this state. What it has not has never been. `local` is what its machine owes (promise 4),
+    /// beside what the vault does.
+    pub fn recovered(&mut self, found: &Found, local: &Floor, what: &str) -> Result<u64, String> {
         let mut floor = self.vault.clone();
-        if own {
-            floor.raise(&self.local);
-        }
+        floor.raise(local);
         let at = self.find(found, &floor, true).map_err(|why| format!("{what}: promise 4: {why}"))?;
         self.spaces.retain(|(from, _)| *from <= at);
         self.barriers.values_mut().for_each(|barriers| barriers.retain(|barrier| barrier.at <= at));
@@ -166,6 +168,15 @@ impl Oracle {
         self.versions.retain(|_, versions| !versions.is_empty());
         self.tick();
         Ok(at)
+    }
+
+    /// Is all that the vault acknowledged (with `local`, all that the machine did) in this state?
+    pub fn holds(&self, found: &Found, local: bool) -> Result<(), String> {
+        let mut floor = self.vault.clone();
+        if local {
+            floor.raise(&self.local);
+        }
+        self.find(found, &floor, false).map(drop)
     }
 
     /// An instant at which the drive was in this state: the last one, or the first.

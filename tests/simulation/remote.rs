@@ -3,6 +3,9 @@
 //! Owns the faults of the network: latency, errors before and after the effect, answers that never come, requests that
 //! are applied seconds later or twice, outages, listings that lack what is young. Invariant: whatever happens, an
 //! object that stands is never replaced (but the hint); that is what "create only if absent" promises.
+//!
+//! Owns whose each log object is as well, and so the first judgement of epochs (E1): from the first object of a life on,
+//! none of an earlier life may enter the log.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dripfs::base::Sequence;
 use dripfs::base::disk::simulated::Dice;
+use dripfs::format::commit::log_name;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -28,13 +33,20 @@ use super::world::Power;
 /// For so long a listing may lack an object.
 const STALE: Duration = Duration::from_secs(20);
 
+/// Who sends: a machine, and which of all lives it leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Who {
+    pub machine: usize,
+    pub life: u64,
+}
+
 /// A request that is still on its way.
 struct Late {
     due: Duration,
     location: Path,
     payload: PutPayload,
     options: PutOptions,
-    machine: usize,
+    who: Who,
 }
 
 struct State {
@@ -47,10 +59,16 @@ struct State {
     /// Of a hundred requests so many go wrong.
     trouble: u64,
     outage_until: Duration,
-    /// No faults and no latency for now.
-    quiet: bool,
-    /// Who made the newest log object.
-    newest: Option<(Path, usize)>,
+    /// The newest log object.
+    newest: Option<Path>,
+    /// Lives that have written to the log, in their order.
+    reigns: Vec<Who>,
+    /// Log objects after init's: number, and who made it.
+    log: BTreeMap<u64, Who>,
+    /// How often anything changed.
+    changes: u64,
+    /// What went against the rules.
+    broken: Option<String>,
     /// Simulated time: what earlier lives took, and when this one began.
     before: Duration,
     began: Instant,
@@ -84,8 +102,11 @@ impl Remote {
             born: BTreeMap::new(),
             trouble,
             outage_until: Duration::ZERO,
-            quiet: false,
             newest: None,
+            reigns: Vec::new(),
+            log: BTreeMap::new(),
+            changes: 0,
+            broken: None,
             before: Duration::from_secs(60),
             began: Instant::now(),
         };
@@ -111,7 +132,7 @@ impl Remote {
         contents
     }
 
-    /// A life begins: its clock starts at zero.
+    /// A runtime begins: its clock starts at zero.
     pub fn begin(&self) {
         self.state.lock().began = Instant::now();
     }
@@ -130,13 +151,22 @@ impl Remote {
             let mut state = self.state.lock();
             state.began = Instant::now();
             let State { dice, late, before, .. } = &mut *state;
-            late.retain_mut(|late| {
-                let fate = dice.below(4);
-                late.due = if fate == 1 { Duration::ZERO } else { *before + Duration::from_millis(dice.below(40_000)) };
-                fate != 0
-            });
+            late.retain_mut(|late| scatter(late, dice, *before));
         }
         self.deliver(None).await;
+    }
+
+    /// One life's power is gone: the same of what it had on its way.
+    pub fn crashed(&self, life: u64) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let State { dice, late, flying, .. } = &mut *state;
+        let flights = flying.extract_if(.., |(_, flight)| flight.who.life == life);
+        late.extend(
+            flights
+                .map(|(_, flight)| flight)
+                .filter_map(|mut flight| scatter(&mut flight, dice, now).then_some(flight)),
+        );
     }
 
     pub fn now(&self) -> Duration {
@@ -144,17 +174,60 @@ impl Remote {
         state.before + state.began.elapsed()
     }
 
-    pub fn quiet(&self, quiet: bool) {
-        self.state.lock().quiet = quiet;
-    }
-
-    pub fn newest_writer(&self) -> Option<usize> {
-        self.state.lock().newest.as_ref().map(|(_, machine)| *machine)
+    /// Who made the newest log object, if not `init`.
+    pub fn newest_writer(&self) -> Option<Who> {
+        self.state.lock().reigns.last().copied()
     }
 
     /// Has no other machine written since this one did?
     pub fn is_own(&self, machine: usize) -> bool {
-        self.newest_writer() == Some(machine)
+        self.newest_writer().is_some_and(|who| who.machine == machine)
+    }
+
+    /// Has another life written after this one did?
+    pub fn is_overtaken(&self, life: u64) -> bool {
+        let state = self.state.lock();
+        state.reigns.iter().any(|who| who.life == life) && state.reigns.last().is_some_and(|who| who.life != life)
+    }
+
+    /// The lives that wrote before this one did, or, if it has not, all.
+    pub fn before(&self, life: u64) -> Vec<Who> {
+        self.state.lock().reigns.iter().copied().take_while(|who| who.life != life).collect()
+    }
+
+    /// The lives that wrote to the log up to this number.
+    pub fn up_to(&self, sequence: u64) -> Vec<Who> {
+        let state = self.state.lock();
+        let mut lives: Vec<Who> = state.log.range(..=sequence).map(|(_, who)| *who).collect();
+        lives.dedup();
+        lives
+    }
+
+    /// The newest log object before the first of this life: number and bytes. There is one.
+    pub async fn newest_before(&self, life: u64) -> (u64, bytes::Bytes) {
+        let number = self.state.lock().log.iter().take_while(|(_, who)| who.life != life).last().map_or(1, |(n, _)| *n);
+        let name = Path::from(log_name(Sequence(number)));
+        let got = self.objects.get_opts(&name, GetOptions::default()).await.expect("it was made");
+        (number, got.bytes().await.expect("memory reads"))
+    }
+
+    /// How many log objects there were before the first of this life.
+    pub fn length_before(&self, life: u64) -> usize {
+        self.state.lock().log.values().take_while(|who| who.life != life).count()
+    }
+
+    /// How many log objects there are.
+    pub fn log_len(&self) -> usize {
+        self.state.lock().log.len()
+    }
+
+    /// How often any object has come into being.
+    pub fn changes(&self) -> u64 {
+        self.state.lock().changes
+    }
+
+    pub fn broken(&self) -> Option<String> {
+        self.state.lock().broken.clone()
     }
 
     pub fn outage(&self, time: Duration) {
@@ -173,12 +246,12 @@ impl Remote {
         self.deliver(None).await;
     }
 
-    fn fate(&self, put: bool) -> (Fate, Duration, Duration) {
-        let now = self.now();
-        let mut state = self.state.lock();
-        if state.quiet {
+    fn fate(&self, put: bool, power: &Power) -> (Fate, Duration, Duration) {
+        if power.is_quiet() {
             return (Fate::Fine, Duration::ZERO, Duration::ZERO);
         }
+        let now = self.now();
+        let mut state = self.state.lock();
         let outage = now < state.outage_until;
         let trouble = state.trouble;
         let dice = &mut state.dice;
@@ -200,31 +273,26 @@ impl Remote {
         (fate, before, after)
     }
 
-    async fn apply(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-        machine: usize,
-    ) -> Result<PutResult> {
+    async fn apply(&self, location: &Path, payload: PutPayload, options: PutOptions, who: Who) -> Result<PutResult> {
         let result = self.objects.put_opts(location, payload, options).await;
         if result.is_ok() {
             let now = self.now();
             let mut state = self.state.lock();
+            state.changes += 1;
             state.born.insert(location.clone(), now);
-            if location.as_ref().starts_with("log/") && state.newest.as_ref().is_none_or(|(name, _)| name < location) {
-                state.newest = Some((location.clone(), machine));
+            if location.as_ref().starts_with("log/") {
+                state.logged(location, who);
             }
         }
         result
     }
 
-    fn delay(&self, location: &Path, payload: &PutPayload, options: &PutOptions, machine: usize) {
+    fn delay(&self, location: &Path, payload: &PutPayload, options: &PutOptions, who: Who) {
         let now = self.now();
         let mut state = self.state.lock();
         let due = now + Duration::from_millis(state.dice.below(40_000));
         let (location, payload, options) = (location.clone(), payload.clone(), options.clone());
-        state.late.push(Late { due, location, payload, options, machine });
+        state.late.push(Late { due, location, payload, options, who });
     }
 
     fn fly<'a>(
@@ -232,14 +300,14 @@ impl Remote {
         location: &Path,
         payload: &PutPayload,
         options: &PutOptions,
-        machine: usize,
+        who: Who,
         power: &'a Power,
     ) -> Flight<'a> {
         let mut state = self.state.lock();
         state.flights += 1;
         let number = state.flights;
         let (location, payload, options) = (location.clone(), payload.clone(), options.clone());
-        state.flying.push((number, Late { due: Duration::ZERO, location, payload, options, machine }));
+        state.flying.push((number, Late { due: Duration::ZERO, location, payload, options, who }));
         Flight { remote: self, power, number }
     }
 
@@ -254,7 +322,7 @@ impl Remote {
         };
         for late in due {
             // Refused if the name is taken: nobody waits for the answer.
-            drop(self.apply(&late.location, late.payload, late.options, late.machine).await);
+            drop(self.apply(&late.location, late.payload, late.options, late.who).await);
         }
     }
 }
@@ -267,7 +335,7 @@ fn broken() -> Error {
 pub struct Front {
     pub remote: Arc<Remote>,
     pub power: Option<Arc<Power>>,
-    pub machine: usize,
+    pub who: Who,
 }
 
 impl fmt::Display for Front {
@@ -299,16 +367,48 @@ impl Flight<'_> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        if let Some(late) = self.end()
-            && self.power.is_gone()
+        // A machine that sleeps has given up waiting, if its clock went on: what it sent may arrive when it wakes.
+        if let Some(mut late) = self.end()
+            && (self.power.is_gone() || self.power.is_asleep())
         {
-            self.remote.state.lock().late.push(late);
+            let now = self.remote.now();
+            let mut state = self.remote.state.lock();
+            late.due = now + Duration::from_millis(state.dice.below(40_000));
+            state.late.push(late);
         }
+    }
+}
+
+/// What was on its way when a life ended: lost (false), or arrives now, or later.
+fn scatter(late: &mut Late, dice: &mut Dice, now: Duration) -> bool {
+    let fate = dice.below(4);
+    late.due = if fate == 1 { Duration::ZERO } else { now + Duration::from_millis(dice.below(40_000)) };
+    fate != 0
+}
+
+impl State {
+    /// A log object stands.
+    fn logged(&mut self, location: &Path, who: Who) {
+        let number = location.as_ref().rsplit('/').next().and_then(|name| name.parse().ok()).unwrap_or(0);
+        self.log.insert(number, who);
+        if self.newest.as_ref().is_some_and(|newest| newest > location) {
+            self.broken.get_or_insert(format!("{location} came into being behind the log's end"));
+            return;
+        }
+        self.newest = Some(location.clone());
+        if self.reigns.last() == Some(&who) {
+            return;
+        }
+        if self.reigns.contains(&who) {
+            self.broken.get_or_insert(format!("E1: {who:?} wrote {location} after another had taken over"));
+        }
+        self.reigns.push(who);
     }
 }
 
 /// From here on nothing happens if the power is gone.
 async fn step(power: &Power) {
+    power.awake().await;
     if !power.step() {
         pending::<()>().await;
     }
@@ -321,33 +421,33 @@ impl ObjectStore for Front {
             return Err(Error::NotImplemented { operation: "put".into(), implementer: "a look".into() });
         };
         step(power).await;
-        let (fate, before, after) = self.remote.fate(true);
-        let flight = self.remote.fly(location, &payload, &options, self.machine, power);
+        let (fate, before, after) = self.remote.fate(true, power);
+        let flight = self.remote.fly(location, &payload, &options, self.who, power);
         tokio::time::sleep(before).await;
         self.remote.deliver(Some(location)).await;
         step(power).await;
         drop(flight.end());
         match fate {
             Fate::Fine | Fate::Twice => {
-                let result = self.remote.apply(location, payload.clone(), options.clone(), self.machine).await;
+                let result = self.remote.apply(location, payload.clone(), options.clone(), self.who).await;
                 if fate == Fate::Twice {
-                    self.remote.delay(location, &payload, &options, self.machine);
+                    self.remote.delay(location, &payload, &options, self.who);
                 }
                 tokio::time::sleep(after).await;
                 result
             }
             Fate::FailBefore => Err(broken()),
             Fate::LoseAnswer => {
-                drop(self.remote.apply(location, payload, options, self.machine).await);
+                drop(self.remote.apply(location, payload, options, self.who).await);
                 Err(broken())
             }
             Fate::Hang => pending().await,
             Fate::HangAfter => {
-                drop(self.remote.apply(location, payload, options, self.machine).await);
+                drop(self.remote.apply(location, payload, options, self.who).await);
                 pending().await
             }
             Fate::Late => {
-                self.remote.delay(location, &payload, &options, self.machine);
+                self.remote.delay(location, &payload, &options, self.who);
                 Err(broken())
             }
         }
@@ -360,7 +460,7 @@ impl ObjectStore for Front {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let Some(power) = &self.power else { return self.remote.objects.get_opts(location, options).await };
         step(power).await;
-        let (fate, before, after) = self.remote.fate(false);
+        let (fate, before, after) = self.remote.fate(false, power);
         tokio::time::sleep(before).await;
         self.remote.deliver(None).await;
         match fate {

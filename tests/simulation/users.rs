@@ -13,8 +13,9 @@ use dripfs::base::disk::simulated::{Dice, SimulatedDisk};
 use dripfs::fs::{Caller, Fs, FsError, RenameMode, SetAttributes, SetTime};
 use dripfs::mount::drive::Drive;
 
-use super::Sim;
+use super::line::Line;
 use super::model::{File, Kind, ROOT, hash};
+use super::sim::Sim;
 use super::world::Power;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -45,11 +46,15 @@ pub struct Life {
     pub drive: Rc<Drive>,
     pub power: Arc<Power>,
     pub disk: Arc<SimulatedDisk>,
+    /// What this life makes true, and what it owes.
+    pub line: Rc<Line>,
+    pub number: u64,
+    pub machine: usize,
     /// fsync waits for the vault.
     pub remote: bool,
-    /// The disk was made to fail: errors of the journal are no surprise any more.
-    pub disk_failed: Cell<bool>,
     pub calls: Cell<usize>,
+    /// It was read-only when no call was under way: nothing may change any more.
+    pub fenced: Cell<bool>,
     pub reading: RefCell<Vec<Rc<RefCell<Reading>>>>,
     /// Simulated time and ghost time, now and then.
     pub marks: RefCell<Vec<(Duration, u64)>>,
@@ -63,11 +68,11 @@ impl Life {
     }
 
     fn below(&self, bound: usize) -> usize {
-        self.sim.dice.borrow_mut().below(bound as u64) as usize
+        self.sim.below(bound as u64) as usize
     }
 
     fn chance(&self, percent: u64) -> bool {
-        self.sim.dice.borrow_mut().chance(percent)
+        self.sim.chance(percent)
     }
 
     fn broken(&self, why: String) {
@@ -79,7 +84,7 @@ impl Life {
 
     fn dir(&self) -> u64 {
         let dirs: Vec<u64> = {
-            let model = self.sim.model.borrow();
+            let model = self.line.model.borrow();
             model.names.nodes.iter().filter(|(_, node)| node.kind == Kind::Dir).map(|(ino, _)| *ino).collect()
         };
         if self.chance(50) { ROOT } else { dirs[self.below(dirs.len())] }
@@ -91,7 +96,7 @@ impl Life {
 
     fn entry(&self, dirs: bool) -> Option<(u64, String, u64)> {
         let entries: Vec<(u64, String, u64)> = {
-            let model = self.sim.model.borrow();
+            let model = self.line.model.borrow();
             let wanted = model.names.entries.iter().filter(|(_, ino)| model.names.is_dir(**ino) == dirs);
             wanted.map(|((parent, name), ino)| (*parent, name.clone(), *ino)).collect()
         };
@@ -99,7 +104,7 @@ impl Life {
     }
 
     fn file(&self) -> Option<u64> {
-        let files: Vec<u64> = self.sim.model.borrow().files.keys().copied().collect();
+        let files: Vec<u64> = self.line.model.borrow().files.keys().copied().collect();
         if files.is_empty() { None } else { Some(files[self.below(files.len())]) }
     }
 
@@ -113,13 +118,34 @@ impl Life {
         }
     }
 
+    /// Something changed. Not on a drive that was read-only before the call (E3).
+    fn changes(&self) {
+        if self.fenced.get() {
+            self.broken("a fenced drive was changed".to_owned());
+        }
+    }
+
+    /// Something was acknowledged.
+    fn acknowledge(&self, ino: Option<u64>, call: u64) {
+        self.line.oracle.borrow_mut().acknowledged(ino, call, self.remote);
+        self.kept_by_successor();
+    }
+
+    /// What the vault acknowledged, also after somebody took over, the successor has found.
+    fn kept_by_successor(&self) {
+        if let Err(why) = self.line.kept_by_successor() {
+            self.broken(why);
+        }
+    }
+
     /// A file's contents are new: what stat says of them, and a version.
     async fn changed(&self, ino: u64) {
+        self.changes();
         let mtime = match self.fs().getattr(Ino(ino)).await {
             Ok(attributes) => attributes.mtime,
             Err(error) => return self.broken(format!("stat of {ino:#x}: {error}")),
         };
-        let mut model = self.sim.model.borrow_mut();
+        let mut model = self.line.model.borrow_mut();
         let file = model.files.get_mut(&ino).expect("it was just changed");
         file.mtime = mtime;
         for reading in self.reading.borrow().iter().filter(|reading| reading.borrow().ino == ino) {
@@ -127,14 +153,15 @@ impl Life {
         }
         let contents = file.contents();
         if !model.orphans.contains(&ino) {
-            self.sim.oracle.borrow_mut().version(ino, contents);
+            self.line.oracle.borrow_mut().version(ino, contents);
         }
     }
 
     fn space(&self) -> u64 {
-        let now = self.sim.oracle.borrow_mut().space(&self.sim.model.borrow().names);
+        self.changes();
+        let now = self.line.oracle.borrow_mut().space(&self.line.model.borrow().names);
         if self.sim.told {
-            let model = self.sim.model.borrow();
+            let model = self.line.model.borrow();
             self.sim.say(&format!("  space {now}: {:?}", model.names.entries));
         }
         now
@@ -142,7 +169,7 @@ impl Life {
 
     async fn make(&self) -> Done {
         let (dir, name) = (self.dir(), self.name());
-        let could = self.sim.model.borrow().names.find(dir, name).is_none();
+        let could = self.line.model.borrow().names.find(dir, name).is_none();
         let mode = 0o600 + self.below(64) as u32;
         let which = self.below(10);
         let (made, kind) = match which {
@@ -154,7 +181,7 @@ impl Life {
         let made = made?;
         let ino = made.ino.0;
         self.sim.say(&format!("  made {kind:?} {ino:#x} as {dir:#x}/{name}"));
-        let mut model = self.sim.model.borrow_mut();
+        let mut model = self.line.model.borrow_mut();
         model.add(dir, name, ino, kind.clone(), made.mode & 0o7777);
         if kind == Kind::File {
             model.files.insert(ino, File { bytes: Vec::new(), mtime: made.mtime, only_grown: true });
@@ -162,8 +189,8 @@ impl Life {
         drop(model);
         let now = self.space();
         if kind == Kind::File {
-            let contents = self.sim.model.borrow().files[&ino].contents();
-            self.sim.oracle.borrow_mut().born(ino, now, contents);
+            let contents = self.line.model.borrow().files[&ino].contents();
+            self.line.oracle.borrow_mut().born(ino, now, contents);
         }
         Ok(())
     }
@@ -184,7 +211,7 @@ impl Life {
 
     async fn write(&self) -> Done {
         let Some(ino) = self.file() else { return self.make().await };
-        let size = self.sim.model.borrow().files[&ino].bytes.len();
+        let size = self.line.model.borrow().files[&ino].bytes.len();
         if size > FILE_MOST {
             return self.truncate_to(ino, 0).await;
         }
@@ -196,7 +223,7 @@ impl Life {
         let data = self.data(self.size());
         self.sim.say(&format!("  write {ino:#x} at {offset}, {} bytes (size {size})", data.len()));
         self.fs().write(Ino(ino), offset as u64, data.clone(), false).await?;
-        if let Some(file) = self.sim.model.borrow_mut().files.get_mut(&ino) {
+        if let Some(file) = self.line.model.borrow_mut().files.get_mut(&ino) {
             file.write(offset, &data);
         }
         self.changed(ino).await;
@@ -205,7 +232,7 @@ impl Life {
 
     async fn truncate(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
-        let size = self.sim.model.borrow().files[&ino].bytes.len();
+        let size = self.line.model.borrow().files[&ino].bytes.len();
         let to = if self.chance(40) { 0 } else { self.below(size + 3000) };
         self.truncate_to(ino, to).await
     }
@@ -213,7 +240,7 @@ impl Life {
     async fn truncate_to(&self, ino: u64, to: usize) -> Done {
         self.sim.say(&format!("  truncate {ino:#x} to {to}"));
         self.fs().truncate(Ino(ino), to as u64, false).await?;
-        if let Some(file) = self.sim.model.borrow_mut().files.get_mut(&ino) {
+        if let Some(file) = self.line.model.borrow_mut().files.get_mut(&ino) {
             file.bytes.resize(to, 0);
             file.only_grown = false;
         }
@@ -223,12 +250,12 @@ impl Life {
 
     async fn punch(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
-        let size = self.sim.model.borrow().files[&ino].bytes.len();
+        let size = self.line.model.borrow().files[&ino].bytes.len();
         let (from, len) = (self.below(size + 1), self.below(size + 10) + 1);
         self.sim.say(&format!("  punch {ino:#x} at {from}, {len} bytes"));
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         self.fs().fallocate(Ino(ino), mode, from as u64, len as u64, false).await?;
-        if let Some(file) = self.sim.model.borrow_mut().files.get_mut(&ino) {
+        if let Some(file) = self.line.model.borrow_mut().files.get_mut(&ino) {
             let end = (from + len).min(file.bytes.len());
             if from < end {
                 file.bytes[from..end].fill(0);
@@ -252,13 +279,13 @@ impl Life {
 
     async fn chmod(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
-        let call = self.sim.oracle.borrow().now();
-        let grown = self.sim.model.borrow().files[&ino].only_grown;
+        let call = self.line.oracle.borrow().now();
+        let grown = self.line.model.borrow().files[&ino].only_grown;
         let mode = 0o600 + self.below(64) as u32;
         self.sim.say(&format!("  chmod {ino:#x} {mode:o}, only grown {grown}"));
         let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
         self.fs().setattr(Ino(ino), set, CALLER).await?;
-        let linked = match self.sim.model.borrow_mut().names.nodes.get_mut(&ino) {
+        let linked = match self.line.model.borrow_mut().names.nodes.get_mut(&ino) {
             Some(node) => {
                 node.mode = mode;
                 true
@@ -268,7 +295,7 @@ impl Life {
         if linked {
             let now = self.space();
             if !grown {
-                self.sim.oracle.borrow_mut().barrier(ino, now, call);
+                self.line.oracle.borrow_mut().barrier(ino, now, call);
             }
         }
         Ok(())
@@ -282,9 +309,9 @@ impl Life {
         };
         let exchange = self.chance(15);
         let mode = if exchange { RenameMode::Exchange } else { RenameMode::Replace };
-        let call = self.sim.oracle.borrow().now();
+        let call = self.line.oracle.borrow().now();
         let ((could, before), target) = {
-            let model = self.sim.model.borrow();
+            let model = self.line.model.borrow();
             let settled = |ino: Option<u64>| match ino {
                 Some(ino) if model.names.is_dir(ino) => model.names.files_below(ino),
                 other => other.into_iter().collect(),
@@ -297,7 +324,7 @@ impl Life {
         self.sim.say(&format!("  rename {from:#x}/{name} ({ino:#x}) {to:#x}/{new_name} ({target:x?}) {mode:?}"));
         let result = self.fs().rename(Ino(from), name.as_bytes(), Ino(to), new_name.as_bytes(), mode).await;
         let (can, now_ino, now_target) = {
-            let model = self.sim.model.borrow();
+            let model = self.line.model.borrow();
             let can = model.can_rename((from, &name), (to, &new_name), exchange);
             (can, model.names.find(from, &name), model.names.find(to, &new_name))
         };
@@ -306,11 +333,11 @@ impl Life {
         if now_ino == now_target || !can {
             return Ok(());
         }
-        self.sim.model.borrow_mut().rename((from, &name), (to, &new_name), exchange);
+        self.line.model.borrow_mut().rename((from, &name), (to, &new_name), exchange);
         let now = self.space();
         // Those files whose names were moved when the call began and when it ended.
         if (now_ino, now_target) == (Some(ino), target) || (now_ino == Some(ino) && !exchange) {
-            let mut oracle = self.sim.oracle.borrow_mut();
+            let mut oracle = self.line.oracle.borrow_mut();
             before.into_iter().for_each(|file| oracle.barrier(file, now, call));
         }
         self.forget(now_target.unwrap_or_default(), 60);
@@ -320,9 +347,9 @@ impl Life {
     async fn link(&self) -> Done {
         let Some((_, _, ino)) = self.entry(false) else { return Ok(()) };
         let (to, name) = (self.dir(), self.name());
-        let call = self.sim.oracle.borrow().now();
+        let call = self.line.oracle.borrow().now();
         let can = || {
-            let names = &self.sim.model.borrow().names;
+            let names = &self.line.model.borrow().names;
             names.nodes.contains_key(&ino) && names.is_dir(to) && names.find(to, name).is_none()
         };
         let before = can();
@@ -330,10 +357,10 @@ impl Life {
         let result = self.fs().link(Ino(ino), Ino(to), name.as_bytes()).await;
         self.agree("link", &result, before, can());
         result?;
-        self.sim.model.borrow_mut().link(ino, to, name);
+        self.line.model.borrow_mut().link(ino, to, name);
         let now = self.space();
-        if self.sim.model.borrow().files.contains_key(&ino) {
-            self.sim.oracle.borrow_mut().barrier(ino, now, call);
+        if self.line.model.borrow().files.contains_key(&ino) {
+            self.line.oracle.borrow_mut().barrier(ino, now, call);
         }
         Ok(())
     }
@@ -344,7 +371,7 @@ impl Life {
         let result = self.fs().unlink(Ino(dir), name.as_bytes()).await;
         self.agree("unlink", &result, true, true);
         result?;
-        self.sim.model.borrow_mut().remove(dir, &name);
+        self.line.model.borrow_mut().remove(dir, &name);
         self.space();
         self.forget(ino, 60);
         Ok(())
@@ -352,12 +379,12 @@ impl Life {
 
     async fn rmdir(&self) -> Done {
         let Some((dir, name, ino)) = self.entry(true) else { return Ok(()) };
-        let can = self.sim.model.borrow().names.is_empty(ino);
+        let can = self.line.model.borrow().names.is_empty(ino);
         self.sim.say(&format!("  rmdir {dir:#x}/{name} ({ino:#x})"));
         let result = self.fs().rmdir(Ino(dir), name.as_bytes()).await;
         self.agree("rmdir", &result, can, can);
         result?;
-        self.sim.model.borrow_mut().remove(dir, &name);
+        self.line.model.borrow_mut().remove(dir, &name);
         self.space();
         self.forget(ino, 60);
         Ok(())
@@ -365,7 +392,7 @@ impl Life {
 
     /// The kernel forgets what is unlinked, once nobody uses it.
     fn forget(&self, ino: u64, percent: u64) {
-        let mut model = self.sim.model.borrow_mut();
+        let mut model = self.line.model.borrow_mut();
         if model.names.nodes.contains_key(&ino) || self.calls.get() > 1 || !self.chance(percent) {
             return;
         }
@@ -376,7 +403,7 @@ impl Life {
     }
 
     fn close(&self) {
-        let orphan = self.sim.model.borrow().orphans.first().copied();
+        let orphan = self.line.model.borrow().orphans.first().copied();
         if let Some(ino) = orphan {
             self.forget(ino, 100);
         }
@@ -384,36 +411,37 @@ impl Life {
 
     async fn fsync(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
-        let call = self.sim.oracle.borrow().now();
+        let call = self.line.oracle.borrow().now();
         self.sim.say(&format!("  fsync {ino:#x}, called at {call}"));
         self.fs().fsync(Ino(ino), self.chance(50)).await?;
         self.sim.say(&format!("  fsync {ino:#x} of {call} returned"));
-        self.sim.oracle.borrow_mut().acknowledged(Some(ino), call, self.remote);
+        self.acknowledge(Some(ino), call);
         Ok(())
     }
 
     async fn fsync_dir(&self) -> Done {
         let dir = self.dir();
-        let call = self.sim.oracle.borrow().now();
+        let call = self.line.oracle.borrow().now();
         self.fs().fsync_dir(Ino(dir)).await?;
         self.sim.say(&format!("  fsync of directory {dir:#x} of {call} returned"));
-        self.sim.oracle.borrow_mut().acknowledged(None, call, self.remote);
+        self.acknowledge(None, call);
         Ok(())
     }
 
-    async fn sync(&self) -> Done {
-        let call = self.sim.oracle.borrow().now();
+    pub async fn sync(&self) -> Done {
+        let call = self.line.oracle.borrow().now();
         self.sim.say(&format!("  sync, called at {call}"));
         self.drive.sync(|_| {}).await.map_err(|error| FsError::Io(error.to_string()))?;
         self.sim.say(&format!("  sync of {call} returned"));
-        self.sim.oracle.borrow_mut().all_acknowledged(call, true);
+        self.line.oracle.borrow_mut().all_acknowledged(call, true);
+        self.kept_by_successor();
         Ok(())
     }
 
     async fn read(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
         let reading = {
-            let model = self.sim.model.borrow();
+            let model = self.line.model.borrow();
             let bytes = &model.files[&ino].bytes;
             let (from, len) = match self.chance(50) {
                 true => (0, bytes.len() + 10),
@@ -463,7 +491,7 @@ impl Life {
     }
 
     fn mark(&self) {
-        self.marks.borrow_mut().push((self.sim.remote.now(), self.sim.oracle.borrow().now()));
+        self.marks.borrow_mut().push((self.sim.remote.now(), self.line.oracle.borrow().now()));
     }
 
     /// One user's whole life.
@@ -478,12 +506,16 @@ impl Life {
                 12..18 => tokio::time::sleep(Duration::from_millis(self.below(100) as u64)).await,
                 _ => tokio::time::sleep(Duration::from_millis(self.below(8000) as u64)).await,
             }
+            self.power.awake().await;
+            if self.calls.get() == 0 && self.fs().is_read_only() {
+                self.fenced.set(true);
+            }
             self.calls.set(self.calls.get() + 1);
             let done = tokio::time::timeout(HANG, self.call()).await;
             self.calls.set(self.calls.get() - 1);
             match done {
                 Err(_) => self.broken("a call hangs".to_owned()),
-                Ok(Err(FsError::ReadOnly)) if !self.disk_failed.get() => {
+                Ok(Err(FsError::ReadOnly)) if !self.may_be_read_only() => {
                     self.broken(format!("the drive has become read-only: {:?}", self.drive.status().reason));
                 }
                 Ok(Err(error)) => self.sim.say(&format!("  ... {error}")),
@@ -492,28 +524,42 @@ impl Life {
         }
     }
 
+    /// Somebody else's object stands in the log behind one of this life, or there was what no round could read.
+    fn may_be_read_only(&self) -> bool {
+        self.sim.remote.is_overtaken(self.number) || self.power.read_failed()
+    }
+
     /// What happens to the machine meanwhile.
     pub async fn chance_events(self: Rc<Self>, faults: bool) {
         loop {
             tokio::time::sleep(Duration::from_millis(self.below(10_000) as u64 + 10)).await;
-            match self.below(10) {
-                0 if faults => {
+            match self.below(20) {
+                0 | 1 if faults => {
                     let time = Duration::from_secs(self.below(60) as u64);
                     self.sim.say(&format!("  an outage of {time:?}"));
                     self.sim.remote.outage(time);
                 }
-                1 if faults && self.sim.disk_faults => {
-                    self.sim.say("  a failing fdatasync");
-                    self.disk_failed.set(true);
-                    self.disk.fail_sync_data(1);
+                2 if faults => self.sleep().await,
+                3..=6 if faults && self.sim.copies => {
+                    self.sim.say(&format!("  machine {} is copied", self.machine));
+                    self.sim.back_up(self.machine, &self.disk, &self.line, self.number);
                 }
-                2 | 3 => match self.sim.look("a look").await {
+                7..=10 => match self.sim.look("a look").await {
                     Ok(()) => {}
                     Err(why) => self.broken(why),
                 },
                 _ => {}
             }
         }
+    }
+
+    /// The machine is suspended for a while.
+    pub async fn sleep(&self) {
+        let time = Duration::from_millis(self.below(180_000) as u64);
+        self.sim.say(&format!("  machine {} sleeps for {time:?}", self.machine));
+        self.power.sleep();
+        tokio::time::sleep(time).await;
+        self.power.wake();
     }
 }
 

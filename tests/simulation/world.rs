@@ -1,13 +1,16 @@
-//! The machine below a simulated drive: power that can go at any operation of disk or store, and the local disk.
+//! The machine below a simulated drive: power that can go at any operation of disk or store, sleep, and the local disk
+//! with its faults.
 //!
-//! Owns the countdown to a crash. Does not own what a crash leaves (the simulated disk decides that).
+//! Owns the countdown to a crash. Does not own what a crash leaves (the simulated disk decides that). While a machine
+//! sleeps its requests stand still wherever they are and its users rest; its disk cannot stand still in one thread.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use dripfs::base::disk::simulated::SimulatedDisk;
+use dripfs::base::disk::simulated::{Dice, SimulatedDisk};
 use dripfs::base::disk::{Disk, File};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Every operation of disk and store asks here first. When the power is gone nothing has any effect any more.
@@ -16,16 +19,35 @@ pub struct Power {
     gone: AtomicBool,
     went: Notify,
     steps: AtomicU64,
+    asleep: AtomicBool,
+    woke: Notify,
+    /// No faults and no latency of the network for now.
+    quiet: AtomicBool,
+    /// What of the disk goes wrong, if anything ever does.
+    faults: Option<Mutex<Dice>>,
+    disk_failed: AtomicBool,
+    read_failed: AtomicBool,
 }
 
 impl Power {
     /// The power goes right after `steps` operations.
     pub fn new(steps: u64) -> Arc<Power> {
+        Power::with_faults(steps, None)
+    }
+
+    /// As `new`, with a disk that now and then fails as these dice fall.
+    pub fn with_faults(steps: u64, faults: Option<Dice>) -> Arc<Power> {
         Arc::new(Power {
             left: AtomicU64::new(steps),
             gone: AtomicBool::new(false),
             went: Notify::new(),
             steps: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            woke: Notify::new(),
+            quiet: AtomicBool::new(false),
+            faults: faults.map(Mutex::new),
+            disk_failed: AtomicBool::new(false),
+            read_failed: AtomicBool::new(false),
         })
     }
 
@@ -51,6 +73,63 @@ impl Power {
         }
         self.left.store(left - 1, Relaxed);
         true
+    }
+
+    pub fn sleep(&self) {
+        self.asleep.store(true, Relaxed);
+    }
+
+    pub fn wake(&self) {
+        self.asleep.store(false, Relaxed);
+        self.woke.notify_waiters();
+    }
+
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.load(Relaxed)
+    }
+
+    /// Returns when the machine is awake, or has no power any more.
+    pub async fn awake(&self) {
+        loop {
+            let woke = self.woke.notified();
+            tokio::pin!(woke);
+            woke.as_mut().enable();
+            if !self.is_asleep() || self.is_gone() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = woke => {}
+                () = self.gone() => {}
+            }
+        }
+    }
+
+    pub fn quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Relaxed);
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Relaxed)
+    }
+
+    /// Errors of the journal are no surprise any more.
+    pub fn disk_failed(&self) -> bool {
+        self.disk_failed.load(Relaxed)
+    }
+
+    /// A round that cannot read what it must send is the last: the drive may be read-only.
+    pub fn read_failed(&self) -> bool {
+        self.read_failed.load(Relaxed)
+    }
+
+    /// Does the disk fail now? So seldom: of ten thousand times.
+    fn fails(&self, of_ten_thousand: u64) -> bool {
+        let fails = self.faults.as_ref().is_some_and(|dice| dice.lock().below(10_000) < of_ten_thousand);
+        if fails {
+            self.disk_failed.store(true, Relaxed);
+        }
+        fails
     }
 
     /// No crash by countdown any more.
@@ -83,24 +162,40 @@ pub struct PoweredDisk {
     pub power: Arc<Power>,
 }
 
+/// Of ten thousand writes so many fail after a part, and of as many syncs (of files, of directories), and reads.
+const WRITES_FAIL: u64 = 20;
+const SYNCS_FAIL: u64 = 200;
+const READS_FAIL: u64 = 10;
+
 struct PoweredFile {
     inner: Arc<dyn File>,
+    disk: Arc<SimulatedDisk>,
     power: Arc<Power>,
 }
 
 impl File for PoweredFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.power.check()?;
+        if self.power.fails(WRITES_FAIL) {
+            self.disk.fail_writes(1);
+        }
         self.inner.write_at(bytes, offset)
     }
 
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         self.power.check()?;
+        if self.power.fails(READS_FAIL) {
+            self.power.read_failed.store(true, Relaxed);
+            return Err(io::Error::other("this block cannot be read"));
+        }
         self.inner.read_at(out, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.power.check()?;
+        if self.power.fails(SYNCS_FAIL) {
+            self.disk.fail_sync_data(1);
+        }
         self.inner.sync_data()
     }
 
@@ -126,7 +221,7 @@ impl File for PoweredFile {
 
 impl PoweredDisk {
     fn file(&self, inner: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(PoweredFile { inner, power: self.power.clone() })
+        Arc::new(PoweredFile { inner, disk: self.inner.clone(), power: self.power.clone() })
     }
 }
 
@@ -163,6 +258,9 @@ impl Disk for PoweredDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.power.check()?;
+        if self.power.fails(SYNCS_FAIL) {
+            self.inner.fail_sync_dir(1);
+        }
         self.inner.sync_dir(dir)
     }
 

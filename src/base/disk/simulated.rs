@@ -1,8 +1,8 @@
 //! A disk for tests: it knows what was synced, and forgets, tears and reorders the rest when its power is cut.
 //!
 //! Owns one in-memory tree of files, durable and current state side by side, and the faults that a test injects.
-//! Pessimistic where POSIX leaves room: without `sync_data` any part of any write may be lost, and writes may reach
-//! the platter in any order; without `sync_dir` each create, rename and remove is kept or lost by itself. Directories
+//! Pessimistic where POSIX leaves room: without `sync_data` any part of any write may be lost (each block of the disk by
+//! itself, also where the file has grown already: zeros then), and writes may reach the platter in any order; without `sync_dir` each create, rename and remove is kept or lost by itself. Directories
 //! themselves are durable at once (as `Disk::create_dir` promises). After a failed `sync_data`, what it should have
 //! covered is never made durable by a later one: the kernel has dropped the error and marked the pages clean.
 //! Everything follows from the seed.
@@ -68,6 +68,9 @@ impl Source for SeededBytes {
     }
 }
 
+/// What a disk writes as one.
+const BLOCK: usize = 512;
+
 /// A write that no successful `sync_data` has covered.
 struct Write {
     offset: usize,
@@ -112,7 +115,27 @@ impl Inode {
         }
     }
 
+    /// Of a write each block of the disk arrives, or does not. The file may have grown all the same.
+    fn tear(&mut self, write: &Write, dice: &mut Dice) {
+        let end = write.offset + write.bytes.len();
+        if dice.chance(50) && self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        let percent = [10, 50, 90][dice.below(3) as usize];
+        let mut from = write.offset;
+        while from < end {
+            let to = (from / BLOCK * BLOCK + BLOCK).min(end);
+            if dice.chance(percent) {
+                put(&mut self.durable, from, &write.bytes[from - write.offset..to - write.offset]);
+            }
+            from = to;
+        }
+    }
+
     fn cut(&mut self, dice: &mut Dice) {
+        if self.unsynced.is_empty() {
+            return;
+        }
         let mut writes = std::mem::take(&mut self.unsynced);
         dice.shuffle(&mut writes);
         for write in writes {
@@ -123,13 +146,17 @@ impl Inode {
                 continue;
             }
             let len = write.bytes.len() as u64;
-            let (from, to) = match dice.below(3) {
-                0 => continue,
-                1 => (0, len),
+            let (from, to) = match dice.below(8) {
+                0..2 => continue,
+                2..5 => (0, len),
                 // Torn: a run of its bytes, often one that begins at its start.
-                _ => {
+                5 | 6 => {
                     let from = if dice.chance(50) { 0 } else { dice.below(len + 1) };
                     (from, from + dice.below(len - from + 1))
+                }
+                _ => {
+                    self.tear(&write, dice);
+                    continue;
                 }
             };
             put(&mut self.durable, write.offset + from as usize, &write.bytes[from as usize..to as usize]);
@@ -291,6 +318,10 @@ impl SimulatedDisk {
                 change.apply(&mut names);
             }
         }
+        let named: BTreeSet<usize> = names.values().copied().collect();
+        for (_, inode) in state.inodes.iter_mut().enumerate().filter(|(number, _)| !named.contains(number)) {
+            *inode = Inode::default();
+        }
         state.durable_names = names.clone();
         state.names = names;
         self.reborn(&mut state)
@@ -358,18 +389,43 @@ impl SimulatedDisk {
         inode.durable = inode.current.clone();
     }
 
+    /// Paths of all files.
+    pub fn paths(&self) -> Vec<String> {
+        self.state.lock().names.keys().cloned().collect()
+    }
+
+    /// The files in directory `dir` become those of `backup` (the file `dir`, if it is one), durably: what somebody does
+    /// who restores it. Nothing may be open.
+    pub fn restore(&self, backup: &SimulatedDisk, dir: &str) {
+        let theirs = backup.copy();
+        let mut theirs = theirs.state.lock();
+        let mut state = self.state.lock();
+        let is_in = |path: &String| path == dir || inside(path, dir);
+        let mut names = std::mem::take(&mut state.names);
+        names.retain(|path, _| !is_in(path));
+        for (path, inode) in theirs.names.clone().into_iter().filter(|(path, _)| is_in(path)) {
+            names.insert(path, state.inodes.len());
+            let inode = std::mem::take(&mut theirs.inodes[inode]);
+            state.inodes.push(inode);
+        }
+        state.names = names.clone();
+        state.durable_names = names;
+        state.unsynced_names.clear();
+        state.dirs.extend(theirs.dirs.iter().cloned());
+    }
+
     /// A copy of everything, current state taken as durable, for a test that tries many ends of one history.
     pub fn copy(&self) -> Arc<SimulatedDisk> {
         let state = self.state.lock();
-        let inodes = state.inodes.iter().map(|inode| Inode {
-            current: inode.current.clone(),
-            durable: inode.current.clone(),
-            unsynced: Vec::new(),
+        let inodes = state.names.values().map(|inode| {
+            let bytes = &state.inodes[*inode].current;
+            Inode { current: bytes.clone(), durable: bytes.clone(), unsynced: Vec::new() }
         });
+        let names: Names = state.names.keys().cloned().zip(0..).collect();
         let copy = State {
             inodes: inodes.collect(),
-            names: state.names.clone(),
-            durable_names: state.names.clone(),
+            names: names.clone(),
+            durable_names: names,
             dirs: state.dirs.clone(),
             dice: state.dice.clone(),
             ..State::default()
@@ -596,6 +652,42 @@ mod tests {
             }
         }
         assert!(lost > 30 && kept > 30 && torn > 30, "{lost} lost, {kept} kept, {torn} torn");
+    }
+
+    #[test]
+    fn blocks_of_one_write_are_lost_each_by_itself() {
+        let (mut holes, mut zeros) = (0, 0);
+        for seed in 0..400 {
+            let disk = SimulatedDisk::new(seed);
+            let file = disk.create("f").unwrap();
+            disk.sync_dir("").unwrap();
+            file.write_at(&[1; 4 * BLOCK], 100).unwrap();
+            let bytes = super::super::read(&*disk.power_cut(&mut Dice::new(seed)), "f", 1 << 20).unwrap().unwrap();
+            let blocks: Vec<bool> = bytes.iter().skip(100).step_by(BLOCK).map(|byte| *byte == 1).collect();
+            holes += usize::from(blocks.windows(3).any(|blocks| blocks == [true, false, true]));
+            zeros += usize::from(blocks.last() == Some(&false));
+        }
+        assert!(holes > 5 && zeros > 5, "{holes} with a hole, {zeros} that end in zeros");
+    }
+
+    #[test]
+    fn what_is_restored_is_as_it_was_and_the_rest_stays() {
+        let disk = SimulatedDisk::new(1);
+        for dir in ["a", "b"] {
+            disk.create_dir(dir).unwrap();
+            disk.create(&format!("{dir}/old")).unwrap().write_at(b"1", 0).unwrap();
+        }
+        let backup = disk.copy();
+        for dir in ["a", "b"] {
+            disk.create(&format!("{dir}/new")).unwrap();
+            disk.open(&format!("{dir}/old")).unwrap().write_at(b"2", 0).unwrap();
+        }
+        let disk = disk.kill();
+        disk.restore(&backup, "a");
+        let disk = disk.power_cut(&mut Dice::new(3));
+        assert_eq!(disk.list("a").unwrap(), ["old"]);
+        assert_eq!(super::super::read(&*disk, "a/old", 10).unwrap().unwrap(), b"1");
+        assert!(!disk.paths().contains(&"a/new".to_owned()));
     }
 
     #[test]

@@ -1,0 +1,44 @@
+//! A line: one life's history, from what it found when it came up, and what became of it.
+//!
+//! Lives of one machine follow each other; but a machine that takes over while another still runs, suspended perhaps,
+//! makes two lines of one: the vault goes on with the successor's, and what the first machine does from then on stays on
+//! that machine, for a later mount to set aside. So each life has a model and an oracle of its own, the oracle begun as a
+//! copy of that of the life whose history it goes on with.
+
+use std::cell::{Cell, RefCell};
+
+use super::model::Model;
+use super::oracle::{Found, Oracle};
+use super::remote::Who;
+
+pub struct Line {
+    pub who: Who,
+    pub model: RefCell<Model>,
+    pub oracle: RefCell<Oracle>,
+    /// Everything was in the vault, and nothing was done since.
+    pub drained: Cell<bool>,
+    /// What the one found that took the vault over.
+    pub successor: RefCell<Option<Found>>,
+    /// Journals that had been set aside on the machine when it came up.
+    pub asides: usize,
+}
+
+impl Line {
+    pub fn new(who: Who, model: Model, oracle: Oracle, asides: usize) -> Line {
+        let (model, oracle) = (RefCell::new(model), RefCell::new(oracle));
+        Line { who, model, oracle, drained: Cell::new(false), successor: RefCell::new(None), asides }
+    }
+
+    /// Did a successor find what the vault has acknowledged on this line?
+    pub fn kept_by_successor(&self) -> Result<(), String> {
+        let successor = self.successor.borrow();
+        let Some(found) = &*successor else { return Ok(()) };
+        let kept = self.oracle.borrow().holds(found, false);
+        kept.map_err(|why| format!("the vault acknowledged what whoever took it over had not found: {why}"))
+    }
+
+    /// Has this machine acknowledged what is not in this state? Then it must have set its journal aside.
+    pub fn owes(&self, found: &Found) -> bool {
+        self.oracle.borrow().holds(found, true).is_err()
+    }
+}

@@ -1,0 +1,159 @@
+//! Which lives a history has: one after the other, or on two machines at the same time; and what happens to the state
+//! directories in between.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use tokio::task::LocalSet;
+
+use super::PANICS;
+use super::life::{End, Plan};
+use super::sim::{Sim, born, found, runtime};
+
+/// Lives of one machine, each so long after the one before.
+type Chain = Vec<(Duration, Plan)>;
+
+impl Sim {
+    fn plan(&self, machine: usize, calm: bool) -> Plan {
+        let users = 1 + self.below(4) as usize;
+        Plan {
+            machine,
+            steps: if calm || self.chance(15) { u64::MAX } else { 20 + self.below(400) },
+            users,
+            calls: if calm { self.below(5) as usize } else { 5 + self.below(80) as usize / users },
+            remote: self.chance(25),
+            calm,
+            closes: calm || self.chance(50),
+            sleeps: None,
+        }
+    }
+
+    /// Runs each machine's lives, all machines at the same time, in a runtime of their own.
+    fn period(self: &Rc<Self>, chains: Vec<Chain>) -> Result<Vec<End>, String> {
+        let runtime = runtime();
+        let local = LocalSet::new();
+        let ends = local.block_on(&runtime, async {
+            self.remote.begin();
+            try_join_all(chains.iter().map(|chain| self.chain(chain))).await
+        });
+        runtime.block_on(async { self.remote.stop() });
+        drop(local);
+        drop(runtime);
+        if PANICS.replace(0) > 0 {
+            return Err("something panicked".to_owned());
+        }
+        super::sim::runtime().block_on(self.remote.end());
+        self.verdict()?;
+        ends
+    }
+
+    async fn chain(self: &Rc<Self>, chain: &Chain) -> Result<End, String> {
+        let mut end = End::Crashed;
+        for (after, plan) in chain {
+            tokio::time::sleep(*after).await;
+            end = self.life(plan).await?;
+        }
+        Ok(end)
+    }
+
+    /// While a machine works, or sleeps, another takes over; perhaps the first takes over again.
+    fn duel(&self, machine: usize) -> Vec<Chain> {
+        let most = if self.chance(20) { 50 } else { 30_000 };
+        let after = Duration::from_millis(self.below(most));
+        let mut first = self.plan(machine, false);
+        let mut second = self.plan(1 - machine, false);
+        for plan in [&mut first, &mut second] {
+            if self.chance(50) {
+                plan.steps = u64::MAX;
+            }
+        }
+        if self.chance(50) {
+            first.sleeps = Some(Duration::from_millis(self.below(after.as_millis() as u64 + 2000)));
+        }
+        let mut chain = vec![(Duration::ZERO, first)];
+        if self.chance(40) {
+            chain.push((Duration::from_millis(self.below(10_000)), self.plan(machine, false)));
+        }
+        vec![chain, vec![(after, second)]]
+    }
+
+    /// Now and then a life begins on a state directory that somebody has put back, whole or in part, or has copied from
+    /// the other machine.
+    pub fn restore(&self, plan: &Plan) {
+        if !self.copies || plan.calm || !self.chance(40) {
+            return;
+        }
+        let machine = &self.machines[plan.machine];
+        let from = if self.chance(70) { plan.machine } else { 1 - plan.machine };
+        let Some(backup) = self.machines[from].backup.borrow().clone() else { return };
+        let what = ["", "", "journal", "index", "pin"][self.below(5) as usize];
+        self.tally.borrow_mut().restored += 1;
+        self.say(&format!("machine {}: {what:?} is as life {} of machine {from} had it", plan.machine, backup.life));
+        let disk = machine.disk.borrow().clone();
+        match what {
+            "" => *machine.disk.borrow_mut() = backup.disk.copy(),
+            part => disk.restore(&backup.disk, part),
+        }
+        // The index is never more than a cache, and an older pin only knows less.
+        if matches!(what, "" | "journal") {
+            *machine.restored.borrow_mut() = Some(backup);
+        }
+    }
+
+    pub fn run(self: &Rc<Self>) -> Result<(), String> {
+        let runtime = runtime();
+        runtime.block_on(self.remote.fill(&born().objects));
+        let periods = 2 + self.below(4);
+        let mut machine = 0;
+        for _ in 0..periods {
+            if self.chance(10) {
+                machine = 1 - machine;
+            }
+            let chains = match self.duels && self.chance(40) {
+                true => self.duel(machine),
+                false => vec![vec![(Duration::ZERO, self.plan(machine, false))]],
+            };
+            self.period(chains)?;
+            if self.chance(60) {
+                runtime.block_on(self.look("a look after the crash"))?;
+            }
+        }
+        runtime.block_on(self.remote.calm());
+        let machine = self.remote.newest_writer().map_or(machine, |who| who.machine);
+        self.calm_life(machine)?;
+        runtime.block_on(self.last_look())?;
+        // The other machine, if it ever wrote, follows what it finds (E3).
+        if self.last_line(1 - machine).is_some() && self.chance(50) {
+            self.calm_life(1 - machine)?;
+            runtime.block_on(self.last_look())?;
+        }
+        Ok(())
+    }
+
+    fn calm_life(self: &Rc<Self>, machine: usize) -> Result<(), String> {
+        let plan = self.plan(machine, true);
+        match self.period(vec![vec![(Duration::ZERO, plan)]])?[..] {
+            [End::Drained] => Ok(()),
+            _ => Err("a calm life crashed without a cause".to_owned()),
+        }
+    }
+
+    /// Everything drained: the vault is what the last life's model is.
+    async fn last_look(&self) -> Result<(), String> {
+        self.look("the last look").await?;
+        let (there, sequence) = self.peek().await?;
+        let line = self.line_after(&self.remote.up_to(sequence));
+        let mut model = line.model.borrow().clone();
+        let orphans = std::mem::take(&mut model.orphans);
+        model.files.retain(|ino, _| !orphans.contains(ino));
+        if there.names != model.names {
+            return Err(format!("drained, but the vault has {:?}, the model {:?}", there.names, model.names));
+        }
+        let (there, model) = (found(&there).files, found(&model).files);
+        if there != model {
+            return Err(format!("drained, but the vault's files are {there:?}, the model's {model:?}"));
+        }
+        Ok(())
+    }
+}
