@@ -4,6 +4,9 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+mod opening;
+mod ownership;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -219,69 +222,6 @@ struct Writer {
 }
 
 impl Drive {
-    /// Unlocks and opens the vault, replays the journal, opens an epoch (unless read-only), starts the background
-    /// work on the current tokio runtime and the journal's thread.
-    pub async fn open(store: Store, passphrase: Passphrase, options: DriveOptions) -> Result<Drive, VaultError> {
-        let cpu = Cpu::threads(std::thread::available_parallelism().map_or(2, usize::from))
-            .map_err(|e| VaultError::State { path: "threads".to_owned(), why: e.to_string() })?;
-        let state = options.state.clone();
-        let world = World {
-            store,
-            disk: Arc::new(RealDisk::new(options.state.clone())),
-            tables: Arc::new(move |dir| Arc::new(SledTables::new(state.join(dir))) as Arc<dyn Tables>),
-            random: Random::Kernel,
-            clock: Clock::System,
-            cpu,
-            journal_thread: true,
-            host: epoch::host_name(),
-        };
-        let pins = PinFile::open(world.disk.clone())?;
-        let unlocked = unlock::unlock(&world.store, &passphrase, pins.get().as_ref()).await?;
-        drop(passphrase);
-        if !options.read_only {
-            world.store.probe_again().await?;
-        }
-        Drive::open_in(world, unlocked, pins, options).await
-    }
-
-    /// As [`Drive::open`], in a world that the caller brings, with a vault that is unlocked.
-    pub async fn open_in(
-        world: World,
-        unlocked: Unlocked,
-        pins: PinFile,
-        options: DriveOptions,
-    ) -> Result<Drive, VaultError> {
-        let keys = Arc::new(unlocked.keys);
-        let known = pins.get();
-        let recovered = match options.read_only {
-            true => None,
-            false => Some(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?),
-        };
-        let dir = if options.read_only { index::READER_DIR } else { index::WRITER_DIR };
-        let ready =
-            indexer::prepare(world.ground(&keys, dir), &world.store, &keys, known.as_ref(), recovered.as_ref()).await?;
-        let walked = &ready.walked;
-        if walked.header != unlocked.header {
-            return Err(VaultError::Tampered(format!(
-                "the header that opened (number {}) is not the one that the vault names (number {})",
-                unlocked.header.0, walked.header.0
-            )));
-        }
-        let pin = Pin {
-            vault: keys.vault,
-            link: walked.newest.link,
-            header: walked.header.0,
-            epoch: walked.newest.epoch.max(known.map_or(Epoch(0), |pin| pin.epoch)),
-        };
-        match recovered {
-            Some(recovered) => Drive::writer(world, keys, ready, recovered, pin, pins, &options).await,
-            None => {
-                pins.set(pin)?;
-                Ok(Drive::reader(world, keys, ready, pin, &options))
-            }
-        }
-    }
-
     fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, options: &DriveOptions) -> Drive {
         let last_commit = ready.walked.commit.time;
         let history = Arc::new(History::new(ready.index, &ready.mark, None, world.clock.clone(), Epoch(0)));
@@ -291,52 +231,6 @@ impl Drive {
         let opened = Opened { pin, last_commit };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
         Drive { fs, store, cache, history, clock, opened, writer: None, durability }
-    }
-
-    async fn writer(
-        world: World,
-        keys: Arc<Keys>,
-        ready: Ready,
-        recovered: Recovered,
-        pin: Pin,
-        pins: PinFile,
-        options: &DriveOptions,
-    ) -> Result<Drive, VaultError> {
-        let position = ready.position();
-        let Ready { index, mark, over, placed, walked } = ready;
-        let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
-        // How many bytes the log took is not known without reading all of it: as many as it must have.
-        let grown = newest.link.sequence.0.saturating_sub(manifest.sequence.0);
-        let keeper = Keeper::new(options.checkpoint, checkpoint, manifest, grown * CLASS_MIN as u64, grown);
-        let recovered = settle_ownership(&world, &keys, recovered, &newest, &commit, options.takeover)?;
-        // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
-        let epoch = epoch::next(&pins, pin)?;
-        let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
-        let changes = recovered.changes.clone();
-        let found = recovered.extents.iter().copied().collect();
-        let journal = Journal::resume(recovered, world.random.clone(), settings(options), commit.cut)?;
-        let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
-        history.replay(&changes, commit.cut, over)?;
-        history.place(&placed, commit.link)?;
-        let vain = history.vain(&changes)?;
-        drop(changes);
-        let indexer = Indexer::new(history.clone(), index, journal.clone(), world.clock.clone(), mark, position);
-        start_writer(&journal, world.journal_thread)?;
-        let begun = begin_reign(&world, &keys, &history, &journal, &pins, pin, &reign, &newest, &commit).await;
-        let link = match begun {
-            Ok(link) => link,
-            Err(error) => {
-                // The caller may try again: two journals must not lie over one directory.
-                if let Err(error) = journal.close().await {
-                    log::warn!("{error}");
-                }
-                return Err(error);
-            }
-        };
-        journal.release(&vain);
-        journal.committed(commit.cut);
-        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
-        Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, keeper, chain, options))
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -660,114 +554,6 @@ async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: A
     log::error!("the journal's writer ended; the drive is read-only now; this is a bug, please report it");
     history.make_read_only();
     notifier.end("the journal's writer ended");
-}
-
-/// Creates the epoch record; the journal knows then what the vault had taken before (J5).
-#[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
-async fn begin_reign(
-    world: &World,
-    keys: &Keys,
-    history: &History,
-    journal: &Journal,
-    pins: &PinFile,
-    pin: Pin,
-    reign: &Reign,
-    newest: &walk::Newest,
-    commit: &walk::NewestCommit,
-) -> Result<ChainLink, VaultError> {
-    journal.wait_durable(history.note(Note::Mount)).await?;
-    let Some(block) = journal.durable().1 else {
-        return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: "the journal did not begin".into() });
-    };
-    let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
-    pins.set(Pin { link, epoch: reign.epoch, ..pin })?;
-    journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
-    Ok(link)
-}
-
-/// Decides whose the newest log object is (C4), whether this machine may write (E2), and what becomes of a journal
-/// that does not go on from there (E3).
-fn settle_ownership(
-    world: &World,
-    keys: &Arc<Keys>,
-    recovered: Recovered,
-    newest: &walk::Newest,
-    commit: &walk::NewestCommit,
-    takeover: bool,
-) -> Result<Recovered, VaultError> {
-    let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
-    if own {
-        let Some(why) = hole(&recovered, commit.cut) else { return Ok(recovered) };
-        if !takeover {
-            let why = format!("{why}; `--takeover` sets what is left aside and goes on from the vault");
-            return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why });
-        }
-    }
-    // The file of the block that the vault names is here, the block is not: damage, or an older copy of the directory.
-    if !takeover
-        && let Some(block) = newest.block
-        && recovered.blocks.iter().any(|known| known.file == block.file)
-    {
-        return Err(VaultError::State {
-            path: JOURNAL_DIR.to_owned(),
-            why: "the journal lacks what the vault has from it: it is damaged, or an older copy was put back; \
-                  `--takeover` sets it aside and goes on from the vault"
-                .to_owned(),
-        });
-    }
-    if !newest.idle && !takeover {
-        return Err(VaultError::InUse { host: newest.host.clone(), time: show(commit.time) });
-    }
-    // Nothing of ours is in it: foreign history is simply followed (E3). The journal stays, for it knows the block of an
-    // epoch record that an earlier try of this machine sent and that may still arrive (C4).
-    if recovered.changes.iter().all(|(_, change)| change.records.is_empty()) {
-        return Ok(recovered);
-    }
-    let kept = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();
-    let uncommitted =
-        recovered.changes.iter().filter(|(at, c)| *at > kept && !c.orphan && !c.records.is_empty()).count();
-    let all_known = recovered.took.is_some() && uncommitted == 0;
-    drop(recovered);
-    if all_known {
-        // E3: all of it is in the vault, and foreign history is simply followed.
-        drop_journal(world)?;
-        return Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?);
-    }
-    let aside = format!("aside/{:020}-{}", newest.link.sequence.0, world.clock.now().secs);
-    Journal::set_aside(&*world.disk, JOURNAL_DIR, &aside)?;
-    if uncommitted > 0 {
-        log::warn!(
-            "another machine has written to the vault since: {uncommitted} changes of this machine that the vault \
-             lacks are set aside in {aside} of the state directory"
-        );
-    }
-    Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?)
-}
-
-/// What an own journal lacks between the vault's cut and its own end: it keeps what no commit holds (J5).
-fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str> {
-    if recovered.end < cut {
-        Some("the journal ends before what it has committed: files were removed or cut")
-    } else if recovered.begins > cut {
-        Some("the journal begins after what it has committed: its oldest files were removed")
-    } else {
-        None
-    }
-}
-
-/// Removes a journal that holds nothing new, oldest file first (J5), so that what a crash leaves is a journal too.
-fn drop_journal(world: &World) -> Result<(), VaultError> {
-    let failed = |e: std::io::Error| VaultError::State { path: JOURNAL_DIR.to_owned(), why: e.to_string() };
-    for name in world.disk.list(JOURNAL_DIR).map_err(failed)? {
-        world.disk.remove(&format!("{JOURNAL_DIR}/{name}")).map_err(failed)?;
-        world.disk.sync_dir(JOURNAL_DIR).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// A point in time for people: UTC, to the second (RFC 3339).
-fn show(time: Timestamp) -> String {
-    humantime::format_rfc3339_seconds(time.to_system()).to_string()
 }
 
 #[cfg(test)]
