@@ -122,6 +122,10 @@ pub struct Mount {
     /// Take the vault over from a machine that is gone. If it is not gone, it becomes read-only.
     #[arg(long, conflicts_with = "read_only")]
     pub takeover: bool,
+    /// Go on from a vault that was put back to an older state, or is another history than this machine has seen (exit code
+    /// 13 without it). What this machine has and the vault lacks is set aside.
+    #[arg(long, conflicts_with = "read_only")]
+    pub accept_rollback: bool,
     /// What fsync waits for.
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub durability: Option<Level>,
@@ -217,6 +221,7 @@ mod tests {
             "mount --init --background /v /d",
             "mount --read-only --durability remote --state /s -o ro,noexec -o cache=1G /v /d",
             "mount --takeover --passphrase-fd 3 /v /d",
+            "mount --accept-rollback /v /d",
             "sync /d",
             "umount /d",
             "status",
@@ -239,6 +244,7 @@ mod tests {
             "sync",
             "mount --durability never /v /d",
             "mount --init --read-only /v /d",
+            "mount --accept-rollback --read-only /v /d",
             "init --passphrase-fd 3 --passphrase-file f /v",
         ] {
             let words = std::iter::once("dripfs").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -62,7 +62,9 @@ fn code_of_vault(error: &VaultError) -> u8 {
         VaultError::NotFound { .. } => NO_VAULT,
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
         VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
-        VaultError::Tampered(_) | VaultError::Format(FormatError::Unauthentic(_)) => TAMPERED,
+        VaultError::Tampered(_) | VaultError::RolledBack(_) | VaultError::Format(FormatError::Unauthentic(_)) => {
+            TAMPERED
+        }
         VaultError::NotKept(_) => NOT_DRAINED,
         // Malformed bytes that somebody sealed, a newer format, a damaged local journal: no proof of a hand at work.
         VaultError::Format(FormatError::Malformed { .. } | FormatError::Newer { .. })
@@ -71,6 +73,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
         | VaultError::ForeignFiles { .. }
         | VaultError::State { .. }
         | VaultError::Stopped(_)
+        | VaultError::Unreachable { .. }
         | VaultError::Index(_)
         | VaultError::Store(_) => ERROR,
     }
@@ -91,6 +94,8 @@ mod tests {
             (VaultError::StateInUse { path: text() }, 11),
             (VaultError::WrongPassphrase { url: text() }, 12),
             (VaultError::Tampered(text()), 13),
+            (VaultError::RolledBack(text()), 13),
+            (VaultError::Unreachable { store: StoreError::BadUrl(text()), why: text() }, 1),
             (VaultError::Format(FormatError::Unauthentic("header")), 13),
             (VaultError::Format(FormatError::Newer { what: "header", version: 9 }), 1),
             (VaultError::Exists { url: text() }, 1),

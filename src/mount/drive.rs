@@ -4,6 +4,7 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+mod offline;
 mod opening;
 mod ownership;
 
@@ -11,7 +12,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -20,31 +21,26 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::indexer::{self, Indexer, Ready};
-use crate::base::disk::{Disk, RealDisk};
-use crate::base::sizes::CLASS_MIN;
+use super::indexer::{Indexer, Ready};
+use crate::base::disk::Disk;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
 use crate::cache::{Bounds, Cache, DIRTY_AGE};
-use crate::crypto::secret::Passphrase;
 use crate::download;
-use crate::format::change::Note;
-use crate::format::commit::ChainLink;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
-use crate::index::{self, Ground, SledTables, Tables};
-use crate::journal::{Journal, Recovered, Settings, Trouble};
+use crate::index::{Ground, Tables};
+use crate::journal::{Journal, Settings, Trouble};
 use crate::pipeline::Cpu;
 use crate::store::Store;
 use crate::upload;
 use crate::upload::notifier::Notifier;
 use crate::vault::VaultError;
+use crate::vault::aside::{self, SetAside};
 use crate::vault::checkpoint::keeper::{Keeper, When};
-use crate::vault::epoch::{self, Reign};
+use crate::vault::epoch::Reign;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{Chain, Rounds};
-use crate::vault::unlock::{self, Unlocked};
-use crate::vault::walk::{self, Walked};
 
 /// When fsync returns (promise 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -82,6 +78,9 @@ pub struct DriveOptions {
     pub read_only: bool,
     pub durability: Durability,
     pub takeover: bool,
+    /// Go on from a vault that is older than, or not the same as, what this machine has seen.
+    #[serde(default)]
+    pub accept_rollback: bool,
     /// Compress frames where it pays.
     pub compress: bool,
     /// Clean plaintext in memory, bytes.
@@ -97,7 +96,7 @@ pub struct DriveOptions {
 /// What `dripfs status --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// "ready", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
+    /// "ready", "offline", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
     pub state: String,
     /// Why the state is not "ready", in words.
     pub reason: Option<String>,
@@ -120,6 +119,24 @@ pub struct Status {
     pub remote: RemoteStatus,
     /// Files of which bytes could not be had since the mount began: paths from the root of the drive.
     pub damaged_files: Vec<String>,
+    /// Histories of this machine that another one's took the place of: `dripfs rescue` brings their files back.
+    #[serde(default)]
+    pub set_aside: Vec<SetAsideStatus>,
+    /// Everything local of this vault.
+    #[serde(default)]
+    pub state_directory: String,
+}
+
+/// A history that was set aside.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SetAsideStatus {
+    /// In the state directory.
+    pub directory: String,
+    /// Changes that the vault lacks.
+    pub changes: u64,
+    /// UTC, RFC 3339.
+    pub since: String,
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -196,6 +213,8 @@ pub struct Drive {
     cache: Arc<Cache>,
     history: Arc<History>,
     clock: Clock,
+    disk: Arc<dyn Disk>,
+    state_dir: PathBuf,
     opened: Opened,
     /// `None` on a read-only mount.
     writer: Option<Writer>,
@@ -206,12 +225,94 @@ pub struct Drive {
 struct Opened {
     pin: Pin,
     last_commit: Timestamp,
+    /// What whoever mounts should be told.
+    notices: Vec<String>,
+}
+
+/// Whether there is an epoch already.
+enum Begun {
+    Online {
+        reign: Reign,
+        keeper: Keeper,
+        chain: Chain,
+    },
+    /// There will be; and when the newest commit was made that is known.
+    Offline(offline::Offline, Timestamp),
+}
+
+/// What rounds are made of, but the reign.
+struct Parts {
+    store: Store,
+    keys: Arc<Keys>,
+    history: Arc<History>,
+    journal: Arc<Journal>,
+    notifier: Arc<Notifier>,
+    pins: Arc<PinFile>,
+    random: Random,
+    clock: Clock,
+    found: HashSet<ExtentId>,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    fn new(
+        world: &World,
+        keys: &Arc<Keys>,
+        history: &Arc<History>,
+        journal: &Arc<Journal>,
+        found: HashSet<ExtentId>,
+        pins: &Arc<PinFile>,
+        cut: Position,
+    ) -> Parts {
+        Parts {
+            store: world.store.clone(),
+            keys: keys.clone(),
+            history: history.clone(),
+            journal: journal.clone(),
+            notifier: Arc::new(Notifier::new(cut)),
+            pins: pins.clone(),
+            random: world.random.clone(),
+            clock: world.clock.clone(),
+            found,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn begin(self, reign: Reign, keeper: Keeper, chain: Chain) -> Arc<Rounds> {
+        let remote = upload::remote_storage::RemoteStorage::new(
+            self.store,
+            self.keys.clone(),
+            self.journal.clone(),
+            self.random.clone(),
+            self.stop,
+        );
+        Arc::new(Rounds {
+            keeper,
+            usage: Mutex::new(None),
+            making: Mutex::new(None),
+            keys: self.keys,
+            history: self.history,
+            journal: self.journal,
+            remote,
+            notifier: self.notifier,
+            pins: self.pins,
+            reign,
+            random: self.random,
+            clock: self.clock,
+            chain: Mutex::new(chain),
+            found: Mutex::new(self.found),
+            sending: Mutex::new(0),
+        })
+    }
 }
 
 struct Writer {
     journal: Arc<Journal>,
     indexer: Arc<Indexer>,
-    rounds: Arc<Rounds>,
+    /// Once there is an epoch.
+    rounds: Arc<OnceLock<Arc<Rounds>>>,
+    /// How a mount without the store stands.
+    offline: Option<Arc<offline::Told>>,
     notifier: Arc<Notifier>,
     pins: Arc<PinFile>,
     /// Ends the loop of rounds; then what a round waits for.
@@ -228,9 +329,10 @@ impl Drive {
         let downloads = downloads(&world, &keys, None);
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
         let fs = Arc::new(Fs::new(history.clone(), keys, cache.clone(), Safety::Nothing));
-        let opened = Opened { pin, last_commit };
+        let opened = Opened { pin, last_commit, notices: Vec::new() };
+        let (disk, state_dir) = (world.disk.clone(), options.state.clone());
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, opened, writer: None, durability }
+        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, durability }
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -239,17 +341,13 @@ impl Drive {
         keys: Arc<Keys>,
         history: Arc<History>,
         indexer: Arc<Indexer>,
-        journal: Arc<Journal>,
-        found: HashSet<ExtentId>,
-        pins: PinFile,
-        reign: Reign,
-        keeper: Keeper,
-        chain: Chain,
+        parts: Parts,
+        begun: Begun,
+        notices: Vec<String>,
         options: &DriveOptions,
     ) -> Drive {
-        let pins = Arc::new(pins);
-        let stop = CancellationToken::new();
-        let notifier = Arc::new(Notifier::new(chain.cut));
+        let (journal, notifier, pins) = (parts.journal.clone(), parts.notifier.clone(), parts.pins.clone());
+        let stop = parts.stop.clone();
         let encryption = upload::encryption::Encryption::new(
             keys.clone(),
             world.random.clone(),
@@ -266,45 +364,32 @@ impl Drive {
             Durability::Async => Safety::Async(journal.clone()),
         };
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
-        let remote = upload::remote_storage::RemoteStorage::new(
-            world.store.clone(),
-            keys.clone(),
-            journal.clone(),
-            world.random.clone(),
-            stop.clone(),
-        );
-        let opened = Opened {
-            pin: Pin { vault: keys.vault, link: chain.newest, header: reign.header.0, epoch: reign.epoch },
-            last_commit: chain.time,
+        let last_commit = match &begun {
+            Begun::Online { chain, .. } => chain.time,
+            Begun::Offline(_, time) => *time,
         };
-        let rounds = Arc::new(Rounds {
-            keeper,
-            usage: Mutex::new(None),
-            making: Mutex::new(None),
-            keys,
-            history: history.clone(),
-            journal: journal.clone(),
-            remote,
-            notifier: notifier.clone(),
-            pins: pins.clone(),
-            reign,
-            random: world.random,
-            clock: world.clock.clone(),
-            chain: Mutex::new(chain),
-            found: Mutex::new(found),
-            sending: Mutex::new(0),
-        });
-        let stop_rounds = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let run = rounds.clone().run(stop_rounds.clone());
+        let pin = pins.get().expect("a writer has a pin");
+        let opened = Opened { pin, last_commit, notices };
+        let (stop_rounds, tasks, rounds) = (CancellationToken::new(), TaskTracker::new(), Arc::new(OnceLock::new()));
+        let (offline, run) = match begun {
+            Begun::Online { reign, keeper, chain } => {
+                let begun = rounds.get_or_init(|| parts.begin(reign, keeper, chain)).clone();
+                (None, begun.run(stop_rounds.clone()).boxed())
+            }
+            Begun::Offline(offline, _) => {
+                (Some(offline.told.clone()), offline.run(parts, rounds.clone(), stop_rounds.clone()).boxed())
+            }
+        };
         let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
         tasks.spawn(indexer.clone().run(stop.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
-        let writer = Writer { journal, indexer, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
+        let writer =
+            Writer { journal, indexer, rounds, offline, notifier, pins, stop_rounds, stop, rounds_task, tasks };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, opened, writer: Some(writer), durability }
+        let (disk, state_dir) = (world.disk, options.state.clone());
+        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: Some(writer), durability }
     }
 
     /// Returns when everything written before the call is in the vault. `progress` is called now and then.
@@ -328,7 +413,7 @@ impl Drive {
     /// for this any more, drop it and call [`Drive::give_up`].
     pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
-        let drained = self.sync(&mut progress).await;
+        let drained = self.drain(writer, &mut progress).await;
         progress(self.pending());
         writer.stop_rounds.cancel();
         if drained.is_err() {
@@ -341,9 +426,11 @@ impl Drive {
         {
             log::error!("rounds: {error}");
         }
-        let finished = match &drained {
-            Ok(()) => writer.rounds.finish().await,
-            Err(error) => Err(error.to_string()),
+        let finished = match (&drained, writer.rounds.get()) {
+            (Ok(()), Some(rounds)) => rounds.finish().await,
+            // Nothing was changed without the store, and the vault was never told of this mount.
+            (Ok(()), None) => Ok(()),
+            (Err(error), _) => Err(error.to_string()),
         };
         writer.stop.cancel();
         writer.tasks.close();
@@ -366,6 +453,31 @@ impl Drive {
                 Ok(Closed::Pending(self.pending().pending_bytes))
             }
         }
+    }
+
+    /// Everything into the vault. Without a store that is not waited for: it is asked once, and what is dirty goes to the
+    /// journal (E4).
+    async fn drain(&self, writer: &Writer, progress: &mut (impl FnMut(Progress) + Send)) -> Result<(), VaultError> {
+        let offline = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none());
+        let Some(offline) = offline else { return self.sync(progress).await };
+        if writer.notifier.ended().is_none() {
+            offline.try_once().await;
+            if writer.rounds.get().is_some() {
+                return self.sync(progress).await;
+            }
+        }
+        let kept = tokio::time::timeout(KEEPING, self.fs.sync_all()).await;
+        match kept {
+            Ok(Ok(_)) if self.history.oldest_pending().is_none() => Ok(()),
+            Ok(Ok(_)) => Err(VaultError::Stopped(offline.reason())),
+            Ok(Err(error)) => Err(VaultError::Stopped(error.to_string())),
+            Err(_) => Err(VaultError::Stopped("this machine's disk takes nothing".to_owned())),
+        }
+    }
+
+    /// What whoever mounts should be told: what was set aside or accepted.
+    pub fn notices(&self) -> &[String] {
+        &self.opened.notices
     }
 
     /// Ends without waiting for the vault: what is dirty goes to the journal, and that to the disk, as far as they take
@@ -404,14 +516,15 @@ impl Drive {
 
     /// The hint spares the next machine a listing; nothing depends on it.
     async fn send_hint(&self, writer: &Writer) {
-        let chain = *writer.rounds.chain.lock();
-        let reign = &writer.rounds.reign;
+        let Some(rounds) = writer.rounds.get() else { return };
+        let chain = *rounds.chain.lock();
+        let reign = &rounds.reign;
         let hint = crate::format::hint::Hint {
             header: reign.header.0,
             sequence: chain.newest.sequence,
-            checkpoint: writer.rounds.keeper.counting(),
+            checkpoint: rounds.keeper.counting(),
         };
-        let object = hint.seal(&writer.rounds.keys, &writer.rounds.random);
+        let object = hint.seal(&rounds.keys, &rounds.random);
         if let Err(error) = self.store.put_hint(object.into()).await {
             log::debug!("the hint was not written: {error}");
         }
@@ -425,7 +538,9 @@ impl Drive {
         waiting.files.extend(self.cache.dirty_files());
         Progress {
             pending_files: waiting.files.len() as u64,
-            pending_bytes: dirty.dirty_bytes + waiting.bytes + *writer.rounds.sending.lock(),
+            pending_bytes: dirty.dirty_bytes
+                + waiting.bytes
+                + writer.rounds.get().map_or(0, |rounds| *rounds.sending.lock()),
         }
     }
 
@@ -435,7 +550,10 @@ impl Drive {
         let counts = self.cache.counts();
         let requests = self.store.counts();
         let (pin, commit) = match &self.writer {
-            Some(writer) => (writer.pins.get().unwrap_or(self.opened.pin), writer.rounds.chain.lock().time),
+            Some(writer) => {
+                let time = writer.rounds.get().map_or(self.opened.last_commit, |rounds| rounds.chain.lock().time);
+                (writer.pins.get().unwrap_or(self.opened.pin), time)
+            }
             None => (self.opened.pin, self.opened.last_commit),
         };
         let now = self.clock.now();
@@ -462,7 +580,23 @@ impl Drive {
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
             remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
             damaged_files: self.fs.damaged_files(),
+            set_aside: self.set_aside(),
+            state_directory: self.state_dir.display().to_string(),
         }
+    }
+
+    fn set_aside(&self) -> Vec<SetAsideStatus> {
+        let all = aside::all(&*self.disk).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Vec::new()
+        });
+        let status = |SetAside { dir, about }: SetAside| SetAsideStatus {
+            directory: dir,
+            changes: about.changes,
+            since: show(Timestamp { secs: about.time, nanos: 0 }),
+            why: about.why,
+        };
+        all.into_iter().map(status).collect()
     }
 
     fn state(&self) -> (&'static str, Option<String>) {
@@ -470,6 +604,11 @@ impl Drive {
         if let Some(why) = writer.notifier.ended() {
             let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
             return (state, Some(why));
+        }
+        if let Some(offline) = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none())
+            && writer.journal.trouble().is_none()
+        {
+            return ("offline", Some(offline.reason()));
         }
         let outage = self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
         match (writer.journal.trouble(), outage) {
@@ -556,6 +695,11 @@ async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: A
     notifier.end("the journal's writer ended");
 }
 
+/// A point in time for people: UTC, to the second (RFC 3339).
+fn show(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(time.to_system()).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -574,7 +718,7 @@ mod tests {
             disk_bytes: 1 << 20,
             reserve_bytes: 0,
         };
-        let (index, mark) = index::tests::holding(&keys, &[]);
+        let (index, mark) = crate::index::tests::holding(&keys, &[]);
         let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();
         let journal = Journal::resume(recovered, random, settings, Position(0)).unwrap();
         Arc::new(History::new(index, &mark, Some(journal), Clock::System, Epoch(1)))

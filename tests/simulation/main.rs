@@ -132,7 +132,7 @@ fn born() -> &'static Born {
 
 fn unlocked() -> Unlocked {
     let born = born();
-    Unlocked { keys: Keys::from_master(&Key::from_bytes(born.master)), header: born.header }
+    Unlocked { keys: Keys::from_master(&Key::from_bytes(born.master)), header: born.header, object: Default::default() }
 }
 
 thread_local! {
@@ -299,6 +299,7 @@ impl Sim {
             read_only,
             durability: if remote { Durability::Remote } else { Durability::Local },
             takeover,
+            accept_rollback: false,
             compress: self.compress,
             cache_bytes: 1 << 20,
             dirty_bytes: self.dirty_bytes,
