@@ -25,7 +25,8 @@ Passphrase (the first that is given; otherwise it is asked for on the terminal):
 Exit codes:
   0 ok              10 no vault there             13 tampered with or rolled back
   1 error           11 in use elsewhere           14 not everything reached the vault
-  2 usage           12 wrong passphrase              (it stays in the journal for the next mount)";
+  2 usage           12 wrong passphrase              (it stays in the journal for the next mount)
+                                                  15 not everything was rescued whole";
 
 /// Mounts a vault, an encrypted file tree kept in object storage, as a drive.
 #[derive(Parser, Debug)]
@@ -64,6 +65,11 @@ pub enum Command {
     Umount(Directory),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
+    /// Bring back the files of histories that were set aside.
+    ///
+    /// Where another machine has taken the vault over, what this one had not sent is set aside. Each file that it changed
+    /// is written out whole, under the path that it had. Exit code 15: some did not come whole; they are listed.
+    Rescue(Rescue),
     /// Print completions for a shell.
     Completions { shell: Shell },
     /// The background half of `mount --background`; reads its task from standard input.
@@ -173,6 +179,27 @@ pub struct Directory {
 }
 
 #[derive(Args, Debug)]
+pub struct Rescue {
+    /// Where the drive is mounted, or the vault if it is not mounted.
+    #[arg(value_name = "DIR|URL")]
+    pub place: PathBuf,
+    /// Where the files go; DIR/rescued-TIME in a mounted drive if left out.
+    #[arg(long, value_name = "OUT")]
+    pub to: Option<PathBuf>,
+    /// Everything local lies below DIR; for a vault that is not mounted.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Delete each set-aside history of which every file was written whole and is safe.
+    #[arg(long)]
+    pub remove: bool,
+    #[command(flatten)]
+    pub passphrase: Passphrase,
+}
+
+#[derive(Args, Debug)]
 pub struct Status {
     /// Print JSON: one object, or without DIR an array of them.
     #[arg(long)]
@@ -226,6 +253,8 @@ mod tests {
             "umount /d",
             "status",
             "status --json --watch /d",
+            "rescue --json --remove /d",
+            "rescue --to /out --state /s --passphrase-fd 3 file:///v",
             "completions bash",
             "-vv status",
             "status -q",

@@ -111,6 +111,12 @@ fn one(dir: &Path, json: bool) -> Result<String, Failure> {
     render(&value, json)
 }
 
+/// What the process that serves `dir` says of it.
+pub fn status_of(dir: &Path) -> Result<MountStatus, Failure> {
+    let value = control::call(find(dir)?, &Command::Status, |_| ()).map_err(failure)?;
+    serde_json::from_value(value).map_err(|e| failure(CallError::Strange(e.to_string())))
+}
+
 fn render(value: &Value, json: bool) -> Result<String, Failure> {
     if json {
         return Ok(json_line(value));
@@ -144,7 +150,7 @@ fn all(json: bool) -> Result<String, Failure> {
 }
 
 /// The JSON of serde leaves DEL and the control characters beyond ASCII as they are. They stand only within strings.
-fn json_line(value: &Value) -> String {
+pub fn json_line(value: &Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
         match c.is_control() {

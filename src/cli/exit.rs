@@ -13,6 +13,7 @@ pub const IN_USE: u8 = 11;
 pub const WRONG_PASSPHRASE: u8 = 12;
 pub const TAMPERED: u8 = 13;
 pub const NOT_DRAINED: u8 = 14;
+pub const NOT_WHOLE: u8 = 15;
 
 /// What a command failed with: printed as `dripfs: <message>`.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_numbers_are_as_published() {
-        assert_eq!([OK, ERROR, USAGE], [0, 1, 2]);
+        assert_eq!([OK, ERROR, USAGE, NOT_WHOLE], [0, 1, 2, 15]);
         let text = String::new;
         let cases: Vec<(VaultError, u8)> = vec![
             (VaultError::NotFound { url: text() }, 10),

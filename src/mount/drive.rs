@@ -6,7 +6,7 @@
 
 mod offline;
 mod opening;
-mod ownership;
+pub(super) mod ownership;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -171,7 +171,7 @@ pub enum Closed {
 }
 
 /// Where the journal lies in the state directory.
-const JOURNAL_DIR: &str = "journal";
+pub(super) const JOURNAL_DIR: &str = "journal";
 /// What of the journal's room is kept for what frees space, at most.
 const RESERVE: u64 = 4 << 20;
 /// How often files with old dirty bytes are looked for.
@@ -696,7 +696,7 @@ async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: A
 }
 
 /// A point in time for people: UTC, to the second (RFC 3339).
-fn show(time: Timestamp) -> String {
+pub(super) fn show(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.to_system()).to_string()
 }
 
