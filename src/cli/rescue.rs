@@ -108,6 +108,9 @@ fn history_words(history: &HistoryReport, lines: &mut Vec<String>) {
     for name in &history.renamed {
         lines.push(format!("  renamed there: {} to {}", name.from, name.to));
     }
+    if history.names_unknown > 0 {
+        lines.push(format!("  {} names more were removed or changed there", history.names_unknown));
+    }
     if history.deleted {
         lines.push(format!("  {} is not kept any more", history.directory));
     }

@@ -233,7 +233,7 @@ struct Opened {
 enum Begun {
     Online {
         reign: Reign,
-        keeper: Keeper,
+        keeper: Box<Keeper>,
         chain: Chain,
     },
     /// There will be; and when the newest commit was made that is known.
@@ -373,7 +373,7 @@ impl Drive {
         let (stop_rounds, tasks, rounds) = (CancellationToken::new(), TaskTracker::new(), Arc::new(OnceLock::new()));
         let (offline, run) = match begun {
             Begun::Online { reign, keeper, chain } => {
-                let begun = rounds.get_or_init(|| parts.begin(reign, keeper, chain)).clone();
+                let begun = rounds.get_or_init(|| parts.begin(reign, *keeper, chain)).clone();
                 (None, begun.run(stop_rounds.clone()).boxed())
             }
             Begun::Offline(offline, _) => {

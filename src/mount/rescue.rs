@@ -76,6 +76,8 @@ pub struct HistoryReport {
     /// Names that this history removed; files there are as others have them now.
     pub removed: Vec<String>,
     pub renamed: Vec<Renamed>,
+    /// How many names more it removed or changed; nothing tells any more which they were.
+    pub names_unknown: u64,
     /// Owners, attributes or times that could not be set.
     pub attributes_lost: Vec<NotWritten>,
     /// The set-aside history is not kept any more.

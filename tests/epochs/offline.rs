@@ -137,16 +137,10 @@ async fn e3_an_offline_drive_that_meets_foreign_history_is_fenced_and_its_journa
     place.unplug();
     let drive = place.open("a").await;
     write(&drive, "mine", b"mine").await;
-    place.plug();
-    // It has not looked yet, or it has, and stands first: both are as they should be, but this test wants the other.
-    let other = place.try_open(place.options("b")).await;
-    let Ok(other) = other else {
-        assert!(matches!(other, Err(VaultError::InUse { .. })));
-        until_state(&drive, "ready").await;
-        return;
-    };
+    let other = place.open_away("b").await;
     write(&other, "theirs", b"theirs").await;
     other.close(|_| ()).await.unwrap();
+    place.plug();
     until_state(&drive, "fenced").await;
     assert!(drive.status().reason.unwrap().contains("sets aside"), "{:?}", drive.status().reason);
     assert!(drive.fs.unlink(dripfs::base::Ino::ROOT, b"mine").await.is_err(), "a fenced drive takes no changes");
@@ -170,12 +164,10 @@ async fn e3_an_offline_drive_without_changes_says_that_it_must_be_mounted_anew()
     place.open("a").await.close(|_| ()).await.unwrap();
     place.unplug();
     let drive = place.open("a").await;
-    place.plug();
-    let Ok(other) = place.try_open(place.options("b")).await else {
-        return until_state(&drive, "ready").await;
-    };
+    let other = place.open_away("b").await;
     write(&other, "theirs", b"theirs").await;
     other.close(|_| ()).await.unwrap();
+    place.plug();
     until_state(&drive, "fenced").await;
     assert!(drive.status().reason.unwrap().contains("mount again"), "{:?}", drive.status().reason);
     assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
@@ -217,5 +209,44 @@ async fn e4_without_index_header_or_pin_no_drive_is_mounted_offline() {
     place.plug();
     let drive = place.open("b").await;
     assert_eq!(read(&drive, "file").await, b"contents");
+    drive.close(|_| ()).await.unwrap();
+}
+
+/// Another machine has the vault open, and has written nothing yet: this one is fenced all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_an_offline_drive_does_not_take_a_vault_that_is_open_elsewhere() {
+    let place = Place::new().await;
+    place.open("a").await.close(|_| ()).await.unwrap();
+    place.unplug();
+    let drive = place.open("a").await;
+    write(&drive, "mine", b"mine").await;
+    let other = place.open_away("b").await;
+    place.plug();
+    until_state(&drive, "fenced").await;
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    other.give_up().await.unwrap();
+}
+
+/// What is not on this machine fails in a bounded time, and is there when the store is.
+#[tokio::test(flavor = "multi_thread")]
+async fn e4_what_only_the_vault_has_fails_offline_and_is_read_later() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    write(&drive, "remote", &noise(1, 3 << 20)).await;
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    place.unplug();
+    let drive = place.open("a").await;
+    let found = drive.fs.lookup(dripfs::base::Ino::ROOT, b"remote").await.unwrap();
+    assert_eq!(found.size, 3 << 20, "names and attributes need no store");
+    let read_now = drive.fs.read(found.ino, 0, 4096);
+    let failed = tokio::time::timeout(std::time::Duration::from_secs(120), read_now).await.expect("a bounded time");
+    // What the journal still holds may be read.
+    assert!(failed.is_err() || failed.unwrap() == noise(1, 3 << 20)[..4096]);
+    place.plug();
+    drive.sync(|_| ()).await.unwrap();
+    until_state(&drive, "ready").await;
+    assert!(read(&drive, "remote").await == noise(1, 3 << 20));
     drive.close(|_| ()).await.unwrap();
 }

@@ -63,6 +63,12 @@ impl Place {
         Drive::open(self.store(), passphrase(), options).await
     }
 
+    /// Another machine, which reaches the vault where this one does not.
+    pub async fn open_away(&self, state: &str) -> Drive {
+        let store = store::open(self.root.join("away").to_str().unwrap()).unwrap();
+        Drive::open(store, passphrase(), self.options(state)).await.unwrap()
+    }
+
     pub async fn open(&self, state: &str) -> Drive {
         self.try_open(self.options(state)).await.unwrap()
     }

@@ -81,7 +81,8 @@ impl Told {
         let mut tries = self.tries.subscribe();
         let before = *tries.borrow();
         self.now.notify_one();
-        let _ = tokio::time::timeout(LAST_TRY, tries.wait_for(|tries| *tries > before)).await;
+        // Whether it ended in time is asked where the outcome is.
+        drop(tokio::time::timeout(LAST_TRY, tries.wait_for(|tries| *tries > before)).await);
     }
 
     fn failed(&self, why: &VaultError) {

@@ -356,7 +356,7 @@ impl Opening {
         let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
         let pins = Arc::new(pins);
         let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut);
-        let begun = Begun::Online { reign, keeper, chain };
+        let begun = Begun::Online { reign, keeper: Box::new(keeper), chain };
         Ok(Drive::join(world, keys, history, indexer, parts, begun, notices, &options))
     }
 }

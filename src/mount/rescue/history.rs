@@ -44,6 +44,8 @@ pub struct OldHistory {
     /// Files and links that a change touched, and directories that were named by one.
     pub touched: BTreeSet<Ino>,
     named_directories: BTreeSet<Ino>,
+    /// Names that were removed, and nothing tells any more what they were.
+    pub names_unknown: u64,
     /// Names that changes touched, as they were before: path, and what it named.
     before: BTreeMap<Key, (PathBuf, Ino)>,
 }
@@ -86,6 +88,7 @@ impl OldHistory {
             recovered,
             touched: BTreeSet::new(),
             named_directories: BTreeSet::new(),
+            names_unknown: 0,
             before: BTreeMap::new(),
         };
         old.note_changes(cut)?;
@@ -95,32 +98,50 @@ impl OldHistory {
 
     /// What the changes beyond `cut` touch; asked before they are replayed.
     fn note_changes(&mut self, cut: Position) -> Result<(), VaultError> {
-        let changes = self.recovered.changes.iter().filter(|(at, change)| *at > cut && !change.orphan);
-        let (mut touched, mut directories) = (BTreeSet::new(), BTreeSet::new());
-        let mut before = BTreeMap::new();
-        for (key, record) in changes.flat_map(|(_, change)| &change.records) {
-            match key.part {
-                Part::Dentry { .. } => {
-                    if !before.contains_key(key)
-                        && let Some(Record::Dentry(dentry)) = self.get(key)?.as_deref()
-                        && let Some(path) = self.below(key.ino, &dentry.name)?
-                    {
-                        before.insert(*key, (path, dentry.ino));
-                    }
+        let changes: Vec<_> = self.recovered.changes.iter().filter(|(_, change)| !change.orphan).cloned().collect();
+        let records =
+            changes.iter().flat_map(|(at, change)| change.records.iter().map(|(key, record)| (*at, key, record)));
+        // The index may be ahead of the vault: the journal tells better what stood under a name.
+        let (mut stood, mut seen) = (HashMap::new(), BTreeSet::new());
+        for (at, key, record) in records {
+            if let Part::Dentry { .. } = key.part {
+                if at > cut && seen.insert(*key) {
+                    self.note_name(key, stood.get(key), record.is_none())?;
                 }
+                stood.insert(*key, record.clone());
+                continue;
+            }
+            match key.part {
+                _ if at <= cut => {}
                 Part::Link { .. } if record.is_some() => {
-                    directories.insert(key.ino);
+                    self.touched.insert(key.ino);
+                    self.named_directories.insert(key.ino);
                 }
                 Part::Segment { .. } | Part::Other { .. } => {}
                 _ => {
-                    touched.insert(key.ino);
+                    self.touched.insert(key.ino);
                 }
             }
         }
-        self.touched = touched;
-        self.touched.extend(directories.iter().copied());
-        self.named_directories = directories;
-        self.before = before;
+        Ok(())
+    }
+
+    /// The first change of a name that the vault lacks: remembers what it was before.
+    fn note_name(&mut self, key: &Key, stood: Option<&Option<Arc<Record>>>, removes: bool) -> Result<(), VaultError> {
+        let known = match stood {
+            Some(known) => known.clone(),
+            None if removes => {
+                let known = self.get(key)?;
+                self.names_unknown += u64::from(known.is_none());
+                known
+            }
+            None => None,
+        };
+        if let Some(Record::Dentry(dentry)) = known.as_deref()
+            && let Some(path) = self.below(key.ino, &dentry.name)?
+        {
+            self.before.insert(*key, (path, dentry.ino));
+        }
         Ok(())
     }
 

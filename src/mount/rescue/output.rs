@@ -105,6 +105,7 @@ pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> R
     for (path, inode) in &directories {
         attributes(old, to, path, None, inode, inode.mtime, report);
     }
+    report.names_unknown = old.names_unknown;
     for (from, now) in old.names_lost()? {
         let from = from.display().to_string();
         match now {
