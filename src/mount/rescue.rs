@@ -138,8 +138,13 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
     let pins = PinFile::open(disk.clone())?;
     let keys = Arc::new(unlock(store, passphrase, &pins).await?.keys);
     let mut places: Vec<Place> = all.into_iter().map(|aside| Place::of(&request.state, aside)).collect();
+    let mut held = held;
     if held.is_some() {
-        places.extend(foreign_journal(store, &keys, &disk, &request.state, &pins).await?);
+        match foreign_journal(store, &keys, &disk, &request.state, &pins).await? {
+            Some(place) => places.push(place),
+            // A mount need not wait for the rest.
+            None => held = None,
+        }
     }
     let several = places.len() > 1;
     for (number, place) in places.into_iter().enumerate() {
@@ -154,6 +159,7 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
         }
         report.histories.push(one);
     }
+    drop(held);
     Ok(report)
 }
 
@@ -200,6 +206,10 @@ async fn foreign_journal(
         Ok(walked) => walked,
         Err(VaultError::Store(error)) => {
             log::warn!("{error}: whether the journal in its place can go on is not known; it is left alone");
+            return Ok(None);
+        }
+        Err(VaultError::RolledBack(why)) => {
+            log::warn!("{why}: the journal in its place is left alone until a mount accepts that");
             return Ok(None);
         }
         Err(error) => return Err(error),

@@ -3,6 +3,7 @@
 //!
 //! Tests are named after the rules of the history: E1 to E4, C4, C6. Real mounts of the same are in tests/bad_input.
 
+mod late;
 mod offline;
 mod place;
 mod takeover;

@@ -125,8 +125,8 @@ async fn e3_without_its_index_a_history_is_rescued_over_what_the_vault_has() {
     second.close(|_| ()).await.unwrap();
     drop(second);
     place.open("a").await.close(|_| ()).await.unwrap();
-    let aside = fs::read_dir(place.state("a").join("aside")).unwrap().map(|entry| entry.unwrap().path());
-    let aside = aside.filter(|path| path.is_dir()).next().unwrap();
+    let mut aside = fs::read_dir(place.state("a").join("aside")).unwrap().map(|entry| entry.unwrap().path());
+    let aside = aside.find(|path| path.is_dir()).unwrap();
     fs::remove_dir_all(aside.join("index")).unwrap();
     let out = place.root.join("out");
     let report = rescued(&place, "a", &out, false).await;
