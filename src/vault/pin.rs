@@ -101,29 +101,31 @@ impl PinFile {
 
     /// Remembers a newer state, which a writer stands on; durable when this returns.
     pub fn set(&self, pin: Pin) -> Result<(), VaultError> {
-        self.write(pin, |standing| Standing { reserved: None, read_ahead: false, ..standing })
+        self.write(|_, standing| Some((pin, Standing { reserved: None, read_ahead: false, ..standing })))
     }
 
     /// Remembers a newer state that a reader has seen: the writer's index does not hold it.
     pub fn see(&self, pin: Pin) -> Result<(), VaultError> {
-        let ahead = self.get().is_none_or(|known| known.link != pin.link);
-        self.write(pin, |standing| Standing { read_ahead: standing.read_ahead || ahead, ..standing })
+        self.write(|known, standing| {
+            let ahead = standing.read_ahead || known.is_none_or(|known| known.link != pin.link);
+            Some((pin, Standing { read_ahead: ahead, ..standing }))
+        })
     }
 
     /// Remembers that this epoch number is used, and has no record in the vault yet.
     pub fn reserve(&self, pin: Pin, epoch: Epoch) -> Result<(), VaultError> {
-        self.write(Pin { epoch, ..pin }, |standing| Standing { reserved: Some(epoch), ..standing })
+        self.write(|_, standing| Some((Pin { epoch, ..pin }, Standing { reserved: Some(epoch), ..standing })))
     }
 
     /// Keeps the header that opened the vault, and when its newest commit was made. The pin names it already.
     pub fn keep_header(&self, object: &[u8], committed: i64) -> Result<(), VaultError> {
         let hash = kdf::hash(object);
-        let Some(pin) = self.get() else { return Ok(()) };
         if self.standing().header != Some(hash) || self.header().is_err() {
             disk::replace(&*self.disk, HEADER_FILE, object)
                 .map_err(|e| VaultError::State { path: HEADER_FILE.to_owned(), why: e.to_string() })?;
         }
-        self.write(pin, |standing| Standing { header: Some(hash), committed, ..standing })
+        // Rounds may have moved the pin meanwhile.
+        self.write(|pin, standing| Some((pin?, Standing { header: Some(hash), committed, ..standing })))
     }
 
     /// The kept header; the error says why there is none that may be used.
@@ -137,9 +139,10 @@ impl PinFile {
         }
     }
 
-    fn write(&self, pin: Pin, change: impl FnOnce(Standing) -> Standing) -> Result<(), VaultError> {
+    /// `change` sees what the file holds, and nobody else writes meanwhile; with `None` it stays so.
+    fn write(&self, change: impl FnOnce(Option<Pin>, Standing) -> Option<(Pin, Standing)>) -> Result<(), VaultError> {
         let _writing = self.writing.lock();
-        let standing = change(self.standing());
+        let Some((pin, standing)) = change(self.get(), self.standing()) else { return Ok(()) };
         let stored = Stored {
             version: 1,
             vault: pin.vault.to_string(),
@@ -258,5 +261,38 @@ mod tests {
         assert_eq!(pins.get(), Some(pin(7)));
         let again = PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
         assert_eq!(again.get(), Some(pin(7)));
+    }
+    #[test]
+    fn e4_the_header_is_kept_beside_the_pin_and_only_believed_if_the_pin_vouches_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        let pins = open();
+        pins.keep_header(b"sealed", 5).unwrap();
+        assert!(open().header().is_err() && open().get().is_none(), "nothing is kept of a vault that nobody pinned");
+        pins.set(pin(7)).unwrap();
+        pins.keep_header(b"sealed", 5).unwrap();
+        pins.set(pin(8)).unwrap();
+        assert_eq!(open().get(), Some(pin(8)));
+        assert_eq!(open().header().unwrap(), b"sealed");
+        assert_eq!(open().standing().committed, 5);
+        std::fs::write(dir.path().join(HEADER_FILE), b"another").unwrap();
+        assert!(open().header().unwrap_err().contains("not the one"));
+        open().keep_header(b"sealed", 6).unwrap();
+        assert_eq!(open().header().unwrap(), b"sealed", "and it is written again");
+        assert_eq!(open().get(), Some(pin(8)));
+    }
+
+    #[test]
+    fn e4_what_only_a_reader_has_seen_is_told_from_what_the_writer_stands_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        open().set(pin(7)).unwrap();
+        open().see(pin(7)).unwrap();
+        assert!(!open().standing().read_ahead);
+        open().see(pin(8)).unwrap();
+        open().see(pin(8)).unwrap();
+        assert!(open().standing().read_ahead);
+        open().set(pin(9)).unwrap();
+        assert!(!open().standing().read_ahead);
     }
 }

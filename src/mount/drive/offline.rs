@@ -20,6 +20,7 @@ use crate::base::sizes::CLASS_MIN;
 use crate::base::{Epoch, watch};
 use crate::format::change::Note;
 use crate::format::commit::{BlockRef, ChainLink, Hash};
+use crate::journal::JournalError;
 use crate::mount::indexer;
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -96,7 +97,7 @@ impl Told {
 
 /// Why there is no epoch.
 enum Not {
-    /// The store does not answer, or somebody wrote at this very moment.
+    /// The store does not answer, somebody wrote at this very moment, or this machine's disk is full.
     Yet(VaultError),
     /// Another history stands.
     Fenced(String),
@@ -109,6 +110,8 @@ impl From<VaultError> for Not {
         match error {
             VaultError::Store(StoreError::Unavailable { .. } | StoreError::Refused { .. })
             | VaultError::InUse { .. } => Not::Yet(error),
+            // This machine's disk does not take the pin or the note: that passes (it is full, say).
+            VaultError::State { .. } | VaultError::Journal(JournalError::Io { .. }) => Not::Yet(error),
             error => Not::Ever(error),
         }
     }
@@ -134,7 +137,8 @@ impl Offline {
                 }
                 Err(Not::Yet(why)) => {
                     failures = failures.saturating_add(1);
-                    log::debug!("try {failures} to begin an epoch: {why}");
+                    let level = if failures == 1 { log::Level::Warn } else { log::Level::Debug };
+                    log::log!(level, "try {failures} to begin an epoch: {why}; tried again, at least once a minute");
                     self.told.failed(&why);
                     self.told.tried();
                 }

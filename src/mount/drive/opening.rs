@@ -140,8 +140,9 @@ impl Drive {
         let drive = opening.writer(known, looked, recovered).await?;
         if let Some(writer) = &drive.writer
             && !unlocked.object.is_empty()
+            && let Err(error) = writer.pins.keep_header(&unlocked.object, committed)
         {
-            writer.pins.keep_header(&unlocked.object, committed)?;
+            log::warn!("{error}: this drive cannot be mounted without its store until that is written");
         }
         Ok(drive)
     }
