@@ -25,6 +25,7 @@ fn options(state: &Path) -> DriveOptions {
         read_only: false,
         durability: Durability::Local,
         takeover: false,
+        accept_rollback: false,
         compress: true,
         cache_bytes: 8 << 20,
         dirty_bytes: 16 << 20,

@@ -42,6 +42,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         read_only: false,
         durability: Durability::Local,
         takeover: false,
+        accept_rollback: false,
         compress,
         cache_bytes: 8 << 20,
         dirty_bytes: 16 << 20,

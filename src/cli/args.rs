@@ -25,7 +25,8 @@ Passphrase (the first that is given; otherwise it is asked for on the terminal):
 Exit codes:
   0 ok              10 no vault there             13 tampered with or rolled back
   1 error           11 in use elsewhere           14 not everything reached the vault
-  2 usage           12 wrong passphrase              (it stays in the journal for the next mount)";
+  2 usage           12 wrong passphrase              (it stays in the journal for the next mount)
+                                                  15 not everything was rescued whole";
 
 /// Mounts a vault, an encrypted file tree kept in object storage, as a drive.
 #[derive(Parser, Debug)]
@@ -64,6 +65,11 @@ pub enum Command {
     Umount(Directory),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
+    /// Bring back the files of histories that were set aside.
+    ///
+    /// Where another machine has taken the vault over, what this one had not sent is set aside. Each file that it changed
+    /// is written out whole, under the path that it had. Exit code 15: some did not come whole; they are listed.
+    Rescue(Rescue),
     /// Print completions for a shell.
     Completions { shell: Shell },
     /// The background half of `mount --background`; reads its task from standard input.
@@ -122,6 +128,10 @@ pub struct Mount {
     /// Take the vault over from a machine that is gone. If it is not gone, it becomes read-only.
     #[arg(long, conflicts_with = "read_only")]
     pub takeover: bool,
+    /// Go on from a vault that was put back to an older state, or is another history than this machine has seen (exit code
+    /// 13 without it). What this machine has and the vault lacks is set aside.
+    #[arg(long, conflicts_with = "read_only")]
+    pub accept_rollback: bool,
     /// What fsync waits for.
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub durability: Option<Level>,
@@ -166,6 +176,27 @@ pub struct Passphrase {
 pub struct Directory {
     /// Where the drive is mounted.
     pub dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Rescue {
+    /// Where the drive is mounted, or the vault if it is not mounted.
+    #[arg(value_name = "DIR|URL")]
+    pub place: PathBuf,
+    /// Where the files go; DIR/rescued-TIME in a mounted drive if left out.
+    #[arg(long, value_name = "OUT")]
+    pub to: Option<PathBuf>,
+    /// Everything local lies below DIR; for a vault that is not mounted.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Delete each set-aside history of which every file was written whole and is safe.
+    #[arg(long)]
+    pub remove: bool,
+    #[command(flatten)]
+    pub passphrase: Passphrase,
 }
 
 #[derive(Args, Debug)]
@@ -217,10 +248,13 @@ mod tests {
             "mount --init --background /v /d",
             "mount --read-only --durability remote --state /s -o ro,noexec -o cache=1G /v /d",
             "mount --takeover --passphrase-fd 3 /v /d",
+            "mount --accept-rollback /v /d",
             "sync /d",
             "umount /d",
             "status",
             "status --json --watch /d",
+            "rescue --json --remove /d",
+            "rescue --to /out --state /s --passphrase-fd 3 file:///v",
             "completions bash",
             "-vv status",
             "status -q",
@@ -239,6 +273,7 @@ mod tests {
             "sync",
             "mount --durability never /v /d",
             "mount --init --read-only /v /d",
+            "mount --accept-rollback --read-only /v /d",
             "init --passphrase-fd 3 --passphrase-file f /v",
         ] {
             let words = std::iter::once("dripfs").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -111,6 +111,12 @@ fn one(dir: &Path, json: bool) -> Result<String, Failure> {
     render(&value, json)
 }
 
+/// What the process that serves `dir` says of it.
+pub fn status_of(dir: &Path) -> Result<MountStatus, Failure> {
+    let value = control::call(find(dir)?, &Command::Status, |_| ()).map_err(failure)?;
+    serde_json::from_value(value).map_err(|e| failure(CallError::Strange(e.to_string())))
+}
+
 fn render(value: &Value, json: bool) -> Result<String, Failure> {
     if json {
         return Ok(json_line(value));
@@ -144,7 +150,7 @@ fn all(json: bool) -> Result<String, Failure> {
 }
 
 /// The JSON of serde leaves DEL and the control characters beyond ASCII as they are. They stand only within strings.
-fn json_line(value: &Value) -> String {
+pub fn json_line(value: &Value) -> String {
     let mut line = String::new();
     for c in value.to_string().chars() {
         match c.is_control() {
@@ -191,6 +197,15 @@ fn table(mount: &MountStatus) -> String {
         ("pin", status.pin.clone()),
         ("process", mount.pid.to_string()),
     ]);
+    for aside in &status.set_aside {
+        rows.push((
+            "set aside",
+            format!(
+                "{} changes in {}/{} since {} ({}): `dripfs rescue` brings their files back",
+                aside.changes, status.state_directory, aside.directory, aside.since, aside.why
+            ),
+        ));
+    }
     rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()
 }
 
@@ -263,7 +278,7 @@ fn failure(error: CallError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::drive::{CacheStatus, RemoteStatus, Status};
+    use crate::mount::drive::{CacheStatus, RemoteStatus, SetAsideStatus, Status};
 
     fn example() -> MountStatus {
         MountStatus {
@@ -287,6 +302,13 @@ mod tests {
                 journal_bytes: 8192,
                 remote: RemoteStatus { requests: 5, errors: 1 },
                 damaged_files: Vec::new(),
+                set_aside: vec![SetAsideStatus {
+                    directory: "aside/1".into(),
+                    changes: 3,
+                    since: "2026-11-21T00:00:00Z".into(),
+                    why: "another machine".into(),
+                }],
+                state_directory: "/state".into(),
             },
         }
     }
@@ -318,6 +340,7 @@ mod tests {
         let shown = render(&serde_json::to_value(example()).unwrap(), false).unwrap();
         assert!(shown.contains("outage: the store does not answer"), "{shown}");
         assert!(shown.contains("4.0 KiB in 2 files, the oldest for 12 s"), "{shown}");
+        assert!(shown.contains("3 changes in /state/aside/1 since 2026-11-21"), "{shown}");
         assert!(shown.contains("30 s ago (number 9, epoch 3)"), "{shown}");
     }
 

@@ -13,6 +13,7 @@ pub const IN_USE: u8 = 11;
 pub const WRONG_PASSPHRASE: u8 = 12;
 pub const TAMPERED: u8 = 13;
 pub const NOT_DRAINED: u8 = 14;
+pub const NOT_WHOLE: u8 = 15;
 
 /// What a command failed with: printed as `dripfs: <message>`.
 #[derive(Debug)]
@@ -62,7 +63,9 @@ fn code_of_vault(error: &VaultError) -> u8 {
         VaultError::NotFound { .. } => NO_VAULT,
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
         VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
-        VaultError::Tampered(_) | VaultError::Format(FormatError::Unauthentic(_)) => TAMPERED,
+        VaultError::Tampered(_) | VaultError::RolledBack(_) | VaultError::Format(FormatError::Unauthentic(_)) => {
+            TAMPERED
+        }
         VaultError::NotKept(_) => NOT_DRAINED,
         // Malformed bytes that somebody sealed, a newer format, a damaged local journal: no proof of a hand at work.
         VaultError::Format(FormatError::Malformed { .. } | FormatError::Newer { .. })
@@ -71,6 +74,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
         | VaultError::ForeignFiles { .. }
         | VaultError::State { .. }
         | VaultError::Stopped(_)
+        | VaultError::Unreachable { .. }
         | VaultError::Index(_)
         | VaultError::Store(_) => ERROR,
     }
@@ -83,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_numbers_are_as_published() {
-        assert_eq!([OK, ERROR, USAGE], [0, 1, 2]);
+        assert_eq!([OK, ERROR, USAGE, NOT_WHOLE], [0, 1, 2, 15]);
         let text = String::new;
         let cases: Vec<(VaultError, u8)> = vec![
             (VaultError::NotFound { url: text() }, 10),
@@ -91,6 +95,8 @@ mod tests {
             (VaultError::StateInUse { path: text() }, 11),
             (VaultError::WrongPassphrase { url: text() }, 12),
             (VaultError::Tampered(text()), 13),
+            (VaultError::RolledBack(text()), 13),
+            (VaultError::Unreachable { store: StoreError::BadUrl(text()), why: text() }, 1),
             (VaultError::Format(FormatError::Unauthentic("header")), 13),
             (VaultError::Format(FormatError::Newer { what: "header", version: 9 }), 1),
             (VaultError::Exists { url: text() }, 1),

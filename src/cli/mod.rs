@@ -11,6 +11,7 @@ mod mount;
 mod options;
 mod passphrase;
 mod progress;
+mod rescue;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -64,6 +65,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         Command::Sync(args) => client::sync(&args.dir, voice),
         Command::Umount(args) => client::umount(&args.dir, voice),
         Command::Status(args) => client::status(&args),
+        Command::Rescue(args) => rescue::rescue(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "dripfs", &mut std::io::stdout());
             Ok(exit::OK)

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::LevelFilter;
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use super::args::{Init, Mount, NewVault};
 use super::exit::{self, Failure};
 use super::options::{self, MountOptions};
 use super::progress::Display;
-use super::{Voice, human_bytes, logging, passphrase};
+use super::{Voice, human_bytes, logging, passphrase, printable};
 use crate::format::header::Cost;
 use crate::fuse;
 use crate::mount::background::{self, News};
@@ -21,9 +22,12 @@ use crate::mount::drive::{Closed, DriveOptions, Progress};
 use crate::mount::new_vault::{self, Recovery};
 use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
-use crate::store::{self, Store};
+use crate::store::{self, Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::When;
+
+/// How long a store that may be away is looked at, before anything is asked for.
+const LOOKING: Duration = Duration::from_secs(15);
 
 pub fn init(args: &Init) -> Result<u8, Failure> {
     let request = new_vault_request(&args.new_vault)?;
@@ -56,13 +60,13 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     let options = options::parse(args.options.iter().map(String::as_str))?;
     let new = new_vault_request(&args.new_vault)?;
     let read_only = args.read_only || options.read_only;
-    if read_only && (args.init || args.takeover) {
+    if read_only && (args.init || args.takeover || args.accept_rollback) {
         return Err(Failure::usage("a read-only mount neither makes a vault nor takes one over"));
     }
     let store = store::open(&args.url)?;
     let dir = prepare_dir(&args.dir, args.init, store.url())?;
     let state = choose_state(args, &options, &store)?;
-    let makes = !look_for_vault(&store, args.init, &state)?;
+    let makes = !look_for_vault(&store, args.init, read_only, &state)?;
     state_dir::prepare(&state)?;
     // Only a look, before anything is typed: whoever serves takes it again.
     drop(state_dir::lock(&state)?);
@@ -75,6 +79,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             read_only,
             durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
             takeover: args.takeover,
+            accept_rollback: args.accept_rollback,
             compress: options.compress,
             cache_bytes: options.cache_bytes,
             dirty_bytes: options.dirty_bytes,
@@ -143,9 +148,25 @@ fn choose_state(args: &Mount, options: &MountOptions, store: &Store) -> Result<P
     Ok(state_dir::choose(explicit, &url, &environment, is_root())?)
 }
 
-/// Does a vault stand there? It is an error where one should.
-fn look_for_vault(store: &Store, init: bool, state: &Path) -> Result<bool, Failure> {
-    let stands = small_runtime()?.block_on(new_vault::stands(store))?;
+/// Does a vault stand there? It is an error where one should. One that is known here may be mounted for writing although
+/// its store does not answer: whether that can be done, the drive finds out.
+fn look_for_vault(store: &Store, init: bool, read_only: bool, state: &Path) -> Result<bool, Failure> {
+    let known = !read_only && state_dir::has_pin(state)?;
+    if known && !init {
+        store.must_exist();
+    }
+    let runtime = small_runtime()?;
+    let stands = match known {
+        true => runtime.block_on(async { tokio::time::timeout(LOOKING, new_vault::stands(store)).await }),
+        false => Ok(runtime.block_on(new_vault::stands(store))),
+    };
+    // A request may hang in a store that does not answer.
+    runtime.shutdown_background();
+    let stands = match stands {
+        Ok(Err(StoreError::Unavailable { .. })) | Err(_) if known => return Ok(true),
+        Ok(stands) => stands?,
+        Err(_) => unreachable!("there is a limit only where the vault is known"),
+    };
     match (stands, init) {
         (true, _) => {}
         (false, init) => {
@@ -202,6 +223,10 @@ impl Observer for Foreground {
         tell(News::RecoveryWritten(path));
     }
 
+    fn notice(&self, _text: &str) {
+        // The log is on the same terminal.
+    }
+
     fn ready(&self, request: &Request) -> io::Result<()> {
         say_ready(request);
         Ok(())
@@ -219,6 +244,7 @@ impl Observer for Foreground {
 fn tell(news: News<'_>) {
     match news {
         News::RecoveryWritten(path) => say_recovery_written(path),
+        News::Notice(text) => _ = writeln!(io::stderr(), "dripfs: {}", printable(text)),
         News::RecoveryKey(key) => {
             if let Err(e) = show_recovery_key(key) {
                 eprintln!("dripfs: {}", e.message);
@@ -272,15 +298,15 @@ mod tests {
     fn a_vault_is_looked_for_before_anything_is_asked() {
         let dir = tempfile::tempdir().unwrap();
         let store = store::open(dir.path().to_str().unwrap()).unwrap();
-        assert_eq!(look_for_vault(&store, false, dir.path()).unwrap_err().code, exit::NO_VAULT);
-        assert!(!look_for_vault(&store, true, dir.path()).unwrap());
+        assert_eq!(look_for_vault(&store, false, false, dir.path()).unwrap_err().code, exit::NO_VAULT);
+        assert!(!look_for_vault(&store, true, false, dir.path()).unwrap());
         let state = tempfile::tempdir().unwrap();
         std::fs::write(state.path().join("pin"), b"").unwrap();
-        assert_eq!(look_for_vault(&store, true, state.path()).unwrap_err().code, exit::TAMPERED);
-        assert_eq!(look_for_vault(&store, false, state.path()).unwrap_err().code, exit::TAMPERED);
+        assert_eq!(look_for_vault(&store, true, false, state.path()).unwrap_err().code, exit::TAMPERED);
+        assert_eq!(look_for_vault(&store, false, false, state.path()).unwrap_err().code, exit::TAMPERED);
         std::fs::create_dir(dir.path().join("header")).unwrap();
         std::fs::write(dir.path().join("header/1"), b"").unwrap();
-        assert!(look_for_vault(&store, false, state.path()).unwrap());
+        assert!(look_for_vault(&store, false, false, state.path()).unwrap());
     }
 
     #[test]

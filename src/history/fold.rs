@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::overlay::whole;
+use super::overlay::{local_extent, whole};
 use crate::base::{Ino, Position};
 use crate::format::change::Change;
 use crate::format::key::Key;
@@ -88,6 +88,31 @@ impl Fold {
                 }
             }
         }
+    }
+
+    /// The vault may hold any of this already: whatever is deleted later, it must be told.
+    pub fn presume_committed(&mut self) {
+        for waiting in &mut self.waiting {
+            waiting.existed.fill(true);
+        }
+        for entry in self.folded.values_mut() {
+            entry.fresh = false;
+        }
+    }
+
+    /// Puts what `known` has in the place of the folded extents that only the journal holds.
+    pub fn replace_extents<E>(
+        &mut self,
+        mut known: impl FnMut(&Key) -> Result<Option<Arc<Record>>, E>,
+    ) -> Result<(), E> {
+        for (key, entry) in &mut self.folded {
+            if entry.record.as_deref().is_some_and(|record| local_extent(key, record).is_some())
+                && let Some(record) = known(key)?
+            {
+                entry.record = Some(record);
+            }
+        }
+        Ok(())
     }
 
     /// Takes what is folded: a round begins. What still waits is newer.

@@ -45,6 +45,16 @@ const OVERLAY_HURRY: usize = 4 * 1024;
 /// How many durable changes an operation folds on its way.
 const FOLD_STEP: usize = 16;
 
+/// The highest epoch that gave a number in these changes.
+pub fn highest_epoch(changes: &[(Position, Arc<Change>)]) -> Epoch {
+    let keys = changes.iter().flat_map(|(_, change)| &change.records).map(|(key, _)| key);
+    let numbers = keys.flat_map(|key| match key.part {
+        Part::Extent { number } => [key.ino.0, number],
+        _ => [key.ino.0, 0],
+    });
+    numbers.map(transaction::epoch_of).max().unwrap_or(Epoch(0))
+}
+
 pub struct State {
     overlay: Overlay,
     fold: Fold,
@@ -101,6 +111,16 @@ pub enum Replay {
     Index(Position),
 }
 
+impl Replay {
+    /// Up to where the journal is not needed for what it is replayed over; `cut` is that of the vault's state.
+    pub fn position(&self, cut: Position) -> Position {
+        match self {
+            Replay::Vault => cut,
+            Replay::Index(position) => *position,
+        }
+    }
+}
+
 /// What a round sends: the state at the cut, less what the vault has.
 pub struct Batch {
     pub cut: Position,
@@ -153,6 +173,27 @@ impl History {
             read_only: AtomicBool::new(read_only),
             changed: Notify::new(),
         }
+    }
+
+    /// Numbers that this epoch gave in these changes, or up to `highest`, are not given again: an earlier mount had the
+    /// same epoch (E1).
+    pub fn go_on_counting(&self, changes: &[(Position, Arc<Change>)], highest: Ino) {
+        let mut state = self.state.write();
+        let epoch = transaction::epoch_of(state.next_inode);
+        let (mut inode, mut extent) = (state.next_inode, state.next_extent);
+        let after = |next: &mut u64, number: u64| {
+            if transaction::epoch_of(number) == epoch {
+                *next = (*next).max(number + 1);
+            }
+        };
+        after(&mut inode, highest.0);
+        for (key, _) in changes.iter().flat_map(|(_, change)| &change.records) {
+            after(&mut inode, key.ino.0);
+            if let Part::Extent { number } = key.part {
+                after(&mut extent, number);
+            }
+        }
+        (state.next_inode, state.next_extent) = (inode, extent);
     }
 
     pub fn view(&self) -> View<'_> {
@@ -290,6 +331,32 @@ impl History {
             }
         }
         Ok(vain)
+    }
+
+    /// After a replay of what the vault may have taken without this machine's hearing of it.
+    pub fn presume_committed(&self) {
+        self.state.write().fold.presume_committed();
+    }
+
+    /// Extents that wait for the vault although it has them, as the state knows, are sent no more: their records travel as
+    /// the vault has them. Returns those of `ids` whose bytes the journal need not keep for that.
+    pub fn settle(&self, ids: &[ExtentId]) -> Result<Vec<ExtentId>, IndexError> {
+        let durable = self.journal.as_ref().map_or(Position(u64::MAX), |journal| journal.durable().0);
+        while self.state.write().fold.advance(durable, 4096) {}
+        let mut state = self.state.write();
+        let State { overlay, fold, .. } = &mut *state;
+        fold.replace_extents(|key| {
+            let known = overlay.get(key)?;
+            Ok::<_, IndexError>(known.filter(|record| overlay::local_extent(key, record).is_none()))
+        })?;
+        let mut settled = Vec::new();
+        for id in ids {
+            let key = Key::extent(*id);
+            if overlay.get(&key)?.is_some_and(|record| overlay::local_extent(&key, &record).is_none()) {
+                settled.push(*id);
+            }
+        }
+        Ok(settled)
     }
 
     /// The kernel forgot this inode: if it is an orphan, its records and bytes go.

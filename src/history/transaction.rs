@@ -41,6 +41,11 @@ pub(super) fn first_number(epoch: Epoch) -> u64 {
     (u64::from(epoch.0) << COUNTER_BITS) + 1
 }
 
+/// The epoch that gave this number.
+pub fn epoch_of(number: u64) -> Epoch {
+    Epoch((number >> COUNTER_BITS) as u32 & Epoch::MAX.0)
+}
+
 impl Transaction<'_> {
     pub fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
         match self.writes.get(key) {

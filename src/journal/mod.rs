@@ -50,6 +50,7 @@ use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
 use block::Block;
 use extents::{Local, Table};
+pub use replay::ExtentPlace;
 use reserve::Reserve;
 use writer::Writer;
 

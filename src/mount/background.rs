@@ -38,6 +38,7 @@ const REPORT_MAX: usize = 64 * 1024;
 enum Report {
     RecoveryKey(SecretText),
     RecoveryWritten(#[serde(with = "super::path_json")] PathBuf),
+    Notice(String),
     Ready,
     Failed { code: u8, message: String },
 }
@@ -57,6 +58,8 @@ impl Drop for SecretText {
 pub enum News<'a> {
     RecoveryKey(&'a str),
     RecoveryWritten(&'a std::path::Path),
+    /// Something that the mount found, and that is not an error.
+    Notice(&'a str),
 }
 
 /// Starts the child and returns when its mount answers. `arguments` come before the hidden command (the log level).
@@ -118,6 +121,7 @@ fn read_reports(input: &mut impl Read, tell: &mut impl FnMut(News<'_>)) -> Optio
         match serde_json::from_slice(&line).ok()? {
             Report::RecoveryKey(key) => tell(News::RecoveryKey(&key.0)),
             Report::RecoveryWritten(path) => tell(News::RecoveryWritten(&path)),
+            Report::Notice(text) => tell(News::Notice(&text)),
             Report::Ready => return Some(Ok(())),
             Report::Failed { code, message } => return Some(Err(MountError::Reported { code, message })),
         }
@@ -204,6 +208,12 @@ impl Observer for Reporter {
         let _ = self.report(&Report::RecoveryWritten(path.to_owned()));
     }
 
+    fn notice(&self, text: &str) {
+        if let Err(e) = self.report(&Report::Notice(text.to_owned())) {
+            log::debug!("nobody was there to be told: {e}");
+        }
+    }
+
     fn ready(&self, request: &Request) -> io::Result<()> {
         log::info!("ready: {} on {}", request.url, request.dir.display());
         self.report(&Report::Ready)?;
@@ -229,6 +239,7 @@ mod tests {
         let result = read_reports(&mut text.as_bytes(), &mut |piece| match piece {
             News::RecoveryKey(key) => news.push(key.to_owned()),
             News::RecoveryWritten(path) => news.push(path.display().to_string()),
+            News::Notice(text) => news.push(text.to_owned()),
         });
         (result, news)
     }

@@ -4,11 +4,15 @@
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+mod offline;
+mod opening;
+pub(super) mod ownership;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -17,31 +21,26 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::indexer::{self, Indexer, Ready};
-use crate::base::disk::{Disk, RealDisk};
-use crate::base::sizes::CLASS_MIN;
-use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp, plants};
+use super::indexer::{Indexer, Ready};
+use crate::base::disk::Disk;
+use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
 use crate::cache::{Bounds, Cache, DIRTY_AGE};
-use crate::crypto::secret::Passphrase;
 use crate::download;
-use crate::format::change::Note;
-use crate::format::commit::ChainLink;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
-use crate::index::{self, Ground, SledTables, Tables};
-use crate::journal::{Journal, Recovered, Settings, Trouble};
+use crate::index::{Ground, Tables};
+use crate::journal::{Journal, Settings, Trouble};
 use crate::pipeline::Cpu;
 use crate::store::Store;
 use crate::upload;
 use crate::upload::notifier::Notifier;
 use crate::vault::VaultError;
+use crate::vault::aside::{self, SetAside};
 use crate::vault::checkpoint::keeper::{Keeper, When};
-use crate::vault::epoch::{self, Reign};
+use crate::vault::epoch::Reign;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{Chain, Rounds};
-use crate::vault::unlock::{self, Unlocked};
-use crate::vault::walk::{self, Walked};
 
 /// When fsync returns (promise 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -79,6 +78,9 @@ pub struct DriveOptions {
     pub read_only: bool,
     pub durability: Durability,
     pub takeover: bool,
+    /// Go on from a vault that is older than, or not the same as, what this machine has seen.
+    #[serde(default)]
+    pub accept_rollback: bool,
     /// Compress frames where it pays.
     pub compress: bool,
     /// Clean plaintext in memory, bytes.
@@ -94,7 +96,7 @@ pub struct DriveOptions {
 /// What `dripfs status --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// "ready", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
+    /// "ready", "offline", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
     pub state: String,
     /// Why the state is not "ready", in words.
     pub reason: Option<String>,
@@ -117,6 +119,24 @@ pub struct Status {
     pub remote: RemoteStatus,
     /// Files of which bytes could not be had since the mount began: paths from the root of the drive.
     pub damaged_files: Vec<String>,
+    /// Histories of this machine that another one's took the place of: `dripfs rescue` brings their files back.
+    #[serde(default)]
+    pub set_aside: Vec<SetAsideStatus>,
+    /// Everything local of this vault.
+    #[serde(default)]
+    pub state_directory: String,
+}
+
+/// A history that was set aside.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SetAsideStatus {
+    /// In the state directory.
+    pub directory: String,
+    /// Changes that the vault lacks.
+    pub changes: u64,
+    /// UTC, RFC 3339.
+    pub since: String,
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -151,7 +171,7 @@ pub enum Closed {
 }
 
 /// Where the journal lies in the state directory.
-const JOURNAL_DIR: &str = "journal";
+pub(super) const JOURNAL_DIR: &str = "journal";
 /// What of the journal's room is kept for what frees space, at most.
 const RESERVE: u64 = 4 << 20;
 /// How often files with old dirty bytes are looked for.
@@ -193,6 +213,8 @@ pub struct Drive {
     cache: Arc<Cache>,
     history: Arc<History>,
     clock: Clock,
+    disk: Arc<dyn Disk>,
+    state_dir: PathBuf,
     opened: Opened,
     /// `None` on a read-only mount.
     writer: Option<Writer>,
@@ -203,12 +225,94 @@ pub struct Drive {
 struct Opened {
     pin: Pin,
     last_commit: Timestamp,
+    /// What whoever mounts should be told.
+    notices: Vec<String>,
+}
+
+/// Whether there is an epoch already.
+enum Begun {
+    Online {
+        reign: Reign,
+        keeper: Box<Keeper>,
+        chain: Chain,
+    },
+    /// There will be; and when the newest commit was made that is known.
+    Offline(offline::Offline, Timestamp),
+}
+
+/// What rounds are made of, but the reign.
+struct Parts {
+    store: Store,
+    keys: Arc<Keys>,
+    history: Arc<History>,
+    journal: Arc<Journal>,
+    notifier: Arc<Notifier>,
+    pins: Arc<PinFile>,
+    random: Random,
+    clock: Clock,
+    found: HashSet<ExtentId>,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    fn new(
+        world: &World,
+        keys: &Arc<Keys>,
+        history: &Arc<History>,
+        journal: &Arc<Journal>,
+        found: HashSet<ExtentId>,
+        pins: &Arc<PinFile>,
+        cut: Position,
+    ) -> Parts {
+        Parts {
+            store: world.store.clone(),
+            keys: keys.clone(),
+            history: history.clone(),
+            journal: journal.clone(),
+            notifier: Arc::new(Notifier::new(cut)),
+            pins: pins.clone(),
+            random: world.random.clone(),
+            clock: world.clock.clone(),
+            found,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn begin(self, reign: Reign, keeper: Keeper, chain: Chain) -> Arc<Rounds> {
+        let remote = upload::remote_storage::RemoteStorage::new(
+            self.store,
+            self.keys.clone(),
+            self.journal.clone(),
+            self.random.clone(),
+            self.stop,
+        );
+        Arc::new(Rounds {
+            keeper,
+            usage: Mutex::new(None),
+            making: Mutex::new(None),
+            keys: self.keys,
+            history: self.history,
+            journal: self.journal,
+            remote,
+            notifier: self.notifier,
+            pins: self.pins,
+            reign,
+            random: self.random,
+            clock: self.clock,
+            chain: Mutex::new(chain),
+            found: Mutex::new(self.found),
+            sending: Mutex::new(0),
+        })
+    }
 }
 
 struct Writer {
     journal: Arc<Journal>,
     indexer: Arc<Indexer>,
-    rounds: Arc<Rounds>,
+    /// Once there is an epoch.
+    rounds: Arc<OnceLock<Arc<Rounds>>>,
+    /// How a mount without the store stands.
+    offline: Option<Arc<offline::Told>>,
     notifier: Arc<Notifier>,
     pins: Arc<PinFile>,
     /// Ends the loop of rounds; then what a round waits for.
@@ -219,124 +323,16 @@ struct Writer {
 }
 
 impl Drive {
-    /// Unlocks and opens the vault, replays the journal, opens an epoch (unless read-only), starts the background
-    /// work on the current tokio runtime and the journal's thread.
-    pub async fn open(store: Store, passphrase: Passphrase, options: DriveOptions) -> Result<Drive, VaultError> {
-        let cpu = Cpu::threads(std::thread::available_parallelism().map_or(2, usize::from))
-            .map_err(|e| VaultError::State { path: "threads".to_owned(), why: e.to_string() })?;
-        let state = options.state.clone();
-        let world = World {
-            store,
-            disk: Arc::new(RealDisk::new(options.state.clone())),
-            tables: Arc::new(move |dir| Arc::new(SledTables::new(state.join(dir))) as Arc<dyn Tables>),
-            random: Random::Kernel,
-            clock: Clock::System,
-            cpu,
-            journal_thread: true,
-            host: epoch::host_name(),
-        };
-        let pins = PinFile::open(world.disk.clone())?;
-        let unlocked = unlock::unlock(&world.store, &passphrase, pins.get().as_ref()).await?;
-        drop(passphrase);
-        if !options.read_only {
-            world.store.probe_again().await?;
-        }
-        Drive::open_in(world, unlocked, pins, options).await
-    }
-
-    /// As [`Drive::open`], in a world that the caller brings, with a vault that is unlocked.
-    pub async fn open_in(
-        world: World,
-        unlocked: Unlocked,
-        pins: PinFile,
-        options: DriveOptions,
-    ) -> Result<Drive, VaultError> {
-        let keys = Arc::new(unlocked.keys);
-        let known = pins.get();
-        let recovered = match options.read_only {
-            true => None,
-            false => Some(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?),
-        };
-        let dir = if options.read_only { index::READER_DIR } else { index::WRITER_DIR };
-        let ready =
-            indexer::prepare(world.ground(&keys, dir), &world.store, &keys, known.as_ref(), recovered.as_ref()).await?;
-        let walked = &ready.walked;
-        if walked.header != unlocked.header {
-            return Err(VaultError::Tampered(format!(
-                "the header that opened (number {}) is not the one that the vault names (number {})",
-                unlocked.header.0, walked.header.0
-            )));
-        }
-        let pin = Pin {
-            vault: keys.vault,
-            link: walked.newest.link,
-            header: walked.header.0,
-            epoch: walked.newest.epoch.max(known.map_or(Epoch(0), |pin| pin.epoch)),
-        };
-        match recovered {
-            Some(recovered) => Drive::writer(world, keys, ready, recovered, pin, pins, &options).await,
-            None => {
-                pins.set(pin)?;
-                Ok(Drive::reader(world, keys, ready, pin, &options))
-            }
-        }
-    }
-
     fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, options: &DriveOptions) -> Drive {
         let last_commit = ready.walked.commit.time;
         let history = Arc::new(History::new(ready.index, &ready.mark, None, world.clock.clone(), Epoch(0)));
         let downloads = downloads(&world, &keys, None);
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
         let fs = Arc::new(Fs::new(history.clone(), keys, cache.clone(), Safety::Nothing));
-        let opened = Opened { pin, last_commit };
+        let opened = Opened { pin, last_commit, notices: Vec::new() };
+        let (disk, state_dir) = (world.disk.clone(), options.state.clone());
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, opened, writer: None, durability }
-    }
-
-    async fn writer(
-        world: World,
-        keys: Arc<Keys>,
-        ready: Ready,
-        recovered: Recovered,
-        pin: Pin,
-        pins: PinFile,
-        options: &DriveOptions,
-    ) -> Result<Drive, VaultError> {
-        let position = ready.position();
-        let Ready { index, mark, over, placed, walked } = ready;
-        let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
-        // How many bytes the log took is not known without reading all of it: as many as it must have.
-        let grown = newest.link.sequence.0.saturating_sub(manifest.sequence.0);
-        let keeper = Keeper::new(options.checkpoint, checkpoint, manifest, grown * CLASS_MIN as u64, grown);
-        let recovered = settle_ownership(&world, &keys, recovered, &newest, &commit, options.takeover)?;
-        // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
-        let epoch = epoch::next(&pins, pin)?;
-        let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
-        let changes = recovered.changes.clone();
-        let found = recovered.extents.iter().copied().collect();
-        let journal = Journal::resume(recovered, world.random.clone(), settings(options), commit.cut)?;
-        let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
-        history.replay(&changes, commit.cut, over)?;
-        history.place(&placed, commit.link)?;
-        let vain = history.vain(&changes)?;
-        drop(changes);
-        let indexer = Indexer::new(history.clone(), index, journal.clone(), world.clock.clone(), mark, position);
-        start_writer(&journal, world.journal_thread)?;
-        let begun = begin_reign(&world, &keys, &history, &journal, &pins, pin, &reign, &newest, &commit).await;
-        let link = match begun {
-            Ok(link) => link,
-            Err(error) => {
-                // The caller may try again: two journals must not lie over one directory.
-                if let Err(error) = journal.close().await {
-                    log::warn!("{error}");
-                }
-                return Err(error);
-            }
-        };
-        journal.release(&vain);
-        journal.committed(commit.cut);
-        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
-        Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, keeper, chain, options))
+        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, durability }
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -345,17 +341,13 @@ impl Drive {
         keys: Arc<Keys>,
         history: Arc<History>,
         indexer: Arc<Indexer>,
-        journal: Arc<Journal>,
-        found: HashSet<ExtentId>,
-        pins: PinFile,
-        reign: Reign,
-        keeper: Keeper,
-        chain: Chain,
+        parts: Parts,
+        begun: Begun,
+        notices: Vec<String>,
         options: &DriveOptions,
     ) -> Drive {
-        let pins = Arc::new(pins);
-        let stop = CancellationToken::new();
-        let notifier = Arc::new(Notifier::new(chain.cut));
+        let (journal, notifier, pins) = (parts.journal.clone(), parts.notifier.clone(), parts.pins.clone());
+        let stop = parts.stop.clone();
         let encryption = upload::encryption::Encryption::new(
             keys.clone(),
             world.random.clone(),
@@ -372,45 +364,32 @@ impl Drive {
             Durability::Async => Safety::Async(journal.clone()),
         };
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), safety));
-        let remote = upload::remote_storage::RemoteStorage::new(
-            world.store.clone(),
-            keys.clone(),
-            journal.clone(),
-            world.random.clone(),
-            stop.clone(),
-        );
-        let opened = Opened {
-            pin: Pin { vault: keys.vault, link: chain.newest, header: reign.header.0, epoch: reign.epoch },
-            last_commit: chain.time,
+        let last_commit = match &begun {
+            Begun::Online { chain, .. } => chain.time,
+            Begun::Offline(_, time) => *time,
         };
-        let rounds = Arc::new(Rounds {
-            keeper,
-            usage: Mutex::new(None),
-            making: Mutex::new(None),
-            keys,
-            history: history.clone(),
-            journal: journal.clone(),
-            remote,
-            notifier: notifier.clone(),
-            pins: pins.clone(),
-            reign,
-            random: world.random,
-            clock: world.clock.clone(),
-            chain: Mutex::new(chain),
-            found: Mutex::new(found),
-            sending: Mutex::new(0),
-        });
-        let stop_rounds = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let run = rounds.clone().run(stop_rounds.clone());
+        let pin = pins.get().expect("a writer has a pin");
+        let opened = Opened { pin, last_commit, notices };
+        let (stop_rounds, tasks, rounds) = (CancellationToken::new(), TaskTracker::new(), Arc::new(OnceLock::new()));
+        let (offline, run) = match begun {
+            Begun::Online { reign, keeper, chain } => {
+                let begun = rounds.get_or_init(|| parts.begin(reign, *keeper, chain)).clone();
+                (None, begun.run(stop_rounds.clone()).boxed())
+            }
+            Begun::Offline(offline, _) => {
+                (Some(offline.told.clone()), offline.run(parts, rounds.clone(), stop_rounds.clone()).boxed())
+            }
+        };
         let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
         tasks.spawn(indexer.clone().run(stop.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
-        let writer = Writer { journal, indexer, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
+        let writer =
+            Writer { journal, indexer, rounds, offline, notifier, pins, stop_rounds, stop, rounds_task, tasks };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, opened, writer: Some(writer), durability }
+        let (disk, state_dir) = (world.disk, options.state.clone());
+        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: Some(writer), durability }
     }
 
     /// Returns when everything written before the call is in the vault. `progress` is called now and then.
@@ -434,7 +413,7 @@ impl Drive {
     /// for this any more, drop it and call [`Drive::give_up`].
     pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
         let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
-        let drained = self.sync(&mut progress).await;
+        let drained = self.drain(writer, &mut progress).await;
         progress(self.pending());
         writer.stop_rounds.cancel();
         if drained.is_err() {
@@ -447,9 +426,11 @@ impl Drive {
         {
             log::error!("rounds: {error}");
         }
-        let finished = match &drained {
-            Ok(()) => writer.rounds.finish().await,
-            Err(error) => Err(error.to_string()),
+        let finished = match (&drained, writer.rounds.get()) {
+            (Ok(()), Some(rounds)) => rounds.finish().await,
+            // Nothing was changed without the store, and the vault was never told of this mount.
+            (Ok(()), None) => Ok(()),
+            (Err(error), _) => Err(error.to_string()),
         };
         writer.stop.cancel();
         writer.tasks.close();
@@ -472,6 +453,31 @@ impl Drive {
                 Ok(Closed::Pending(self.pending().pending_bytes))
             }
         }
+    }
+
+    /// Everything into the vault. Without a store that is not waited for: it is asked once, and what is dirty goes to the
+    /// journal (E4).
+    async fn drain(&self, writer: &Writer, progress: &mut (impl FnMut(Progress) + Send)) -> Result<(), VaultError> {
+        let offline = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none());
+        let Some(offline) = offline else { return self.sync(progress).await };
+        if writer.notifier.ended().is_none() {
+            offline.try_once().await;
+            if writer.rounds.get().is_some() {
+                return self.sync(progress).await;
+            }
+        }
+        let kept = tokio::time::timeout(KEEPING, self.fs.sync_all()).await;
+        match kept {
+            Ok(Ok(_)) if self.history.oldest_pending().is_none() => Ok(()),
+            Ok(Ok(_)) => Err(VaultError::Stopped(offline.reason())),
+            Ok(Err(error)) => Err(VaultError::Stopped(error.to_string())),
+            Err(_) => Err(VaultError::Stopped("this machine's disk takes nothing".to_owned())),
+        }
+    }
+
+    /// What whoever mounts should be told: what was set aside or accepted.
+    pub fn notices(&self) -> &[String] {
+        &self.opened.notices
     }
 
     /// Ends without waiting for the vault: what is dirty goes to the journal, and that to the disk, as far as they take
@@ -510,14 +516,15 @@ impl Drive {
 
     /// The hint spares the next machine a listing; nothing depends on it.
     async fn send_hint(&self, writer: &Writer) {
-        let chain = *writer.rounds.chain.lock();
-        let reign = &writer.rounds.reign;
+        let Some(rounds) = writer.rounds.get() else { return };
+        let chain = *rounds.chain.lock();
+        let reign = &rounds.reign;
         let hint = crate::format::hint::Hint {
             header: reign.header.0,
             sequence: chain.newest.sequence,
-            checkpoint: writer.rounds.keeper.counting(),
+            checkpoint: rounds.keeper.counting(),
         };
-        let object = hint.seal(&writer.rounds.keys, &writer.rounds.random);
+        let object = hint.seal(&rounds.keys, &rounds.random);
         if let Err(error) = self.store.put_hint(object.into()).await {
             log::debug!("the hint was not written: {error}");
         }
@@ -531,7 +538,9 @@ impl Drive {
         waiting.files.extend(self.cache.dirty_files());
         Progress {
             pending_files: waiting.files.len() as u64,
-            pending_bytes: dirty.dirty_bytes + waiting.bytes + *writer.rounds.sending.lock(),
+            pending_bytes: dirty.dirty_bytes
+                + waiting.bytes
+                + writer.rounds.get().map_or(0, |rounds| *rounds.sending.lock()),
         }
     }
 
@@ -541,7 +550,10 @@ impl Drive {
         let counts = self.cache.counts();
         let requests = self.store.counts();
         let (pin, commit) = match &self.writer {
-            Some(writer) => (writer.pins.get().unwrap_or(self.opened.pin), writer.rounds.chain.lock().time),
+            Some(writer) => {
+                let time = writer.rounds.get().map_or(self.opened.last_commit, |rounds| rounds.chain.lock().time);
+                (writer.pins.get().unwrap_or(self.opened.pin), time)
+            }
             None => (self.opened.pin, self.opened.last_commit),
         };
         let now = self.clock.now();
@@ -568,7 +580,23 @@ impl Drive {
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
             remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
             damaged_files: self.fs.damaged_files(),
+            set_aside: self.set_aside(),
+            state_directory: self.state_dir.display().to_string(),
         }
+    }
+
+    fn set_aside(&self) -> Vec<SetAsideStatus> {
+        let all = aside::all(&*self.disk).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Vec::new()
+        });
+        let status = |SetAside { dir, about }: SetAside| SetAsideStatus {
+            directory: dir,
+            changes: about.changes,
+            since: show(Timestamp { secs: about.time, nanos: 0 }),
+            why: about.why,
+        };
+        all.into_iter().map(status).collect()
     }
 
     fn state(&self) -> (&'static str, Option<String>) {
@@ -576,6 +604,11 @@ impl Drive {
         if let Some(why) = writer.notifier.ended() {
             let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
             return (state, Some(why));
+        }
+        if let Some(offline) = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none())
+            && writer.journal.trouble().is_none()
+        {
+            return ("offline", Some(offline.reason()));
         }
         let outage = self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
         match (writer.journal.trouble(), outage) {
@@ -662,111 +695,8 @@ async fn watch_journal(journal: Arc<Journal>, history: Arc<History>, notifier: A
     notifier.end("the journal's writer ended");
 }
 
-/// Creates the epoch record; the journal knows then what the vault had taken before (J5).
-#[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
-async fn begin_reign(
-    world: &World,
-    keys: &Keys,
-    history: &History,
-    journal: &Journal,
-    pins: &PinFile,
-    pin: Pin,
-    reign: &Reign,
-    newest: &walk::Newest,
-    commit: &walk::NewestCommit,
-) -> Result<ChainLink, VaultError> {
-    journal.wait_durable(history.note(Note::Mount)).await?;
-    let Some(block) = journal.durable().1 else {
-        return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: "the journal did not begin".into() });
-    };
-    let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
-    pins.set(Pin { link, epoch: reign.epoch, ..pin })?;
-    journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
-    Ok(link)
-}
-
-/// Decides whose the newest log object is (C4), whether this machine may write (E2), and what becomes of a journal
-/// that does not go on from there (E3).
-fn settle_ownership(
-    world: &World,
-    keys: &Arc<Keys>,
-    recovered: Recovered,
-    newest: &walk::Newest,
-    commit: &walk::NewestCommit,
-    takeover: bool,
-) -> Result<Recovered, VaultError> {
-    let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
-    if own {
-        let Some(why) = hole(&recovered, commit.cut) else { return Ok(recovered) };
-        if !takeover {
-            let why = format!("{why}; `--takeover` sets what is left aside and goes on from the vault");
-            return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why });
-        }
-    }
-    // The file of the block that the vault names is here, the block is not: damage, or an older copy of the directory.
-    if !takeover
-        && let Some(block) = newest.block
-        && recovered.blocks.iter().any(|known| known.file == block.file)
-    {
-        return Err(VaultError::State {
-            path: JOURNAL_DIR.to_owned(),
-            why: "the journal lacks what the vault has from it: it is damaged, or an older copy was put back; \
-                  `--takeover` sets it aside and goes on from the vault"
-                .to_owned(),
-        });
-    }
-    if !newest.idle && !takeover {
-        return Err(VaultError::InUse { host: newest.host.clone(), time: show(commit.time) });
-    }
-    // Nothing of ours is in it: foreign history is simply followed (E3). The journal stays, for it knows the block of an
-    // epoch record that an earlier try of this machine sent and that may still arrive (C4).
-    if recovered.changes.iter().all(|(_, change)| change.records.is_empty()) || plants::on("E3-journal-joined") {
-        return Ok(recovered);
-    }
-    let kept = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();
-    let uncommitted =
-        recovered.changes.iter().filter(|(at, c)| *at > kept && !c.orphan && !c.records.is_empty()).count();
-    let all_known = recovered.took.is_some() && uncommitted == 0;
-    drop(recovered);
-    if all_known {
-        // E3: all of it is in the vault, and foreign history is simply followed.
-        drop_journal(world)?;
-        return Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?);
-    }
-    let aside = format!("aside/{:020}-{}", newest.link.sequence.0, world.clock.now().secs);
-    Journal::set_aside(&*world.disk, JOURNAL_DIR, &aside)?;
-    if uncommitted > 0 {
-        log::warn!(
-            "another machine has written to the vault since: {uncommitted} changes of this machine that the vault \
-             lacks are set aside in {aside} of the state directory"
-        );
-    }
-    Ok(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?)
-}
-
-/// What an own journal lacks between the vault's cut and its own end: it keeps what no commit holds (J5).
-fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str> {
-    if recovered.end < cut {
-        Some("the journal ends before what it has committed: files were removed or cut")
-    } else if recovered.begins > cut {
-        Some("the journal begins after what it has committed: its oldest files were removed")
-    } else {
-        None
-    }
-}
-
-/// Removes a journal that holds nothing new, oldest file first (J5), so that what a crash leaves is a journal too.
-fn drop_journal(world: &World) -> Result<(), VaultError> {
-    let failed = |e: std::io::Error| VaultError::State { path: JOURNAL_DIR.to_owned(), why: e.to_string() };
-    for name in world.disk.list(JOURNAL_DIR).map_err(failed)? {
-        world.disk.remove(&format!("{JOURNAL_DIR}/{name}")).map_err(failed)?;
-        world.disk.sync_dir(JOURNAL_DIR).map_err(failed)?;
-    }
-    Ok(())
-}
-
 /// A point in time for people: UTC, to the second (RFC 3339).
-fn show(time: Timestamp) -> String {
+pub(super) fn show(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.to_system()).to_string()
 }
 
@@ -788,7 +718,7 @@ mod tests {
             disk_bytes: 1 << 20,
             reserve_bytes: 0,
         };
-        let (index, mark) = index::tests::holding(&keys, &[]);
+        let (index, mark) = crate::index::tests::holding(&keys, &[]);
         let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();
         let journal = Journal::resume(recovered, random, settings, Position(0)).unwrap();
         Arc::new(History::new(index, &mark, Some(journal), Clock::System, Epoch(1)))

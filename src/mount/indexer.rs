@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{Clock, ExtentId, Ino, Position, plants};
+use crate::format::change::{Change, Note};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
@@ -52,22 +53,31 @@ pub struct Ready {
 impl Ready {
     /// Up to where a journal is not needed for this index.
     pub fn position(&self) -> Position {
-        match self.over {
-            Replay::Vault => self.walked.commit.cut,
-            Replay::Index(position) => position,
-        }
+        self.over.position(self.walked.commit.cut)
     }
 }
 
-/// Reads the log from where the index on the disk stands, and makes the index one of the vault's newest state; makes it
-/// anew where it cannot be used. `recovered` is `None` on a read-only mount.
-pub async fn prepare(
-    ground: Ground,
+/// What the index on the disk and the log say; nothing is changed yet.
+pub struct Looked {
+    found: Option<(Index, Mark, Use)>,
+    pub walked: Walked,
+}
+
+impl Looked {
+    /// The index is left alone, and closed: another is made.
+    pub fn let_go(&mut self) {
+        self.found = None;
+    }
+}
+
+/// Reads the log from where the index on the disk stands. `recovered` is `None` on a read-only mount.
+pub async fn look(
+    ground: &Ground,
     store: &Store,
     keys: &Keys,
     pin: Option<&Pin>,
     recovered: Option<&Recovered>,
-) -> Result<Ready, VaultError> {
+) -> Result<Looked, VaultError> {
     let found = match Index::open(ground.clone()) {
         Ok(found) => found,
         Err(error) => {
@@ -75,26 +85,73 @@ pub async fn prepare(
             None
         }
     };
-    if let Some((index, mark)) = found {
-        let walked = walk::walk(store, keys, pin, Some(mark.link)).await?;
-        match usable(&mark, &walked, recovered) {
-            Ok(Use::Forward) => return forward(index, mark, walked),
-            Ok(Use::Ahead(position)) => {
-                let placed = places(&walked.records);
-                let over = Replay::Index(position);
-                return Ok(Ready { index: Arc::new(index), mark, over, placed, walked });
-            }
-            Err(why) => log::info!("the index is made anew: {why}"),
-        }
-        drop(index);
-        if !walked.continued {
-            return make(ground, store, keys, walked).await;
+    let Some((index, mark)) = found else {
+        return Ok(Looked { found: None, walked: walk::walk(store, keys, pin, None).await? });
+    };
+    let walked = walk::walk(store, keys, pin, Some(mark.link)).await?;
+    match usable(&mark, &walked, recovered) {
+        Ok(usable) => Ok(Looked { found: Some((index, mark, usable)), walked }),
+        Err(why) => {
+            log::info!("the index is made anew: {why}");
+            Ok(Looked { found: None, walked })
         }
     }
-    make(ground, store, keys, walk::walk(store, keys, pin, None).await?).await
 }
 
-enum Use {
+/// Makes the index one of the vault's newest state; makes it anew where it cannot be used.
+pub async fn prepare(
+    ground: Ground,
+    store: &Store,
+    keys: &Keys,
+    pin: Option<&Pin>,
+    looked: Looked,
+) -> Result<Ready, VaultError> {
+    let Looked { found, walked } = looked;
+    match found {
+        Some((index, mark, Use::Forward)) => forward(index, mark, walked),
+        Some((index, mark, Use::Ahead(position))) => {
+            let placed = places(&walked.records);
+            Ok(Ready { index: Arc::new(index), mark, over: Replay::Index(position), placed, walked })
+        }
+        None if !walked.continued => make(ground, store, keys, walked, |_| true).await,
+        None => make(ground, store, keys, walk::walk(store, keys, pin, None).await?, |_| true).await,
+    }
+}
+
+/// An index to work on while the store does not answer (E4): over what its journal is replayed, and up to where the vault
+/// is known to have taken that. The error says why there is none.
+pub fn without_store(ground: Ground, recovered: &Recovered) -> Result<(Index, Mark, Replay, Position), String> {
+    let found = Index::open(ground).map_err(|error| error.to_string())?;
+    let (index, mark) = found.ok_or("there is no index of it on this machine")?;
+    let (over, cut) = base_of(&mark, recovered)?;
+    Ok((index, mark, over, cut))
+}
+
+/// Over what a journal is replayed if nothing is known but the index and the journal itself; and up to where the vault
+/// has taken that, as far as the journal knows. What it does not know is taken again, and harms nothing.
+pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position), &'static str> {
+    let took = |change: &Arc<Change>| match change.note {
+        Some(Note::Took { link, cut: Some(cut) }) => Some((link, cut)),
+        _ => None,
+    };
+    let took: Vec<_> = recovered.changes.iter().filter_map(|(_, change)| took(change)).collect();
+    let Some(cut) = took.iter().map(|(_, cut)| *cut).max() else {
+        return Err("its journal does not say what the vault has (it was never mounted to the end with the store)");
+    };
+    if let Some(block) = mark.block
+        && recovered.blocks.contains(&block)
+        && recovered.begins <= block.position
+    {
+        return Ok((Replay::Index(block.position), cut));
+    }
+    let of_index = took.iter().find(|(link, _)| *link == mark.link).map(|(_, cut)| *cut);
+    match of_index {
+        Some(at) if mark.clean && recovered.begins <= at => Ok((Replay::Vault, at)),
+        _ => Err("index and journal on this machine do not go on from one another"),
+    }
+}
+
+pub enum Use {
     /// It holds a state that the vault had: what the commits since then say comes on top.
     Forward,
     /// It holds all changes of the journal up to this position; the commits since then are of the same journal.
@@ -146,12 +203,22 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
 }
 
-async fn make(ground: Ground, store: &Store, keys: &Keys, mut walked: Walked) -> Result<Ready, VaultError> {
+/// Makes an index of the vault's newest state, of the keys that `keep` lets through.
+pub async fn make(
+    ground: Ground,
+    store: &Store,
+    keys: &Keys,
+    mut walked: Walked,
+    keep: impl Fn(&Key) -> bool,
+) -> Result<Ready, VaultError> {
     let began = Instant::now();
     let records = std::mem::take(&mut walked.records);
     let mut mark = Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) };
     let mut builder = Builder::new(ground)?;
     let mut put = |key: &Key, record: &Arc<Record>| -> Result<(), IndexError> {
+        if !keep(key) {
+            return Ok(());
+        }
         mark.count(*key, record, true);
         builder.push(key, record)
     };
@@ -176,7 +243,8 @@ async fn make(ground: Ground, store: &Store, keys: &Keys, mut walked: Walked) ->
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
 }
 
-fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
+/// Where commits put extents.
+pub fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
     let place = |(key, record): (&Key, &Option<Arc<Record>>)| match (key.part, record.as_deref()) {
         (Part::Extent { number }, Some(Record::Extent(extent))) => {
             Some((ExtentId { owner: key.ino, number }, extent.clone()))

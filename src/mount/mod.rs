@@ -11,6 +11,7 @@ pub mod new_vault;
 mod notify;
 mod path_json;
 mod private_dir;
+pub mod rescue;
 pub mod runtime_dir;
 pub mod serve;
 pub mod state_dir;

@@ -166,6 +166,7 @@ mod tests {
             read_only: false,
             durability: Durability::Local,
             takeover: false,
+            accept_rollback: false,
             compress: false,
             cache_bytes: 1 << 20,
             dirty_bytes: 1 << 20,

@@ -26,7 +26,7 @@ use super::new_vault::{self, Recovery};
 use super::{MountError, environment, kernel, notify, runtime_dir, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
-use crate::store::{self, Store};
+use crate::store::{self, Store, StoreError};
 
 /// A drain that moves nothing for so long is given up.
 const STALL: Duration = Duration::from_secs(90);
@@ -71,6 +71,8 @@ pub trait Observer: Send + Sync + 'static {
     /// A vault was made: its recovery key is shown now or never.
     fn recovery_key(&self, key: &str);
     fn recovery_written(&self, path: &Path);
+    /// Something that the mount found and that whoever mounts should know. The log has it too.
+    fn notice(&self, text: &str);
     /// The mount answers. An error (nobody waits for it any more) ends the mount.
     fn ready(&self, request: &Request) -> std::io::Result<()>;
     fn draining(&self, now: Progress);
@@ -126,6 +128,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
         () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
     };
+    drive.notices().iter().for_each(|text| observer.notice(text));
     let options = kernel::options(&request.url, &request.dir, request.drive.read_only, &request.kernel_words);
     let attached = match kernel::attach(drive.fs.clone(), options) {
         Ok(attached) => attached,
@@ -154,11 +157,19 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
 async fn open(request: &Request, passphrase: Passphrase, observer: &dyn Observer) -> Result<Drive, MountError> {
     let store = store::open(&request.url)?;
     if let Some(init) = &request.init
-        && !new_vault::stands(&store).await?
+        && !stands(&store, &request.drive.state).await?
     {
         make_vault(&store, request, init, &passphrase, observer).await?;
     }
     Ok(Drive::open(store, passphrase, request.drive.clone()).await?)
+}
+
+/// One that is known here stands, though its store does not answer.
+async fn stands(store: &Store, state: &Path) -> Result<bool, MountError> {
+    match new_vault::stands(store).await {
+        Err(StoreError::Unavailable { .. }) if state_dir::has_pin(state)? => Ok(true),
+        stands => Ok(stands?),
+    }
 }
 
 async fn make_vault(
@@ -489,6 +500,7 @@ mod tests {
                     read_only: false,
                     durability: Durability::Remote,
                     takeover: false,
+                    accept_rollback: false,
                     compress: true,
                     cache_bytes: 1,
                     dirty_bytes: 2,

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -21,6 +22,7 @@ use crate::base::disk;
 pub(super) struct Directory {
     path: PathBuf,
     seen: Arc<Mutex<Option<Seen>>>,
+    must_exist: Arc<AtomicBool>,
     /// Directories whose names are known to be durable, up to the vault's own.
     settled: Arc<Mutex<HashSet<PathBuf>>>,
 }
@@ -34,17 +36,27 @@ struct Seen {
 
 impl Directory {
     pub(super) fn new(path: PathBuf) -> Directory {
-        Directory { path, seen: Arc::default(), settled: Arc::default() }
+        Directory { path, seen: Arc::default(), must_exist: Arc::default(), settled: Arc::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// From now on a missing directory is an error, and none is made.
+    pub(super) fn must_exist(&self) {
+        self.must_exist.store(true, Ordering::Relaxed);
+    }
+
     /// The store, `None` while there has never been a directory.
     pub(super) async fn store(&self) -> io::Result<Option<Arc<dyn ObjectStore>>> {
-        let (path, seen) = (self.path.clone(), self.seen.clone());
-        blocking(move || look(&path, &seen)).await
+        let (path, seen, must_exist) = (self.path.clone(), self.seen.clone(), self.must_exist.clone());
+        let store = blocking(move || look(&path, &seen)).await?;
+        if store.is_none() && must_exist.load(Ordering::Relaxed) {
+            let why = format!("{} does not exist (is its disk mounted?)", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
+        Ok(store)
     }
 
     /// Makes the directory and those above it, unless it once stood and vanished; their names are durable then.

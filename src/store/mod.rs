@@ -169,6 +169,14 @@ impl Store {
         })
     }
 
+    /// Somebody knows that a vault stands there: a directory that is missing is an outage then (is its disk mounted?), and
+    /// none is made in its place.
+    pub fn must_exist(&self) {
+        if let Backend::Directory(directory) = &self.inner.backend {
+            directory.must_exist();
+        }
+    }
+
     /// Puts an object only if nothing has that name. What was put, and what stands there, is durable.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let time = self.inner.settings.for_bytes(bytes.len() as u64);

@@ -21,22 +21,41 @@ pub struct Reign {
     pub host: String,
 }
 
-/// The number that the next writing mount takes: above all that pin and vault know. Durable before it is used.
-pub fn next(pins: &PinFile, pin: Pin) -> Result<Epoch, VaultError> {
-    if pin.epoch >= Epoch::MAX {
+/// The number that the next writing mount takes: above all that pin and vault (both in `pin`) and the journal know.
+/// Durable before it is used.
+pub fn next(pins: &PinFile, pin: Pin, journal: Epoch) -> Result<Epoch, VaultError> {
+    let epoch = above(pin, journal)?;
+    pins.set(Pin { epoch, ..pin })?;
+    Ok(epoch)
+}
+
+/// The number of a mount without the store: as [`next`], but the one that is reserved already as long as its record does
+/// not exist (E1).
+pub fn reserve(pins: &PinFile, pin: Pin, journal: Epoch) -> Result<Epoch, VaultError> {
+    match pins.standing().reserved {
+        Some(epoch) if epoch >= pin.epoch.max(journal) => Ok(epoch),
+        _ => {
+            let epoch = above(pin, journal)?;
+            pins.reserve(pin, epoch)?;
+            Ok(epoch)
+        }
+    }
+}
+
+fn above(pin: Pin, journal: Epoch) -> Result<Epoch, VaultError> {
+    let highest = pin.epoch.max(journal);
+    if highest >= Epoch::MAX {
         return Err(VaultError::State {
             path: PIN_FILE.to_owned(),
             why: format!(
                 "the vault or this pin names epoch {}, and there are {} at most: no numbers are left for new files. The \
                  vault can be mounted with --read-only and copied into a new one",
-                pin.epoch,
+                highest,
                 Epoch::MAX
             ),
         });
     }
-    let epoch = Epoch(pin.epoch.0 + 1);
-    pins.set(Pin { epoch, ..pin })?;
-    Ok(epoch)
+    Ok(Epoch(highest.0 + 1))
 }
 
 /// Creates the epoch record after `newest`. Nothing is uploaded or deleted before it stands.
@@ -106,11 +125,29 @@ mod tests {
         let pins = PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
         let link = ChainLink { sequence: Sequence(1), hash: [0; 32] };
         let pin = |epoch| Pin { vault: VaultId([1; 32]), link, header: 1, epoch: Epoch(epoch) };
-        assert_eq!(next(&pins, pin(Epoch::MAX.0 - 1)).unwrap(), Epoch::MAX);
+        assert_eq!(next(&pins, pin(Epoch::MAX.0 - 1), Epoch(0)).unwrap(), Epoch::MAX);
         for epoch in [Epoch::MAX.0, u32::MAX] {
-            let error = next(&pins, pin(epoch)).unwrap_err();
+            let error = next(&pins, pin(epoch), Epoch(0)).unwrap_err();
             assert!(matches!(&error, VaultError::State { why, .. } if why.contains("8388607 at most")), "{error}");
         }
         assert_eq!(pins.get().unwrap().epoch, Epoch::MAX, "a number that is refused is not remembered as used");
+    }
+    #[test]
+    fn e1_offline_mounts_keep_one_number_until_its_record_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        let link = ChainLink { sequence: Sequence(4), hash: [4; 32] };
+        let known = Pin { vault: VaultId([1; 32]), link, header: 1, epoch: Epoch(5) };
+        open().set(known).unwrap();
+        assert_eq!(reserve(&open(), known, Epoch(0)).unwrap(), Epoch(6));
+        let known = open().get().unwrap();
+        assert_eq!((known.epoch, known.link), (Epoch(6), link), "durable, and the link is as it was");
+        assert_eq!(reserve(&open(), known, Epoch(6)).unwrap(), Epoch(6), "the next mount goes on with it");
+        assert_eq!(reserve(&open(), known, Epoch(9)).unwrap(), Epoch(10), "the journal has used higher ones");
+        // Its record stands.
+        let pins = open();
+        pins.set(Pin { epoch: Epoch(10), ..known }).unwrap();
+        assert_eq!(reserve(&open(), pins.get().unwrap(), Epoch(10)).unwrap(), Epoch(11));
+        assert_eq!(next(&open(), open().get().unwrap(), Epoch(12)).unwrap(), Epoch(13));
     }
 }

@@ -32,6 +32,15 @@ pub enum VaultError {
     /// Exit 13.
     #[error("{0}")]
     Tampered(String),
+    /// Exit 13: the vault's newest state is not one that goes on from what this machine has seen.
+    #[error(
+        "{0}. If you put that state there yourself (a backup, say), `dripfs mount --accept-rollback` goes on from it: \
+         what this machine has and the vault lacks is set aside, for `dripfs rescue`"
+    )]
+    RolledBack(String),
+    /// Exit 1: the store does not answer, and the drive cannot be mounted without it (E4).
+    #[error("{store}; and the drive cannot be mounted without it: {why}")]
+    Unreachable { store: StoreError, why: String },
     /// Exit 1: the state directory cannot be used.
     #[error("state directory {path}: {why}")]
     State { path: String, why: String },

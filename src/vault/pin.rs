@@ -1,7 +1,8 @@
 //! The pin: what this machine remembers of a vault's newest state, and the epoch numbers that it has used.
 //!
 //! Lies in the state directory as one small file, replaced whole; durable before what it covers is shown or
-//! acknowledged. Holds nothing secret: a vault id, numbers, a hash.
+//! acknowledged. Holds nothing secret: a vault id, numbers, hashes. Beside it lies the vault's header, sealed as it is in
+//! the store, so that a drive can be unlocked while the store does not answer (E4).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +13,15 @@ use serde::{Deserialize, Serialize};
 use super::VaultError;
 use crate::base::disk::{self, Disk};
 use crate::base::{Epoch, Sequence, VaultId};
-use crate::format::commit::ChainLink;
+use crate::crypto::kdf;
+use crate::format::commit::{ChainLink, Hash};
 
 /// Its name in the state directory.
 pub const PIN_FILE: &str = "pin";
+/// The vault's header, as it is in the store.
+const HEADER_FILE: &str = "header";
+/// No header is larger.
+const HEADER_MAX: u64 = 1 << 20;
 
 /// The newest state that this machine has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +41,19 @@ impl fmt::Display for Pin {
     }
 }
 
+/// What a mount without the store must know beside the pin (E4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// The hash of the header that lies beside the pin.
+    pub header: Option<Hash>,
+    /// The epoch number of offline mounts, as long as the vault has no record of it (E1).
+    pub reserved: Option<Epoch>,
+    /// A reader has seen something newer than what the writer's index was made for.
+    pub read_ahead: bool,
+    /// When the newest commit was made that was known at the last mount with the store: seconds since 1970, for display.
+    pub committed: i64,
+}
+
 /// The file's form. Versioned, so that an older program refuses what it does not know.
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -44,6 +63,14 @@ struct Stored {
     hash: String,
     header: u64,
     epoch: u32,
+    #[serde(default)]
+    header_hash: Option<String>,
+    #[serde(default)]
+    reserved: Option<u32>,
+    #[serde(default)]
+    read_ahead: bool,
+    #[serde(default)]
+    committed: i64,
 }
 
 /// The pin file of one state directory.
@@ -51,6 +78,7 @@ pub struct PinFile {
     disk: Arc<dyn Disk>,
     /// What the file holds. Never locked over I/O: status reads it.
     pin: Mutex<Option<Pin>>,
+    standing: Mutex<Standing>,
     /// Held by whoever writes the file.
     writing: Mutex<()>,
 }
@@ -58,16 +86,63 @@ pub struct PinFile {
 impl PinFile {
     pub fn open(disk: Arc<dyn Disk>) -> Result<PinFile, VaultError> {
         let bytes = disk::read(&*disk, PIN_FILE, 4096).map_err(unreadable)?;
-        let pin = bytes.map(|bytes| parse(&bytes)).transpose()?;
-        Ok(PinFile { disk, pin: Mutex::new(pin), writing: Mutex::new(()) })
+        let read = bytes.map(|bytes| parse(&bytes)).transpose()?;
+        let (pin, standing) = read.map_or((None, Standing::default()), |(pin, standing)| (Some(pin), standing));
+        Ok(PinFile { disk, pin: Mutex::new(pin), standing: Mutex::new(standing), writing: Mutex::new(()) })
     }
 
     pub fn get(&self) -> Option<Pin> {
         *self.pin.lock()
     }
 
-    /// Remembers a newer state; durable when this returns.
+    pub fn standing(&self) -> Standing {
+        *self.standing.lock()
+    }
+
+    /// Remembers a newer state, which a writer stands on; durable when this returns.
     pub fn set(&self, pin: Pin) -> Result<(), VaultError> {
+        self.write(|_, standing| Some((pin, Standing { reserved: None, read_ahead: false, ..standing })))
+    }
+
+    /// Remembers a newer state that a reader has seen: the writer's index does not hold it.
+    pub fn see(&self, pin: Pin) -> Result<(), VaultError> {
+        self.write(|known, standing| {
+            let ahead = standing.read_ahead || known.is_none_or(|known| known.link != pin.link);
+            Some((pin, Standing { read_ahead: ahead, ..standing }))
+        })
+    }
+
+    /// Remembers that this epoch number is used, and has no record in the vault yet.
+    pub fn reserve(&self, pin: Pin, epoch: Epoch) -> Result<(), VaultError> {
+        self.write(|_, standing| Some((Pin { epoch, ..pin }, Standing { reserved: Some(epoch), ..standing })))
+    }
+
+    /// Keeps the header that opened the vault, and when its newest commit was made. The pin names it already.
+    pub fn keep_header(&self, object: &[u8], committed: i64) -> Result<(), VaultError> {
+        let hash = kdf::hash(object);
+        if self.standing().header != Some(hash) || self.header().is_err() {
+            disk::replace(&*self.disk, HEADER_FILE, object)
+                .map_err(|e| VaultError::State { path: HEADER_FILE.to_owned(), why: e.to_string() })?;
+        }
+        // Rounds may have moved the pin meanwhile.
+        self.write(|pin, standing| Some((pin?, Standing { header: Some(hash), committed, ..standing })))
+    }
+
+    /// The kept header; the error says why there is none that may be used.
+    pub fn header(&self) -> Result<Vec<u8>, String> {
+        let Some(hash) = self.standing().header else { return Err("no header of it is kept here".to_owned()) };
+        match disk::read(&*self.disk, HEADER_FILE, HEADER_MAX) {
+            Ok(Some(object)) if kdf::hash(&object) == hash => Ok(object),
+            Ok(Some(_)) => Err("the header that is kept here is not the one that the pin names".to_owned()),
+            Ok(None) => Err("the header that was kept here is missing".to_owned()),
+            Err(error) => Err(format!("the header that is kept here cannot be read: {error}")),
+        }
+    }
+
+    /// `change` sees what the file holds, and nobody else writes meanwhile; with `None` it stays so.
+    fn write(&self, change: impl FnOnce(Option<Pin>, Standing) -> Option<(Pin, Standing)>) -> Result<(), VaultError> {
+        let _writing = self.writing.lock();
+        let Some((pin, standing)) = change(self.get(), self.standing()) else { return Ok(()) };
         let stored = Stored {
             version: 1,
             vault: pin.vault.to_string(),
@@ -75,16 +150,20 @@ impl PinFile {
             hash: VaultId(pin.link.hash).to_string(),
             header: pin.header,
             epoch: pin.epoch.0,
+            header_hash: standing.header.map(|hash| VaultId(hash).to_string()),
+            reserved: standing.reserved.map(|epoch| epoch.0),
+            read_ahead: standing.read_ahead,
+            committed: standing.committed,
         };
         let bytes = serde_json::to_vec(&stored).expect("a pin is plain data");
-        let _writing = self.writing.lock();
         disk::replace(&*self.disk, PIN_FILE, &bytes).map_err(unreadable)?;
         *self.pin.lock() = Some(pin);
+        *self.standing.lock() = standing;
         Ok(())
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Pin, VaultError> {
+fn parse(bytes: &[u8]) -> Result<(Pin, Standing), VaultError> {
     let damaged = || VaultError::State {
         path: PIN_FILE.to_owned(),
         why: "the pin is damaged; if the disk lost it, remove the file by hand: the vault's newest state is then \
@@ -101,7 +180,14 @@ fn parse(bytes: &[u8]) -> Result<Pin, VaultError> {
     let vault: VaultId = stored.vault.parse().map_err(|()| damaged())?;
     let hash: VaultId = stored.hash.parse().map_err(|()| damaged())?;
     let link = ChainLink { sequence: Sequence(stored.sequence), hash: hash.0 };
-    Ok(Pin { vault, link, header: stored.header, epoch: Epoch(stored.epoch) })
+    let header: Option<VaultId> = stored.header_hash.map(|hash| hash.parse().map_err(|()| damaged())).transpose()?;
+    let standing = Standing {
+        header: header.map(|hash| hash.0),
+        reserved: stored.reserved.map(Epoch),
+        read_ahead: stored.read_ahead,
+        committed: stored.committed,
+    };
+    Ok((Pin { vault, link, header: stored.header, epoch: Epoch(stored.epoch) }, standing))
 }
 
 fn unreadable(error: std::io::Error) -> VaultError {
@@ -175,5 +261,38 @@ mod tests {
         assert_eq!(pins.get(), Some(pin(7)));
         let again = PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
         assert_eq!(again.get(), Some(pin(7)));
+    }
+    #[test]
+    fn e4_the_header_is_kept_beside_the_pin_and_only_believed_if_the_pin_vouches_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        let pins = open();
+        pins.keep_header(b"sealed", 5).unwrap();
+        assert!(open().header().is_err() && open().get().is_none(), "nothing is kept of a vault that nobody pinned");
+        pins.set(pin(7)).unwrap();
+        pins.keep_header(b"sealed", 5).unwrap();
+        pins.set(pin(8)).unwrap();
+        assert_eq!(open().get(), Some(pin(8)));
+        assert_eq!(open().header().unwrap(), b"sealed");
+        assert_eq!(open().standing().committed, 5);
+        std::fs::write(dir.path().join(HEADER_FILE), b"another").unwrap();
+        assert!(open().header().unwrap_err().contains("not the one"));
+        open().keep_header(b"sealed", 6).unwrap();
+        assert_eq!(open().header().unwrap(), b"sealed", "and it is written again");
+        assert_eq!(open().get(), Some(pin(8)));
+    }
+
+    #[test]
+    fn e4_what_only_a_reader_has_seen_is_told_from_what_the_writer_stands_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        open().set(pin(7)).unwrap();
+        open().see(pin(7)).unwrap();
+        assert!(!open().standing().read_ahead);
+        open().see(pin(8)).unwrap();
+        open().see(pin(8)).unwrap();
+        assert!(open().standing().read_ahead);
+        open().set(pin(9)).unwrap();
+        assert!(!open().standing().read_ahead);
     }
 }

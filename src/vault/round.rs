@@ -528,6 +528,8 @@ fn plan(batch: Batch) -> Plan {
         if let Part::Extent { number } = key.part {
             let id = ExtentId { owner: key.ino, number };
             match entry.record.as_deref() {
+                // An earlier commit of this machine has it, as was found out late: only its record travels.
+                Some(Record::Extent(extent)) if named.contains(&id) && extent.place != Place::Local => {}
                 Some(Record::Extent(extent)) if named.contains(&id) => {
                     outgoing.push(Outgoing { id, record: extent.clone(), sent: None });
                 }
@@ -564,7 +566,7 @@ fn place(records: &mut Records, placed: &[(ExtentId, Extent)]) {
     let mut placed = placed.iter();
     for (_, record) in records.iter_mut() {
         if let Some(record) = record
-            && let Record::Extent(_) = &**record
+            && let Record::Extent(Extent { place: Place::Local, .. }) = &**record
             && let Some((_, extent)) = placed.next()
         {
             *record = Arc::new(Record::Extent(extent.clone()));

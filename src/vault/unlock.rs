@@ -1,5 +1,7 @@
 //! Opening a vault's header with a passphrase or recovery key.
 
+use bytes::Bytes;
+
 use super::VaultError;
 use super::pin::Pin;
 use crate::base::VaultId;
@@ -17,6 +19,20 @@ pub struct Unlocked {
     pub keys: Keys,
     /// Its number and hash.
     pub header: (u64, Hash),
+    /// The header itself, sealed as it is in the store; empty where nobody kept it.
+    pub object: Bytes,
+}
+
+/// Opens the header that this machine kept (E4). `object` is what the pin vouches for.
+pub async fn unlock_kept(
+    url: &str,
+    object: Vec<u8>,
+    passphrase: &Passphrase,
+    pin: &Pin,
+) -> Result<Unlocked, VaultError> {
+    let unlocked = open_object(url, pin.header, object.into(), passphrase.clone()).await?;
+    check_id(url, Some(pin), unlocked.keys.vault)?;
+    Ok(unlocked)
 }
 
 /// Opens the newest header, or the one that the pin names: two are tried at most. Which one counts, the log says.
@@ -35,7 +51,7 @@ pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -
     for number in tries {
         match open(store, number, passphrase.clone()).await {
             Ok(unlocked) => {
-                check_id(store, pin, unlocked.keys.vault)?;
+                check_id(store.url(), pin, unlocked.keys.vault)?;
                 return Ok(unlocked);
             }
             Err(error) => first_error = first_error.or(Some(error)),
@@ -46,13 +62,17 @@ pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -
 
 async fn open(store: &Store, number: u64, passphrase: Passphrase) -> Result<Unlocked, VaultError> {
     let Some(object) = store.get(&header_name(number)).await? else { return Err(vanished(store)) };
+    open_object(store.url(), number, object, passphrase).await
+}
+
+async fn open_object(url: &str, number: u64, object: Bytes, passphrase: Passphrase) -> Result<Unlocked, VaultError> {
     let header = Header::parse(number, &object)?;
     let hash = header.hash;
     // Argon2id takes half a second of a processor: not on a thread that serves others.
     let opened = tokio::task::spawn_blocking(move || header.unlock(&passphrase)).await;
-    let url = store.url().to_owned();
+    let url = url.to_owned();
     match opened {
-        Ok(Ok(master)) => Ok(Unlocked { keys: Keys::from_master(&master), header: (number, hash) }),
+        Ok(Ok(master)) => Ok(Unlocked { keys: Keys::from_master(&master), header: (number, hash), object }),
         Ok(Err(UnlockError::WrongPassphrase)) => Err(VaultError::WrongPassphrase { url }),
         Ok(Err(UnlockError::Tampered)) => {
             Err(VaultError::Tampered(format!("the header of {url} was changed by somebody without the key")))
@@ -63,12 +83,11 @@ async fn open(store: &Store, number: u64, passphrase: Passphrase) -> Result<Unlo
     }
 }
 
-fn check_id(store: &Store, pin: Option<&Pin>, vault: VaultId) -> Result<(), VaultError> {
+fn check_id(url: &str, pin: Option<&Pin>, vault: VaultId) -> Result<(), VaultError> {
     match pin {
         Some(pin) if pin.vault != vault => Err(VaultError::Tampered(format!(
-            "the vault at {} is another one than the one that this machine knows there (it knows {}, this is {vault}); \
+            "the vault at {url} is another one than the one that this machine knows there (it knows {}, this is {vault}); \
              if you put another vault there yourself, use another --state directory",
-            store.url(),
             pin.vault
         ))),
         _ => Ok(()),

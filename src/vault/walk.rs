@@ -151,7 +151,7 @@ impl Walk<'_> {
         if let Some(pin) = self.pin
             && chain::judge(self.store, self.keys, &manifest, pin.link).await? == Judgement::Forked
         {
-            return Err(tampered(format!(
+            return Err(VaultError::RolledBack(format!(
                 "{} was not the one that this machine has seen: the vault was forked",
                 log_name(pin.link.sequence)
             )));
@@ -167,7 +167,7 @@ impl Walk<'_> {
     fn check_pin(&self) -> Result<(), VaultError> {
         match self.pin {
             Some(pin) if pin.link.sequence == self.link.sequence && pin.link.hash != self.link.hash => {
-                Err(tampered(format!(
+                Err(VaultError::RolledBack(format!(
                     "{} is not the one that this machine has seen: the vault was forked",
                     log_name(self.link.sequence)
                 )))
@@ -226,7 +226,7 @@ impl Walk<'_> {
         if let Some(pin) = self.pin
             && pin.link.sequence > self.link.sequence
         {
-            return Err(tampered(format!(
+            return Err(VaultError::RolledBack(format!(
                 "the vault at {} was rolled back: it ends at {}, this machine has seen {}",
                 self.store.url(),
                 self.link.sequence,

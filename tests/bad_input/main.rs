@@ -9,6 +9,7 @@ mod common;
 mod damage;
 mod device;
 mod elsewhere;
+mod epochs;
 mod index;
 mod mountpoint;
 mod passphrase;

@@ -145,7 +145,7 @@ pub fn born() -> &'static Born {
 
 pub fn unlocked() -> Unlocked {
     let born = born();
-    Unlocked { keys: Keys::from_master(&Key::from_bytes(born.master)), header: born.header }
+    Unlocked { keys: Keys::from_master(&Key::from_bytes(born.master)), header: born.header, object: Default::default() }
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
@@ -315,6 +315,7 @@ impl Sim {
             read_only,
             durability: if remote { Durability::Remote } else { Durability::Local },
             takeover,
+            accept_rollback: false,
             compress: self.compress,
             cache_bytes: 1 << 20,
             dirty_bytes: self.dirty_bytes,

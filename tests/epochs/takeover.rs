@@ -1,0 +1,286 @@
+//! E2, E3: vaults and state directories that two machines use, and what rescue brings back.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use dripfs::base::Ino;
+use dripfs::fs::{Caller, RenameMode};
+use dripfs::mount::drive::{Closed, Drive, DriveOptions};
+use dripfs::mount::rescue::{self, Report, Request};
+use dripfs::vault::VaultError;
+
+use crate::place::{Place, exists, noise, overwrite, passphrase, read, until_state, write};
+
+const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+async fn rescued(place: &Place, state: &str, to: &Path, remove: bool) -> Report {
+    let request = Request { state: place.state(state), to: to.to_owned(), remove };
+    rescue::rescue(&place.store(), &passphrase(), &request).await.unwrap()
+}
+
+/// Files of all kinds that the vault lacks, over some that it has.
+async fn change_much(drive: &Drive) {
+    let fs = &drive.fs;
+    let old = fs.lookup(Ino::ROOT, b"old").await.unwrap().ino;
+    overwrite(drive, old, 100_000, &noise(2, 5_000)).await;
+    write(drive, "new", &noise(3, 700_000)).await;
+    let dir = fs.mkdir(Ino::ROOT, b"dir", 0o750, ME).await.unwrap().ino;
+    let inner = fs.create(dir, b"inner", 0o600, ME).await.unwrap().ino;
+    overwrite(drive, inner, 0, b"inner").await;
+    fs.link(inner, Ino::ROOT, b"hard").await.unwrap();
+    fs.symlink(Ino::ROOT, b"soft", b"dir/inner", ME).await.unwrap();
+    fs.rename(Ino::ROOT, b"moved", Ino::ROOT, b"moved away", RenameMode::Replace).await.unwrap();
+    fs.unlink(Ino::ROOT, b"removed").await.unwrap();
+    fs.fsync_dir(Ino::ROOT).await.unwrap();
+}
+
+async fn begin(place: &Place, state: &str) -> Drive {
+    let drive = place.open(state).await;
+    write(&drive, "old", &noise(1, 300_000)).await;
+    write(&drive, "moved", b"moved").await;
+    write(&drive, "removed", b"removed").await;
+    write(&drive, "untouched", b"untouched").await;
+    drive.sync(|_| ()).await.unwrap();
+    drive
+}
+
+fn check_rescued(out: &Path, report: &Report) {
+    assert!(report.is_whole(), "{report:?}");
+    let mut old = noise(1, 300_000);
+    old[100_000..105_000].copy_from_slice(&noise(2, 5_000));
+    assert!(fs::read(out.join("old")).unwrap() == old);
+    assert!(fs::read(out.join("new")).unwrap() == noise(3, 700_000));
+    assert_eq!(fs::read(out.join("dir/inner")).unwrap(), b"inner");
+    assert_eq!(fs::metadata(out.join("dir")).unwrap().mode() & 0o7777, 0o750);
+    let (inner, hard) = (fs::metadata(out.join("dir/inner")).unwrap(), fs::metadata(out.join("hard")).unwrap());
+    assert_eq!((inner.ino(), inner.mode() & 0o7777), (hard.ino(), 0o600));
+    assert_eq!(fs::read_link(out.join("soft")).unwrap(), Path::new("dir/inner"));
+    assert_eq!(fs::read(out.join("moved away")).unwrap(), b"moved");
+    assert!(!out.join("untouched").exists() && !out.join("removed").exists() && !out.join("moved").exists());
+}
+
+/// The first writer is alive, or wakes up, after another took the vault over.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_what_a_fenced_writer_had_not_sent_is_set_aside_and_rescued_whole() {
+    let place = Place::new().await;
+    let first = begin(&place, "a").await;
+    let second = place.take_over("b").await;
+    write(&second, "theirs", b"theirs").await;
+    change_much(&first).await;
+    until_state(&first, "fenced").await;
+    assert!(matches!(first.close(|_| ()).await.unwrap(), Closed::Pending(_)));
+    drop(first);
+    second.sync(|_| ()).await.unwrap();
+    let before = place.store().list("", 1 << 20).await.unwrap();
+
+    // Refused while the other writes: what is in the journal can be rescued all the same.
+    let refused = place.try_open(place.options("a")).await.map(|_| ());
+    assert!(matches!(refused, Err(VaultError::InUse { .. })), "{refused:?}");
+    let out = place.root.join("early");
+    let report = rescued(&place, "a", &out, false).await;
+    check_rescued(&out, &report);
+    assert_eq!(report.histories[0].directory, "journal");
+    assert_eq!(place.store().list("", 1 << 20).await.unwrap(), before, "rescue writes nothing into the vault");
+
+    second.close(|_| ()).await.unwrap();
+    drop(second);
+    let again = place.open("a").await;
+    assert_eq!(read(&again, "theirs").await, b"theirs");
+    assert!(!exists(&again, "new").await && exists(&again, "removed").await);
+    assert_eq!(again.status().set_aside.len(), 1);
+    // While the drive is mounted, and after it has gone on.
+    write(&again, "new", b"another of that name").await;
+    let out = place.root.join("out");
+    let report = rescued(&place, "a", &out, false).await;
+    check_rescued(&out, &report);
+    let history = &report.histories[0];
+    assert!(!history.based_on_vault);
+    assert_eq!(history.removed, ["removed"], "{history:?}");
+    assert_eq!(history.renamed.len(), 1, "{history:?}");
+    assert_eq!((history.renamed[0].from.as_str(), history.renamed[0].to.as_str()), ("moved", "moved away"));
+
+    // Nothing is written over: and then nothing is removed.
+    let report = rescued(&place, "a", &out, true).await;
+    assert!(!report.is_whole() && !report.histories[0].deleted, "{report:?}");
+    assert_eq!(again.status().set_aside.len(), 1);
+    let report = rescued(&place, "a", &place.root.join("third"), true).await;
+    assert!(report.is_whole() && report.histories[0].deleted, "{report:?}");
+    assert!(again.status().set_aside.is_empty());
+    again.close(|_| ()).await.unwrap();
+    drop(again);
+    assert!(rescued(&place, "a", &place.root.join("fourth"), true).await.histories.is_empty());
+}
+
+/// The index of the set-aside history is gone: what the history had not changed comes from the vault.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_without_its_index_a_history_is_rescued_over_what_the_vault_has() {
+    let place = Place::new().await;
+    let first = begin(&place, "a").await;
+    let second = place.take_over("b").await;
+    change_much(&first).await;
+    until_state(&first, "fenced").await;
+    first.close(|_| ()).await.unwrap();
+    drop(first);
+    second.close(|_| ()).await.unwrap();
+    drop(second);
+    place.open("a").await.close(|_| ()).await.unwrap();
+    let mut aside = fs::read_dir(place.state("a").join("aside")).unwrap().map(|entry| entry.unwrap().path());
+    let aside = aside.find(|path| path.is_dir()).unwrap();
+    fs::remove_dir_all(aside.join("index")).unwrap();
+    let out = place.root.join("out");
+    let report = rescued(&place, "a", &out, false).await;
+    assert!(report.histories[0].based_on_vault);
+    check_rescued(&out, &report);
+}
+
+/// Bytes that are nowhere any more are told, never made up.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_ranges_whose_base_is_gone_are_listed_and_the_file_bears_another_name() {
+    let place = Place::new().await;
+    let first = begin(&place, "a").await;
+    let second = place.take_over("b").await;
+    let old = first.fs.lookup(Ino::ROOT, b"old").await.unwrap().ino;
+    overwrite(&first, old, 100_000, &noise(2, 5_000)).await;
+    write(&first, "new", b"new").await;
+    until_state(&first, "fenced").await;
+    first.close(|_| ()).await.unwrap();
+    drop(first);
+    second.close(|_| ()).await.unwrap();
+    drop(second);
+    place.open("a").await.close(|_| ()).await.unwrap();
+    fs::rename(place.vault().join("segments"), place.root.join("segments")).unwrap();
+    let out = place.root.join("out");
+    let report = rescued(&place, "a", &out, true).await;
+    let history = &report.histories[0];
+    assert!(!report.is_whole() && !history.deleted);
+    assert_eq!(fs::read(out.join("new")).unwrap(), b"new");
+    assert!(!out.join("old").exists());
+    let bytes = fs::read(out.join("old.incomplete")).unwrap();
+    assert_eq!(bytes.len(), 300_000);
+    assert!(bytes[100_000..105_000] == noise(2, 5_000));
+    let told: u64 = history.incomplete[0].ranges.iter().map(|range| range.length).sum();
+    assert_eq!(told, 295_000, "{:?}", history.incomplete);
+}
+
+/// One machine's state directory on another, both used: each meets what is foreign to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn c4_a_copied_state_directory_that_both_use_loses_nothing() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    write(&drive, "shared", b"shared").await;
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    place.copy("a", "copy");
+    let drive = place.open("a").await;
+    write(&drive, "from a", b"from a").await;
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    // Its journal holds nothing that the vault lacks: it follows, and goes on.
+    let copy = place.open("copy").await;
+    assert_eq!(read(&copy, "from a").await, b"from a");
+    write(&copy, "from copy", b"from copy").await;
+    // And now the first takes it, as if the copy's machine were gone.
+    let refused = place.try_open(place.options("a")).await.map(|_| ());
+    assert!(matches!(refused, Err(VaultError::InUse { .. })), "{refused:?}");
+    let first = place.take_over("a").await;
+    write(&copy, "late", b"late").await;
+    until_state(&copy, "fenced").await;
+    copy.close(|_| ()).await.unwrap();
+    drop(copy);
+    first.close(|_| ()).await.unwrap();
+    drop(first);
+    let copy = place.open("copy").await;
+    assert!(!exists(&copy, "late").await);
+    let out = place.root.join("out");
+    let report = rescued(&place, "copy", &out, false).await;
+    assert!(report.is_whole(), "{report:?}");
+    assert_eq!(fs::read(out.join("late")).unwrap(), b"late");
+    copy.close(|_| ()).await.unwrap();
+}
+
+/// A backup of the state directory is put back, and its journal's file went on after it was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn c4_an_older_copy_of_a_state_directory_is_refused_or_set_aside() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    write(&drive, "first", b"first").await;
+    place.copy("a/journal", "older");
+    drive.sync(|_| ()).await.unwrap();
+    write(&drive, "second", b"second").await;
+    drive.sync(|_| ()).await.unwrap();
+    drive.give_up().await.unwrap();
+    drop(drive);
+    place.copy("a/pin", "pin");
+    fs::create_dir(place.root.join("b")).unwrap();
+    place.copy("older", "b/journal");
+    place.copy("pin", "b/pin");
+    let refused = place.try_open(place.options("b")).await.map(|_| ());
+    let Err(VaultError::State { why, .. }) = &refused else { panic!("{refused:?}") };
+    assert!(why.contains("older copy") && why.contains("--takeover"), "{why}");
+    let drive = place.take_over("b").await;
+    assert_eq!(read(&drive, "second").await, b"second");
+    assert_eq!(read(&drive, "first").await, b"first");
+    let aside = drive.status().set_aside;
+    assert_eq!(aside.len(), 1, "what may not be in the vault is kept");
+    drive.close(|_| ()).await.unwrap();
+}
+
+/// The directory is another vault's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_directory_of_another_vault_is_refused_and_left_as_it_is() {
+    let (place, other) = (Place::new().await, Place::new().await);
+    let drive = other.open("a").await;
+    write(&drive, "theirs", b"theirs").await;
+    drive.give_up().await.unwrap();
+    drop(drive);
+    let options = DriveOptions { takeover: true, accept_rollback: true, ..other.options("a") };
+    let refused = place.try_open(options).await.map(|_| ());
+    assert!(matches!(&refused, Err(VaultError::Tampered(why)) if why.contains("another one")), "{refused:?}");
+    let drive = other.open("a").await;
+    assert_eq!(read(&drive, "theirs").await, b"theirs");
+    drive.close(|_| ()).await.unwrap();
+}
+
+/// The vault is put back to an older state: refused, or accepted by name; then what it lacks is set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_was_put_back_is_refused_and_the_override_sets_aside_what_it_lacks() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    write(&drive, "old", b"old").await;
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    place.copy("vault", "backup");
+    let drive = place.open("a").await;
+    write(&drive, "lost", &noise(1, 200_000)).await;
+    drive.sync(|_| ()).await.unwrap();
+    write(&drive, "never sent", b"never sent").await;
+    drive.give_up().await.unwrap();
+    drop(drive);
+    place.copy("backup", "vault");
+    let refused = place.try_open(place.options("a")).await.map(|_| ());
+    let Err(VaultError::RolledBack(why)) = &refused else { panic!("{refused:?}") };
+    assert!(why.contains("rolled back"), "{why}");
+    let takeover = place.try_open(DriveOptions { takeover: true, ..place.options("a") }).await;
+    assert!(matches!(takeover.map(|_| ()), Err(VaultError::RolledBack(_))), "no other option accepts it");
+
+    let accept = DriveOptions { accept_rollback: true, ..place.options("a") };
+    let drive = place.try_open(accept).await.unwrap();
+    assert!(drive.notices()[0].contains("accepted"), "{:?}", drive.notices());
+    assert!(exists(&drive, "old").await && !exists(&drive, "lost").await);
+    write(&drive, "after", b"after").await;
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(drive);
+    let out = place.root.join("out");
+    let report = rescued(&place, "a", &out, false).await;
+    assert_eq!(fs::read(out.join("never sent")).unwrap(), b"never sent", "{report:?}");
+    // Its bytes were in the vault only, if the journal has let go of them.
+    let lost = out.join("lost");
+    assert!(report.is_whole() == lost.exists() && lost.exists() != out.join("lost.incomplete").exists(), "{report:?}");
+    // From here on it is a vault like any other.
+    for state in ["a", "b"] {
+        let drive = place.open(state).await;
+        assert_eq!(read(&drive, "after").await, b"after");
+        drive.close(|_| ()).await.unwrap();
+    }
+}
