@@ -144,26 +144,20 @@ impl History {
 
     /// The state is replaced as a whole: `swap` puts another one, which `mark` describes, under the overlay. All that
     /// was followed before must be in the index ([`History::take_unindexed`] gave it, [`History::indexed`] was told).
-    pub fn replace(&self, mark: &Mark, swap: impl FnOnce()) -> Result<(), IndexError> {
-        {
-            let mut state = self.state.write();
-            let mut failed = None;
-            let mut versions = std::mem::take(&mut state.versions);
-            versions.keep_all(|ino, kept, most| {
-                versions::whole(&state, ino, kept, most).unwrap_or_else(|error| {
-                    failed = Some(error);
-                    None
-                })
-            });
-            state.versions = versions;
-            if let Some(error) = failed {
-                log::warn!("files that are open cannot be kept: {error}");
-            }
-            swap();
-            state.overlay.begin(mark);
-        }
+    pub fn replace(&self, mark: &Mark, swap: impl FnOnce()) {
+        let mut state = self.state.write();
+        let mut versions = std::mem::take(&mut state.versions);
+        versions.keep_all(|ino, kept, most| {
+            versions::whole(&state, ino, kept, most).unwrap_or_else(|error| {
+                log::warn!("{ino}: open files cannot be kept: {error}");
+                None
+            })
+        });
+        state.versions = versions;
+        swap();
+        state.overlay.begin(mark);
+        drop(state);
         self.tell(Changed::Any);
-        Ok(())
     }
 
     fn tell(&self, changed: Changed) {

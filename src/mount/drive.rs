@@ -14,14 +14,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::follower::{self, Follower, Trouble as Behind};
 use super::indexer::{self, Indexer, Ready};
 use crate::base::disk::{Disk, RealDisk};
 use crate::base::sizes::CLASS_MIN;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
-use crate::cache::{Bounds, Cache, DIRTY_AGE};
+use crate::cache::{Bounds, Cache, DIRTY_AGE, Lookout};
 use crate::crypto::secret::Passphrase;
 use crate::download;
 use crate::format::change::Note;
@@ -89,6 +90,13 @@ pub struct DriveOptions {
     pub journal_bytes: u64,
     /// When a checkpoint is made.
     pub checkpoint: When,
+    /// How often a read-only mount looks whether the vault has gone on, seconds.
+    #[serde(default = "follow_seconds")]
+    pub follow_seconds: u64,
+}
+
+fn follow_seconds() -> u64 {
+    follower::EVERY.as_secs()
 }
 
 /// What `dripfs status --json` prints.
@@ -112,6 +120,9 @@ pub struct Status {
     /// Vault id, sequence and chain hash, as `--pin` will take it.
     pub pin: String,
     pub last_commit_age_seconds: f64,
+    /// On a read-only mount: how long ago the log was last looked at to its end.
+    #[serde(default)]
+    pub followed_seconds_ago: Option<f64>,
     pub cache: CacheStatus,
     pub journal_bytes: u64,
     pub remote: RemoteStatus,
@@ -196,6 +207,8 @@ pub struct Drive {
     opened: Opened,
     /// `None` on a read-only mount.
     writer: Option<Writer>,
+    /// `None` on a writing mount.
+    reader: Option<Reader>,
     durability: Durability,
 }
 
@@ -203,6 +216,14 @@ pub struct Drive {
 struct Opened {
     pin: Pin,
     last_commit: Timestamp,
+}
+
+struct Reader {
+    follower: Arc<Follower>,
+    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    stop: CancellationToken,
+    /// Dropped with the drive, it ends the task.
+    _ends: DropGuard,
 }
 
 struct Writer {
@@ -258,8 +279,13 @@ impl Drive {
             false => Some(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?),
         };
         let dir = if options.read_only { index::READER_DIR } else { index::WRITER_DIR };
-        let ready =
-            indexer::prepare(world.ground(&keys, dir), &world.store, &keys, known.as_ref(), recovered.as_ref()).await?;
+        let ground = || world.ground(&keys, dir);
+        let ready = match &recovered {
+            Some(recovered) => {
+                indexer::prepare(ground(), &world.store, &keys, known.as_ref(), Some(recovered)).await?
+            }
+            None => follower::prepare(ground, &world.store, &keys, known.as_ref()).await?,
+        };
         let walked = &ready.walked;
         if walked.header != unlocked.header {
             return Err(VaultError::Tampered(format!(
@@ -277,20 +303,41 @@ impl Drive {
             Some(recovered) => Drive::writer(world, keys, ready, recovered, pin, pins, &options).await,
             None => {
                 pins.set(pin)?;
-                Ok(Drive::reader(world, keys, ready, pin, &options))
+                Ok(Drive::reader(world, keys, ready, pin, pins, &options))
             }
         }
     }
 
-    fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, options: &DriveOptions) -> Drive {
-        let last_commit = ready.walked.commit.time;
-        let history = Arc::new(History::new(ready.index, &ready.mark, None, world.clock.clone(), Epoch(0)));
+    fn reader(
+        world: World,
+        keys: Arc<Keys>,
+        ready: Ready,
+        pin: Pin,
+        pins: PinFile,
+        options: &DriveOptions,
+    ) -> Drive {
+        let Ready { index, mark, walked, .. } = ready;
+        let opened = Opened { pin, last_commit: walked.commit.time };
+        let history = Arc::new(History::new(index.clone(), &mark, None, world.clock.clone(), Epoch(0)));
         let downloads = downloads(&world, &keys, None);
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
-        let fs = Arc::new(Fs::new(history.clone(), keys, cache.clone(), Safety::Nothing));
-        let opened = Opened { pin, last_commit };
+        let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), Safety::Nothing));
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, opened, writer: None, durability }
+        let parts = follower::Parts {
+            store: store.clone(),
+            keys,
+            history: history.clone(),
+            index,
+            pins,
+            clock: clock.clone(),
+            every: Duration::from_secs(options.follow_seconds.max(1)),
+        };
+        let follower = Follower::new(parts, &walked, pin, mark);
+        cache.look_out(follower.clone());
+        let stop = CancellationToken::new();
+        let task = Mutex::new(Some(tokio::spawn(follower.clone().run(stop.clone()))));
+        let reader = Some(Reader { follower, task, _ends: stop.clone().drop_guard(), stop });
+        Drive { fs, store, cache, history, clock, opened, writer: None, reader, durability }
     }
 
     async fn writer(
@@ -410,7 +457,7 @@ impl Drive {
         let rounds_task = Mutex::new(Some(rounds_task));
         let writer = Writer { journal, indexer, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, opened, writer: Some(writer), durability }
+        Drive { fs, store, cache, history, clock, opened, writer: Some(writer), reader: None, durability }
     }
 
     /// Returns when everything written before the call is in the vault. `progress` is called now and then.
@@ -433,7 +480,7 @@ impl Drive {
     /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If nobody wants to wait
     /// for this any more, drop it and call [`Drive::give_up`].
     pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
-        let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
+        let Some(writer) = &self.writer else { return Ok(self.stop_following().await) };
         let drained = self.sync(&mut progress).await;
         progress(self.pending());
         writer.stop_rounds.cancel();
@@ -471,6 +518,28 @@ impl Drive {
                 kept?;
                 Ok(Closed::Pending(self.pending().pending_bytes))
             }
+        }
+    }
+
+    async fn stop_following(&self) -> Closed {
+        if let Some(reader) = &self.reader {
+            reader.stop.cancel();
+            let task = reader.task.lock().take();
+            if let Some(task) = task
+                && let Err(error) = task.await
+            {
+                log::error!("following: {error}");
+            }
+            reader.follower.finish().await;
+        }
+        Closed::Drained
+    }
+
+    /// On a read-only mount: returns when the newest state was looked for, after this call, and is visible; or could not
+    /// be had (status tells).
+    pub async fn look(&self) {
+        if let Some(reader) = &self.reader {
+            reader.follower.look().await;
         }
     }
 
@@ -540,9 +609,11 @@ impl Drive {
         let Progress { pending_files, pending_bytes } = self.pending();
         let counts = self.cache.counts();
         let requests = self.store.counts();
-        let (pin, commit) = match &self.writer {
-            Some(writer) => (writer.pins.get().unwrap_or(self.opened.pin), writer.rounds.chain.lock().time),
-            None => (self.opened.pin, self.opened.last_commit),
+        let told = self.reader.as_ref().map(|reader| reader.follower.told());
+        let (pin, commit) = match (&self.writer, &told) {
+            (Some(writer), _) => (writer.pins.get().unwrap_or(self.opened.pin), writer.rounds.chain.lock().time),
+            (None, Some(told)) => (told.pin, told.commit),
+            (None, None) => (self.opened.pin, self.opened.last_commit),
         };
         let now = self.clock.now();
         Status {
@@ -558,6 +629,7 @@ impl Drive {
             epoch: pin.epoch.0,
             pin: pin.to_string(),
             last_commit_age_seconds: (now.secs - commit.secs).max(0) as f64,
+            followed_seconds_ago: told.map(|told| told.looked.elapsed().as_secs_f64()),
             cache: CacheStatus {
                 bytes: counts.clean_bytes,
                 entries: counts.entries,
@@ -572,13 +644,21 @@ impl Drive {
     }
 
     fn state(&self) -> (&'static str, Option<String>) {
-        let Some(writer) = &self.writer else { return ("read-only", None) };
+        let outage = || self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
+        let Some(writer) = &self.writer else {
+            let trouble = self.reader.as_ref().and_then(|reader| reader.follower.told().trouble);
+            return match (trouble, outage()) {
+                (Some(Behind::Outage(why)), outage) => ("outage", Some(outage.unwrap_or(why))),
+                (Some(trouble), _) => ("read-only", Some(trouble.to_string())),
+                (None, Some(why)) => ("outage", Some(why)),
+                (None, None) => ("read-only", None),
+            };
+        };
         if let Some(why) = writer.notifier.ended() {
             let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
             return (state, Some(why));
         }
-        let outage = self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
-        match (writer.journal.trouble(), outage) {
+        match (writer.journal.trouble(), outage()) {
             (Some(Trouble::DiskFull(why)), _) => {
                 ("disk-full", Some(format!("this machine's disk is full: {why}; free space on it")))
             }

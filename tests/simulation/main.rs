@@ -304,6 +304,7 @@ impl Sim {
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
             checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
+            follow_seconds: 5,
         }
     }
 
