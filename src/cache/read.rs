@@ -114,13 +114,7 @@ impl Cache {
     }
 
     /// `None` at or past the end.
-    fn plan(
-        &self,
-        ino: Ino,
-        version: Option<VersionId>,
-        offset: u64,
-        len: usize,
-    ) -> Result<Option<Plan>, CacheError> {
+    fn plan(&self, ino: Ino, version: Option<VersionId>, offset: u64, len: usize) -> Result<Option<Plan>, CacheError> {
         let entry = self.existing(ino);
         // The entry's lock is held over both looks, memory and stored: see its invariants.
         let inner = entry.as_ref().map(|entry| entry.lock());

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn settings_and_words_are_read_from_all_lists() {
-        let options = parse(["ro,noexec,cache=1G", "dirty=65536K,journal=67108864,compress=off", "follow=9,state=/s,"]).unwrap();
+        let options =
+            parse(["ro,noexec,cache=1G", "dirty=65536K,journal=67108864,compress=off", "follow=9,state=/s,"]).unwrap();
         assert!(options.read_only && !options.compress);
         assert_eq!(options.kernel_words, ["noexec"]);
         assert_eq!(options.cache_bytes, 1 << 30);

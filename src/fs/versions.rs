@@ -27,14 +27,13 @@ impl Fs {
         self.history.close_version(version);
     }
 
+    /// Records that are kept for open files alone, of states that are over.
+    pub fn kept_records(&self) -> usize {
+        self.history.kept_records()
+    }
+
     /// Reads up to `size` bytes; fewer only at the end that the file had when it was opened.
-    pub async fn read_version(
-        &self,
-        ino: Ino,
-        version: VersionId,
-        offset: u64,
-        size: u32,
-    ) -> Result<Bytes, FsError> {
+    pub async fn read_version(&self, ino: Ino, version: VersionId, offset: u64, size: u32) -> Result<Bytes, FsError> {
         self.cache.read_version(ino, version, offset, size as usize).await.map_err(|error| self.blame(ino, error))
     }
 

@@ -25,10 +25,10 @@ use super::options::{MountOptions, negotiate};
 use super::reply::{Reply, Slot, Terms, answer, guarded};
 use crate::base::sizes::NAME_MAX;
 use crate::base::{Ino, Timestamp};
-use crate::history::versions::VersionId;
 use crate::fs::{
     Attributes, Caller, Entry, Fs, FsError, Privileges, RenameMode, Seek, SetAttributes, SetTime, SpaceUse,
 };
+use crate::history::versions::VersionId;
 
 /// Inode numbers are never used again (rule E1), so generations tell nothing.
 pub const GENERATION: Generation = Generation(0);
@@ -866,7 +866,13 @@ mod tests {
     }
 
     fn adapter(fs: Fs) -> Adapter {
-        Adapter::new(Arc::new(fs), Arc::default(), Arc::default(), Handle::current(), &MountOptions::new("file:///v", "/mnt"))
+        Adapter::new(
+            Arc::new(fs),
+            Arc::default(),
+            Arc::default(),
+            Handle::current(),
+            &MountOptions::new("file:///v", "/mnt"),
+        )
     }
 
     fn is_told(adapter: &Adapter, ino: Ino) -> bool {

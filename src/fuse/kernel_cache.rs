@@ -119,7 +119,9 @@ impl Invalidator {
                 (!std::mem::take(&mut waiting.any)).then(|| std::mem::take(&mut waiting.files))
             };
             match files {
-                Some(files) => files.into_iter().filter(|ino| lookups.knows(*ino)).for_each(|ino| kernel.drop_pages(ino)),
+                Some(files) => {
+                    files.into_iter().filter(|ino| lookups.knows(*ino)).for_each(|ino| kernel.drop_pages(ino))
+                }
                 None => lookups.all().into_iter().for_each(|ino| kernel.drop_pages(ino)),
             }
         }

@@ -10,8 +10,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::versions::{self, Taken, VersionId};
 use super::History;
+use super::versions::{self, Taken, VersionId};
 use crate::base::{Ino, Position};
 use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
@@ -118,9 +118,7 @@ impl History {
             let first = writes.partition_point(|(key, _)| key.ino < ino);
             let mut lost = Taken::new();
             let mut extents = BTreeSet::new();
-            for ((key, record), old) in
-                writes.iter().zip(old).skip(first).take_while(|((key, _), _)| key.ino == ino)
-            {
+            for ((key, record), old) in writes.iter().zip(old).skip(first).take_while(|((key, _), _)| key.ino == ino) {
                 // Attributes follow the newest commit, and an extent's place too: only what goes is kept.
                 let goes = record.is_none() || matches!(key.part, Part::Head | Part::Map { .. });
                 if versions::is_contents(key) && goes && record != old {

@@ -20,12 +20,7 @@ pub trait Contents {
     fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError>;
 
     /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
-    fn scan(
-        &self,
-        from: Key,
-        to: Key,
-        visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool,
-    ) -> Result<(), IndexError>;
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError>;
 }
 
 impl Contents for View<'_> {
@@ -33,12 +28,7 @@ impl Contents for View<'_> {
         View::get(self, key)
     }
 
-    fn scan(
-        &self,
-        from: Key,
-        to: Key,
-        visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool,
-    ) -> Result<(), IndexError> {
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError> {
         View::scan(self, from, to, visit)
     }
 }
@@ -90,12 +80,7 @@ fn spilled(
 }
 
 /// Pieces that reach into `range`, in order, cut to it.
-pub fn pieces(
-    contents: &impl Contents,
-    ino: Ino,
-    head: &Head,
-    range: Range<u64>,
-) -> Result<Vec<Piece>, IndexError> {
+pub fn pieces(contents: &impl Contents, ino: Ino, head: &Head, range: Range<u64>) -> Result<Vec<Piece>, IndexError> {
     if range.is_empty() {
         return Ok(Vec::new());
     }

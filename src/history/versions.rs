@@ -219,12 +219,7 @@ impl Contents for At<'_> {
         }
     }
 
-    fn scan(
-        &self,
-        from: Key,
-        to: Key,
-        visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool,
-    ) -> Result<(), IndexError> {
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError> {
         match self.kept {
             Kept::But(kept) => but(self.state, kept, from, to, visit),
             Kept::Whole(kept) => {

@@ -281,9 +281,7 @@ impl Drive {
         let dir = if options.read_only { index::READER_DIR } else { index::WRITER_DIR };
         let ground = || world.ground(&keys, dir);
         let ready = match &recovered {
-            Some(recovered) => {
-                indexer::prepare(ground(), &world.store, &keys, known.as_ref(), Some(recovered)).await?
-            }
+            Some(recovered) => indexer::prepare(ground(), &world.store, &keys, known.as_ref(), Some(recovered)).await?,
             None => follower::prepare(ground, &world.store, &keys, known.as_ref()).await?,
         };
         let walked = &ready.walked;
@@ -308,14 +306,7 @@ impl Drive {
         }
     }
 
-    fn reader(
-        world: World,
-        keys: Arc<Keys>,
-        ready: Ready,
-        pin: Pin,
-        pins: PinFile,
-        options: &DriveOptions,
-    ) -> Drive {
+    fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, pins: PinFile, options: &DriveOptions) -> Drive {
         let Ready { index, mark, walked, .. } = ready;
         let opened = Opened { pin, last_commit: walked.commit.time };
         let history = Arc::new(History::new(index.clone(), &mark, None, world.clock.clone(), Epoch(0)));

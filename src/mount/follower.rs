@@ -347,7 +347,10 @@ impl Follower {
         let before = self.told.lock().pin;
         if before.link.sequence >= place.link.sequence {
             return match before.link.sequence == place.link.sequence && before.link.hash != place.link.hash {
-                true => Err(Trouble::Refused(format!("{} is not the one that this machine has seen", log_name(place.link.sequence)))),
+                true => Err(Trouble::Refused(format!(
+                    "{} is not the one that this machine has seen",
+                    log_name(place.link.sequence)
+                ))),
                 false => Ok(()),
             };
         }
