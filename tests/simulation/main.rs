@@ -19,6 +19,7 @@
 //! - Of a machine that takes over: exactly what the vault shows.
 //! - Every read: bytes that the file had at some instant between call and return.
 //! - Every call ends within an hour of simulated time; a drive that nobody fenced and whose disk works stays writable.
+//! - Of a machine that follows (see `follower.rs`): at each look what is demanded of the vault; open files stay as they were.
 //! - Everything readable at every look: no object is missing or fails to open.
 //!
 //! What it cannot see: threads (locks in the wrong order, races between real threads: everything runs in one), the
@@ -31,6 +32,7 @@
 //! (20). DRIPFS_SIM_FROM: the first seed (from the clock, and printed). DRIPFS_SIM_SEED: one seed, told step by step.
 //! DRIPFS_SIM_PLANT: this planted bug alone.
 
+mod follower;
 mod model;
 mod oracle;
 mod remote;
@@ -63,6 +65,7 @@ use dripfs::vault::{VaultError, init};
 use object_store::path::Path;
 use tokio::task::LocalSet;
 
+use follower::Follower;
 use model::{Contents, File, Kind, Model, Node, ROOT};
 use oracle::{Found, Oracle};
 use remote::{Front, Remote};
@@ -80,6 +83,7 @@ pub struct Sim {
     model: RefCell<Model>,
     oracle: RefCell<Oracle>,
     remote: Arc<Remote>,
+    follower: Follower,
     broken: RefCell<Option<String>>,
     told: bool,
     disk_faults: bool,
@@ -254,6 +258,7 @@ impl Sim {
             model: RefCell::new(model),
             oracle: RefCell::new(oracle),
             remote: Remote::new(seed ^ 0x5555, trouble),
+            follower: Follower::new(seed),
             broken: RefCell::new(None),
             told,
             journal_bytes,
@@ -410,6 +415,7 @@ impl Sim {
             marks: RefCell::new(Vec::new()),
         });
         let chance = tokio::task::spawn_local(life.clone().chance_events(!plan.calm));
+        let follower = tokio::task::spawn_local(Follower::live(self.clone()));
         let users: Vec<_> = (0..plan.users).map(|_| tokio::task::spawn_local(life.clone().user(plan.calls))).collect();
         let worked = async {
             for user in users {
@@ -423,6 +429,7 @@ impl Sim {
             worked = worked => worked?,
         }
         chance.abort();
+        follower.abort();
         if !power.is_gone() && plan.closes {
             return self.close(plan, &drive, power).await;
         }
@@ -549,6 +556,10 @@ impl Sim {
     async fn last_look(&self) -> Result<(), String> {
         self.look("the last look").await?;
         let there = self.peek().await?;
+        let followed = self.follower.last_look(self).await?;
+        if (&followed.names, found(&followed).files) != (&there.names, found(&there).files) {
+            return Err("drained, but the follower shows something else".to_owned());
+        }
         let mut model = self.model.borrow().clone();
         let orphans = std::mem::take(&mut model.orphans);
         model.files.retain(|ino, _| !orphans.contains(ino));
