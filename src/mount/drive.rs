@@ -22,7 +22,7 @@ use super::indexer::{self, Indexer, Ready};
 use crate::base::disk::{Disk, RealDisk};
 use crate::base::sizes::CLASS_MIN;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
-use crate::cache::{Bounds, Cache, DIRTY_AGE, Lookout};
+use crate::cache::{Bounds, Cache, DIRTY_AGE};
 use crate::crypto::secret::Passphrase;
 use crate::download;
 use crate::format::change::Note;
@@ -526,11 +526,12 @@ impl Drive {
         Closed::Drained
     }
 
-    /// On a read-only mount: returns when the newest state was looked for, after this call, and is visible; or could not
-    /// be had (status tells).
-    pub async fn look(&self) {
-        if let Some(reader) = &self.reader {
-            reader.follower.look().await;
+    /// On a read-only mount: looks for the newest state, after this call. True if it is visible now; if it could not be
+    /// had, or not in time, status may tell why.
+    pub async fn look(&self) -> bool {
+        match &self.reader {
+            Some(reader) => reader.follower.look_now().await,
+            None => true,
         }
     }
 

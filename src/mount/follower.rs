@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::indexer::{self, Ready};
-use crate::base::{Clock, Timestamp, watch};
+use crate::base::{Clock, Position, Timestamp, watch};
 use crate::cache::Lookout;
 use crate::crypto::kdf;
 use crate::format::commit::{Commit, CommitPart, log_name, open_part, segment_name};
@@ -116,9 +116,9 @@ pub struct Follower {
     state: tokio::sync::Mutex<State>,
     feed: Mutex<Feed>,
     told: Mutex<Told>,
-    /// Looks begun, and the last one that ended.
+    /// Looks begun; the last one that ended, and whether it came to the log's end.
     begun: AtomicU64,
-    ended: watch::Sender<u64>,
+    ended: watch::Sender<(u64, bool)>,
     wake: Notify,
 }
 
@@ -203,7 +203,7 @@ impl Follower {
             feed: Mutex::new(Feed { mark, taken: None, synced: now, is_synced: true }),
             told: Mutex::new(told),
             begun: AtomicU64::new(0),
-            ended: watch::Sender::new(0),
+            ended: watch::Sender::new((0, true)),
             wake: Notify::new(),
         })
     }
@@ -228,10 +228,10 @@ impl Follower {
                 () = stop.cancelled() => return,
                 looked = AssertUnwindSafe(self.follow()).catch_unwind() => looked,
             };
-            let panicked = looked.is_err();
+            let (panicked, reached) = (looked.is_err(), matches!(looked, Ok(Ok(()))));
             let here = || Trouble::Here("following panicked; this is a bug, please report it".to_owned());
             pause = self.note(looked.unwrap_or_else(|_| Err(here())));
-            self.ended.send_replace(if panicked { u64::MAX } else { number });
+            self.ended.send_replace((if panicked { u64::MAX } else { number }, reached));
             if panicked {
                 // What it left half done is not gone on from: the next mount is.
                 return;
@@ -487,7 +487,9 @@ impl Follower {
         let mut feed = self.feed.lock();
         let Feed { mark, taken, synced, is_synced } = &mut *feed;
         if taken.is_none() {
-            *taken = self.history.take_unindexed().map(|mut taken| (taken.fold(), taken));
+            // All of it: what a commit changes goes into the index with its mark, or not at all.
+            let lacks = self.history.take_unindexed(Position(0), usize::MAX);
+            *taken = lacks.map(|(mut lacks, _)| (lacks.fold(), lacks));
         }
         if let Some((batch, unindexed)) = taken {
             self.index.apply(batch, &unindexed.mark)?;
@@ -520,16 +522,21 @@ impl Follower {
     }
 }
 
-impl Lookout for Follower {
-    fn look(&self) -> BoxFuture<'_, ()> {
+impl Follower {
+    /// Looks. True if that came to the log's end; false if it could not, or not in time ([`Follower::told`] may tell why).
+    pub async fn look_now(&self) -> bool {
         // One that is under way may have passed the end already.
         let wanted = self.begun.load(Ordering::SeqCst) + 1;
         let mut ended = self.ended.subscribe();
         self.wake.notify_one();
-        async move {
-            // Whether in time or not: what is known then is what there is.
-            drop(tokio::time::timeout(ASKED, ended.wait_for(|number| *number >= wanted)).await);
-        }
-        .boxed()
+        let looked = tokio::time::timeout(ASKED, ended.wait_for(|(number, _)| *number >= wanted)).await;
+        looked.is_ok_and(|ended| ended.is_ok_and(|ended| ended.1))
+    }
+}
+
+impl Lookout for Follower {
+    fn look(&self) -> BoxFuture<'_, ()> {
+        // Whether in time or not: what is known then is what there is.
+        self.look_now().map(drop).boxed()
     }
 }

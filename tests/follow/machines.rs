@@ -234,18 +234,18 @@ async fn e5_what_is_committed_is_seen_after_a_look_and_names_follow() {
     let bytes = noise(1, 300_000);
     file(&writer, "one", &bytes).await;
     assert_eq!(stat(&follower, "one").await, Err(FsError::NotFound), "it has not looked");
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(read(&follower, "one").await, bytes);
     assert_eq!(follower.status().pin, writer.status().pin);
     writer.fs.rename(ROOT, b"one", ROOT, b"two", RenameMode::Replace).await.unwrap();
     writer.fs.mkdir(ROOT, b"dir", 0o755, ME).await.unwrap();
     committed(&writer).await;
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(stat(&follower, "one").await, Err(FsError::NotFound));
     assert_eq!(read(&follower, "two").await, bytes);
     writer.fs.unlink(ROOT, b"two").await.unwrap();
     committed(&writer).await;
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(stat(&follower, "two").await, Err(FsError::NotFound));
     assert!(stat(&follower, "dir").await.is_ok());
     assert_eq!(follower.fs.create(ROOT, b"x", 0o644, ME).await.unwrap_err(), FsError::ReadOnly);
@@ -297,7 +297,7 @@ async fn e5_an_open_file_is_whole_from_open_to_close() {
         };
         let mut held: Vec<(VersionId, Vec<u8>)> = Vec::new();
         for seed in 2..6 {
-            follower.look().await;
+            assert!(follower.look().await);
             held.push((hold(&follower, ino), now.clone()));
             assert!(read(&follower, name).await == now, "{name}: a fresh open");
             for (at, bytes) in rewrite(seed, &mut now) {
@@ -309,7 +309,7 @@ async fn e5_an_open_file_is_whole_from_open_to_close() {
         }
         writer.fs.truncate(ino, 1000, false).await.unwrap();
         committed(&writer).await;
-        follower.look().await;
+        assert!(follower.look().await);
         assert_eq!(stat(&follower, name).await.unwrap().size, 1000, "fstat follows the newest");
         for (k, (version, bytes)) in held.iter().enumerate() {
             let whole = read_held(&follower, ino, *version, 0..len as u64).await.unwrap();
@@ -330,12 +330,12 @@ async fn e5_a_file_that_is_deleted_elsewhere_stays_readable_while_it_is_open() {
     let (writer, follower) = (place.writer(&a).await, place.follower(&b).await);
     let bytes = noise(1, 400_000);
     let ino = file(&writer, "gone", &bytes).await;
-    follower.look().await;
+    assert!(follower.look().await);
     let held = hold(&follower, ino);
     writer.fs.unlink(ROOT, b"gone").await.unwrap();
     writer.fs.forget(ino);
     committed(&writer).await;
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(stat(&follower, "gone").await, Err(FsError::NotFound));
     let attributes = follower.fs.getattr(ino).await.unwrap();
     assert_eq!((attributes.nlink, attributes.size), (0, 400_000));
@@ -351,7 +351,7 @@ async fn d3_an_old_open_file_whose_objects_are_gone_is_stale_and_a_new_one_is_re
     let (writer, follower) = (place.writer(&a).await, place.follower(&b).await);
     let (old, new) = (noise(1, 5 << 20), noise(2, 5 << 20));
     let ino = file(&writer, "file", &old).await;
-    follower.look().await;
+    assert!(follower.look().await);
     let held = hold(&follower, ino);
     let before = place.names("segments/").await;
     write(&writer, ino, 0, &new).await;
@@ -388,7 +388,7 @@ async fn c6_a_follower_whose_log_was_cut_begins_again_and_open_files_keep_what_t
             file(&writer, "goes", &first).await,
             file(&writer, "stays", &second).await,
         ];
-        follower.look().await;
+        assert!(follower.look().await);
         let held = [changes, goes, stays].map(|ino| hold(&follower, ino));
         write(&writer, changes, 1000, &second).await;
         writer.fs.unlink(ROOT, b"goes").await.unwrap();
@@ -400,7 +400,7 @@ async fn c6_a_follower_whose_log_was_cut_begins_again_and_open_files_keep_what_t
         }
         assert!(place.cut_log().await > 3);
         tokio::time::sleep(Duration::from_secs(pause)).await;
-        follower.look().await;
+        assert!(follower.look().await);
         assert_eq!(follower.status().reason, None, "after {pause} s");
         assert_eq!(follower.status().pin, writer.status().pin, "after {pause} s");
         assert_eq!(read(&follower, "new 11").await, noise(11, 2000));
@@ -411,7 +411,7 @@ async fn c6_a_follower_whose_log_was_cut_begins_again_and_open_files_keep_what_t
         }
         // And it follows on.
         file(&writer, "last", b"last").await;
-        follower.look().await;
+        assert!(follower.look().await);
         assert_eq!(read(&follower, "last").await, b"last");
         drop(follower);
         assert_eq!(read(&place.follower(&b).await, "last").await, b"last", "from its index");
@@ -450,7 +450,7 @@ async fn c6_a_fork_that_arrives_late_under_a_removed_number_is_not_shown() {
             place.objects.put(&Path::from(name.as_str()), bytes.clone().into()).await.unwrap();
         }
     }
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(follower.status().pin, writer.status().pin);
     assert_eq!(stat(&follower, "forked").await, Err(FsError::NotFound));
     assert_eq!(read(&follower, "new 11").await, b"new");
@@ -465,18 +465,18 @@ async fn a_vault_that_is_rolled_back_is_not_followed_and_one_that_comes_back_is(
     let old = place.copy().await;
     let follower = place.follower(&b).await;
     file(&writer, "new", b"new").await;
-    follower.look().await;
+    assert!(follower.look().await);
     let newest = place.copy().await;
     place.roll_back(&old).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
-    follower.look().await;
+    assert!(!follower.look().await);
     let status = follower.status();
     assert_eq!(status.state, "read-only");
     assert!(status.reason.as_deref().is_some_and(|why| why.contains("rolled back")), "{:?}", status.reason);
     assert!(stat(&follower, "new").await.is_ok(), "the newest state that was seen is shown");
     assert!(status.followed_seconds_ago.is_some_and(|seconds| seconds > 100.0), "{:?}", status.followed_seconds_ago);
     place.roll_back(&newest).await;
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(follower.status().reason, None);
     assert_eq!(read(&follower, "new").await, b"new");
 }
@@ -487,12 +487,12 @@ async fn e5_a_takeover_is_followed() {
     let (a, b, c) = (Machine::new(1), Machine::new(2), Machine::new(3));
     let (writer, follower) = (place.writer(&a).await, place.follower(&b).await);
     file(&writer, "first", b"first").await;
-    follower.look().await;
+    assert!(follower.look().await);
     let second = place.open(&c, |options| options.takeover = true).await.unwrap();
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(follower.status().epoch, second.status().epoch, "an epoch record alone");
     file(&second, "second", b"second").await;
-    follower.look().await;
+    assert!(follower.look().await);
     assert_eq!(read(&follower, "second").await, b"second");
     assert_eq!(read(&follower, "first").await, b"first");
 }

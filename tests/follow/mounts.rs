@@ -116,7 +116,7 @@ fn e5_a_file_that_is_rewritten_replaced_or_deleted_while_it_is_read_is_read_whol
         let mut again = vec![0; 100_000];
         file.read_exact_at(&mut again, 4 << 20).unwrap();
         assert!(again == old[4 << 20..][..100_000], "{name}: and again");
-        assert_eq!(file.seek(io::SeekFrom::Current(0)).unwrap(), old.len() as u64);
+        assert_eq!(file.stream_position().unwrap(), old.len() as u64);
     }
     assert!(read(&here.join("rewritten")).unwrap() == new);
 }

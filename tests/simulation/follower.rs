@@ -82,7 +82,9 @@ impl Follower {
     /// When all is calm: it shows exactly what there is.
     pub async fn last_look(&self, sim: &Sim) -> Result<Model, String> {
         let drive = self.mount(sim, false).await.map_err(|error| format!("the follower, at the end: {error}"))?;
-        drive.look().await;
+        if !drive.look().await {
+            return Err("the follower does not come to the end of a calm log".to_owned());
+        }
         observe(&drive.fs).await.map_err(|error| format!("the follower, at the end: {error}"))
     }
 
@@ -125,11 +127,12 @@ impl Follower {
         for _ in 0..looks {
             self.pause(60).await;
             let acknowledged = sim.oracle.borrow().vault.clone();
-            drive.look().await;
+            let reached = drive.look().await;
             let status = drive.status();
-            let floor = match (status.state.as_str(), status.reason) {
-                ("read-only", None) => acknowledged,
-                ("outage", _) if faults => self.seen.borrow().clone(),
+            let floor = match (reached, status.state.as_str(), status.reason) {
+                (true, "read-only", None) => acknowledged,
+                // A request may hang for longer than who looks waits.
+                (false, "outage", _) | (false, "read-only", None) if faults => self.seen.borrow().clone(),
                 other => return Err(format!("after a look: {other:?}")),
             };
             let shown = self.judge(sim, &drive, floor, faults).await?;
