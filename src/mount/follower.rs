@@ -10,7 +10,7 @@
 //! - A state that is older than the pin, or of another history, is never shown: reads go on from what there is, status
 //!   says why, and the next looks may find better.
 //! - Commits become visible whole. Several that are found at a time may become visible as one.
-//! - What a look holds in memory is bounded: small commits are gathered up to [`GATHERED`] records, larger ones go into
+//! - What a look holds in memory is bounded: small commits are gathered up to a number of records, larger ones go into
 //!   the index part by part, beside what is shown.
 //! - The index is fed before more is read: a disk that takes nothing ends the following until it does.
 
