@@ -31,6 +31,7 @@ fn options(state: &Path) -> DriveOptions {
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
+        follow_seconds: 5,
     }
 }
 

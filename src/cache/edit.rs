@@ -7,6 +7,8 @@ use crate::base::sizes::FILE_MAX;
 use crate::base::{Ino, Position, Timestamp};
 use crate::format::key::Key;
 use crate::format::record::{Head, Record};
+use crate::history::map::Contents;
+use crate::history::versions::VersionId;
 use crate::history::{Transaction, map};
 use crate::index::IndexError;
 
@@ -79,24 +81,19 @@ impl Cache {
     /// The next data or hole at or after `offset`; `None` past the end.
     pub async fn seek(&self, ino: Ino, offset: u64, what: SeekFor) -> Result<Option<u64>, CacheError> {
         self.barrier(&[ino]).await?;
+        seek_in(&self.history.view(), ino, offset, what)
+    }
+
+    /// As [`Cache::seek`], in what the file held when it was opened.
+    pub fn seek_version(
+        &self,
+        ino: Ino,
+        version: VersionId,
+        offset: u64,
+        what: SeekFor,
+    ) -> Result<Option<u64>, CacheError> {
         let view = self.history.view();
-        let Some(record) = view.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
-        let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
-        if offset >= head.size {
-            return Ok(None);
-        }
-        let pieces = map::pieces(&view, ino, head, offset..head.size)?;
-        if what == SeekFor::Data {
-            return Ok(pieces.first().map(|piece| piece.offset));
-        }
-        let mut at = offset;
-        for piece in pieces.iter().take_while(|piece| piece.offset <= offset.max(piece.offset)) {
-            if piece.offset > at {
-                break;
-            }
-            at = piece.end();
-        }
-        Ok(Some(at.min(head.size)))
+        seek_in(&view.version(version).ok_or(CacheError::Stale)?, ino, offset, what)
     }
 
     /// One change of the contents head, when nothing is dirty.
@@ -138,4 +135,24 @@ impl Cache {
         })?;
         Ok(position)
     }
+}
+
+fn seek_in(contents: &impl Contents, ino: Ino, offset: u64, what: SeekFor) -> Result<Option<u64>, CacheError> {
+    let Some(record) = contents.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
+    let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
+    if offset >= head.size {
+        return Ok(None);
+    }
+    let pieces = map::pieces(contents, ino, head, offset..head.size)?;
+    if what == SeekFor::Data {
+        return Ok(pieces.first().map(|piece| piece.offset));
+    }
+    let mut at = offset;
+    for piece in pieces.iter().take_while(|piece| piece.offset <= offset.max(piece.offset)) {
+        if piece.offset > at {
+            break;
+        }
+        at = piece.end();
+    }
+    Ok(Some(at.min(head.size)))
 }

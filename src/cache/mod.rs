@@ -14,10 +14,11 @@ pub mod frames;
 mod read;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -48,6 +49,9 @@ const ROOM_LIMIT: Duration = Duration::from_secs(45);
 pub enum CacheError {
     #[error("no such file")]
     NotFound,
+    /// An open file's contents, of a state that is over, are not to be had any more.
+    #[error("the file was changed or deleted elsewhere since it was opened, and its old contents are gone")]
+    Stale,
     #[error("file too large")]
     TooLarge,
     #[error("no space left for the journal")]
@@ -102,6 +106,12 @@ pub struct Counts {
     pub misses: u64,
 }
 
+/// Knows whether the vault has gone on: who misses an object asks before saying that it is gone (D3).
+pub trait Lookout: Send + Sync {
+    /// Returns when the newest state was looked for, after this call, and is visible; or could not be had.
+    fn look(&self) -> BoxFuture<'_, ()>;
+}
+
 pub struct Cache {
     history: Arc<History>,
     /// `None` on a read-only mount.
@@ -114,6 +124,7 @@ pub struct Cache {
     clock: Clock,
     hits: AtomicU64,
     misses: AtomicU64,
+    lookout: OnceLock<Arc<dyn Lookout>>,
 }
 
 impl Cache {
@@ -134,7 +145,13 @@ impl Cache {
             clock,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            lookout: OnceLock::new(),
         })
+    }
+
+    /// Whom to ask when an object is missing. Set once.
+    pub fn look_out(&self, lookout: Arc<dyn Lookout>) {
+        let _ = self.lookout.set(lookout);
     }
 
     fn existing(&self, ino: Ino) -> Option<Arc<Entry>> {

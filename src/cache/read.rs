@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::entry::Inner;
 use super::{Cache, CacheError};
 use crate::base::{ExtentId, Ino};
 use crate::download::DownloadError;
 use crate::format::extent;
 use crate::format::key::Key;
 use crate::format::record::{Extent, Piece, Record};
-use crate::history::map;
+use crate::history::map::{self, Contents};
+use crate::history::versions::VersionId;
 
 /// What a sequential reader fetches at once beyond what it asked for: eight kernel requests.
 const SEQUENTIAL_BYTES: u32 = 1024 * 1024;
@@ -53,14 +55,46 @@ impl Drop for Answer {
 impl Cache {
     /// Reads up to `len` bytes at `offset`; fewer only at the file's end.
     pub async fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Bytes, CacheError> {
+        self.read_of(ino, None, offset, len).await
+    }
+
+    /// As [`Cache::read`], of what the file held when it was opened.
+    pub async fn read_version(
+        &self,
+        ino: Ino,
+        version: VersionId,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, CacheError> {
+        self.read_of(ino, Some(version), offset, len).await
+    }
+
+    async fn read_of(
+        &self,
+        ino: Ino,
+        version: Option<VersionId>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, CacheError> {
         let entry = self.entry(ino);
         entry.hit();
-        let sequential = entry.read_end.swap(offset + len as u64, Ordering::Relaxed) == offset;
+        let sequential = entry.read_end.swap(offset.saturating_add(len as u64), Ordering::Relaxed) == offset;
+        let mut lookout = self.lookout.get();
         for _ in 0..LOOKS {
-            let Some(mut plan) = self.plan(ino, offset, len)? else { return Ok(Bytes::new()) };
+            let Some(mut plan) = self.plan(ino, version, offset, len)? else { return Ok(Bytes::new()) };
             match self.fill(&mut plan, offset, sequential).await {
                 Ok(()) => return Ok(Bytes::from_owner(plan.out)),
                 Err(DownloadError::Gone) => {}
+                Err(error) if error.is_of_the_bytes() && lookout.is_some() => {
+                    log::debug!("{ino}: bytes from {offset}: {error}; looking whether the vault has gone on");
+                    if let Some(lookout) = lookout.take() {
+                        lookout.look().await;
+                    }
+                }
+                Err(error) if error.is_of_the_bytes() && version.is_some_and(|id| !self.is_current(id)) => {
+                    log::info!("{ino}: bytes of a state that is over: {error}");
+                    return Err(CacheError::Stale);
+                }
                 Err(error) => {
                     // An outage has its own line; one for each read would bury it.
                     let level = match error {
@@ -75,40 +109,28 @@ impl Cache {
         Err(CacheError::Io("the file is rewritten faster than it can be read".to_owned()))
     }
 
+    fn is_current(&self, version: VersionId) -> bool {
+        self.history.view().is_current(version)
+    }
+
     /// `None` at or past the end.
-    fn plan(&self, ino: Ino, offset: u64, len: usize) -> Result<Option<Plan>, CacheError> {
+    fn plan(&self, ino: Ino, version: Option<VersionId>, offset: u64, len: usize) -> Result<Option<Plan>, CacheError> {
         let entry = self.existing(ino);
         // The entry's lock is held over both looks, memory and stored: see its invariants.
         let inner = entry.as_ref().map(|entry| entry.lock());
         let view = self.history.view();
-        let Some(record) = view.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
-        let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
-        let size = inner.as_ref().and_then(|inner| inner.live).map_or(head.size, |live| live.size);
-        let end = size.min(offset.saturating_add(len as u64));
-        if offset >= end {
-            return Ok(None);
+        if let Some(version) = version {
+            let at = view.version(version).ok_or(CacheError::Stale)?;
+            return plan_of(&at, None, ino, offset, len);
         }
-        let range = offset..end;
-        let mut wanted = Vec::new();
-        for piece in map::pieces(&view, ino, head, range.clone())? {
-            match view.get(&Key::extent(piece.extent))? {
-                Some(record) if holds(&record, &piece) => wanted.push(Wanted { piece, record }),
-                Some(_) => return Err(CacheError::Io(format!("{ino}: the map names bytes that its extent has not"))),
-                None => return Err(CacheError::Io(format!("{ino}: the map names an extent that is not there"))),
-            }
+        match plan_of(&view, inner.as_deref(), ino, offset, len) {
+            // Deleted elsewhere, and still mapped into memory: its last contents.
+            Err(CacheError::NotFound) => match view.last_version(ino) {
+                Some(at) => plan_of(&at, None, ino, offset, len),
+                None => Err(CacheError::NotFound),
+            },
+            plan => plan,
         }
-        drop(view);
-        // Holes are zeros because no piece covers them, and only then.
-        let mut out = Answer(vec![0; (end - offset) as usize]);
-        let mut filled = Vec::new();
-        if let Some(inner) = &inner {
-            inner.visit(&range, |at, bytes| {
-                let from = (at - offset) as usize;
-                out.0[from..from + bytes.len()].copy_from_slice(bytes);
-                filled.push(from..from + bytes.len());
-            });
-        }
-        Ok(Some(Plan { out, filled, wanted }))
     }
 
     async fn fill(&self, plan: &mut Plan, offset: u64, sequential: bool) -> Result<(), DownloadError> {
@@ -167,6 +189,43 @@ impl Cache {
         let known = (frames.start + 1..frames.end).find(|number| self.frames.get(id, *number).is_some());
         frames.start..known.unwrap_or(frames.end)
     }
+}
+
+/// One look at contents, and at what memory holds of them.
+fn plan_of(
+    contents: &impl Contents,
+    inner: Option<&Inner>,
+    ino: Ino,
+    offset: u64,
+    len: usize,
+) -> Result<Option<Plan>, CacheError> {
+    let Some(record) = contents.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
+    let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
+    let size = inner.and_then(|inner| inner.live).map_or(head.size, |live| live.size);
+    let end = size.min(offset.saturating_add(len as u64));
+    if offset >= end {
+        return Ok(None);
+    }
+    let range = offset..end;
+    let mut wanted = Vec::new();
+    for piece in map::pieces(contents, ino, head, range.clone())? {
+        match contents.get(&Key::extent(piece.extent))? {
+            Some(record) if holds(&record, &piece) => wanted.push(Wanted { piece, record }),
+            Some(_) => return Err(CacheError::Io(format!("{ino}: the map names bytes that its extent has not"))),
+            None => return Err(CacheError::Io(format!("{ino}: the map names an extent that is not there"))),
+        }
+    }
+    // Holes are zeros because no piece covers them, and only then.
+    let mut out = Answer(vec![0; (end - offset) as usize]);
+    let mut filled = Vec::new();
+    if let Some(inner) = inner {
+        inner.visit(&range, |at, bytes| {
+            let from = (at - offset) as usize;
+            out.0[from..from + bytes.len()].copy_from_slice(bytes);
+            filled.push(from..from + bytes.len());
+        });
+    }
+    Ok(Some(Plan { out, filled, wanted }))
 }
 
 /// Lies the piece within its extent? Nothing else may be computed with.

@@ -89,6 +89,7 @@ Options for -o, separated by commas:
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
   dirty=SIZE           written bytes kept in memory; writers wait above it (128M)
   journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it (4G)
+  follow=SECONDS       how often a read-only mount looks for what others have written (5)
   compress=on|off      compress where it pays (on)
   Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
 

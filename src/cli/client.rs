@@ -183,6 +183,9 @@ fn table(mount: &MountStatus) -> String {
             format!("{:.0} s ago (number {}, epoch {})", status.last_commit_age_seconds, status.sequence, status.epoch),
         ),
         ("journal", human_bytes(status.journal_bytes)),
+    ]);
+    rows.extend(status.followed_seconds_ago.map(|seconds| ("looked", format!("{seconds:.0} s ago"))));
+    rows.extend([
         (
             "cache",
             format!(
@@ -298,6 +301,7 @@ mod tests {
                 epoch: 3,
                 pin: "abc".into(),
                 last_commit_age_seconds: 30.4,
+                followed_seconds_ago: Some(2.6),
                 cache: CacheStatus::default(),
                 journal_bytes: 8192,
                 remote: RemoteStatus { requests: 5, errors: 1 },
@@ -324,6 +328,7 @@ mod tests {
             "oldest_pending_seconds",
             "blocked_by",
             "sequence",
+            "followed_seconds_ago",
             "pin",
             "cache",
             "remote",

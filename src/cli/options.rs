@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use super::exit::Failure;
 use crate::mount::drive::Durability;
+use crate::mount::follower::EVERY;
 
 const MIB: u64 = 1024 * 1024;
+/// The slowest pace of a read-only mount, seconds: a day.
+const FOLLOW_MAX: u64 = 86_400;
 
 /// What all `-o` together say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +20,8 @@ pub struct MountOptions {
     pub cache_bytes: u64,
     pub dirty_bytes: u64,
     pub journal_bytes: u64,
+    /// How often a read-only mount looks whether the vault has gone on.
+    pub follow_seconds: u64,
     /// For the kernel, in order.
     pub kernel_words: Vec<String>,
 }
@@ -31,6 +36,7 @@ impl Default for MountOptions {
             cache_bytes: 256 * MIB,
             dirty_bytes: 128 * MIB,
             journal_bytes: 4096 * MIB,
+            follow_seconds: EVERY.as_secs(),
             kernel_words: Vec::new(),
         }
     }
@@ -114,6 +120,10 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         "cache" => options.cache_bytes = size(name, value, 16 * MIB)?,
         "dirty" => options.dirty_bytes = size(name, value, 16 * MIB)?,
         "journal" => options.journal_bytes = size(name, value, 64 * MIB)?,
+        "follow" => match value.parse() {
+            Ok(seconds @ 1..=FOLLOW_MAX) => options.follow_seconds = seconds,
+            _ => return Err(choice(&format!("the numbers of seconds from 1 to {FOLLOW_MAX}"))),
+        },
         _ => return Err(unknown(name)),
     }
     Ok(())
@@ -149,12 +159,13 @@ mod tests {
 
     #[test]
     fn settings_and_words_are_read_from_all_lists() {
-        let options = parse(["ro,noexec,cache=1G", "dirty=65536K,journal=67108864,compress=off", "state=/s,"]).unwrap();
+        let options =
+            parse(["ro,noexec,cache=1G", "dirty=65536K,journal=67108864,compress=off", "follow=9,state=/s,"]).unwrap();
         assert!(options.read_only && !options.compress);
         assert_eq!(options.kernel_words, ["noexec"]);
         assert_eq!(options.cache_bytes, 1 << 30);
         assert_eq!((options.dirty_bytes, options.journal_bytes), (64 << 20, 64 << 20));
-        assert_eq!(options.state, Some("/s".into()));
+        assert_eq!((options.state, options.follow_seconds), (Some("/s".into()), 9));
         let later = parse(["ro,durability=async", "rw,durability=remote"]).unwrap();
         assert!(!later.read_only);
         assert_eq!(later.durability, Some(Durability::Remote));
@@ -179,6 +190,8 @@ mod tests {
             ("durability=never", "local, remote, async"),
             ("compress=yes", "on, off"),
             ("state=", "state="),
+            ("follow=0", "from 1 to 86400"),
+            ("follow=5s", "follow=5s"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

@@ -53,7 +53,7 @@ pub enum DownloadError {
 
 impl DownloadError {
     /// The store answered, with other bytes than were put there, or too few.
-    fn is_of_the_bytes(&self) -> bool {
+    pub fn is_of_the_bytes(&self) -> bool {
         matches!(self, DownloadError::Missing(_) | DownloadError::Format { why: FormatError::Unauthentic(_), .. })
     }
 }

@@ -101,7 +101,12 @@ impl Fs {
     /// What stat tells of an inode now.
     pub(super) fn stat(&self, ino: Ino) -> Result<Attributes, FsError> {
         let live = self.cache.live(ino);
-        stat_in(&self.history.view(), ino, live)
+        let view = self.history.view();
+        match (stat_in(&view, ino, live), view.last_version(ino)) {
+            // Deleted elsewhere while it is open here: it has no name any more.
+            (Err(FsError::Stale), Some(at)) => Ok(Attributes { nlink: 0, ..stat_in(&at, ino, None)? }),
+            (attributes, _) => attributes,
+        }
     }
 
     fn kind_of(&self, ino: Ino) -> Result<u32, FsError> {

@@ -79,7 +79,7 @@ impl From<CacheError> for FsError {
     fn from(error: CacheError) -> FsError {
         match error {
             // The cache is asked for inodes, never for names.
-            CacheError::NotFound => FsError::Stale,
+            CacheError::NotFound | CacheError::Stale => FsError::Stale,
             CacheError::TooLarge => FsError::TooLarge,
             CacheError::NoSpace => FsError::NoSpace,
             CacheError::ReadOnly => FsError::ReadOnly,

@@ -16,6 +16,7 @@ mod records;
 mod rename;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod versions;
 pub mod xattr;
 
 use std::collections::BTreeSet;

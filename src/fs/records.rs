@@ -16,6 +16,8 @@ use crate::base::sizes::NAME_MAX;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Inode, Record};
+use crate::history::map::Contents;
+use crate::history::versions::At;
 use crate::history::{Transaction, View};
 
 /// Where records are read: the state as it stands, or as an operation in progress sees it.
@@ -33,6 +35,16 @@ impl Source for View<'_> {
 
     fn each(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Record) -> bool) -> Result<(), FsError> {
         Ok(self.scan(from, to, |key, record| visit(key, record))?)
+    }
+}
+
+impl Source for At<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, FsError> {
+        Ok(Contents::get(self, key)?)
+    }
+
+    fn each(&self, from: Key, to: Key, mut visit: impl FnMut(&Key, &Record) -> bool) -> Result<(), FsError> {
+        Ok(Contents::scan(self, from, to, &mut |key, record| visit(key, record))?)
     }
 }
 

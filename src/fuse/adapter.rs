@@ -1,8 +1,8 @@
 //! The kernel's requests as calls of [`Fs`], and its values as replies. One method a request, no decisions.
 //!
 //! Every method copies what must outlive it (names; data only if the write has to wait), and hands a future to
-//! `reply::answer`. File handles are not used: a request's inode says all. Lookup
-//! counts are kept in `lookups`.
+//! `reply::answer`. File handles are not used on a writing mount: a request's inode says all. On a follower a file's
+//! handle is the version that it was opened in. Lookup counts are kept in `lookups`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -28,9 +28,11 @@ use crate::base::{Ino, Timestamp};
 use crate::fs::{
     Attributes, Caller, Entry, Fs, FsError, Privileges, RenameMode, Seek, SetAttributes, SetTime, SpaceUse,
 };
+use crate::history::versions::VersionId;
 
 /// Inode numbers are never used again (rule E1), so generations tell nothing.
 pub const GENERATION: Generation = Generation(0);
+/// Of every open file on a writing mount, and of directories.
 pub const HANDLE: FileHandle = FileHandle(0);
 
 /// What stat tells as the preferred size of I/O. Python and stdio allocate a buffer of this size for every file they
@@ -56,7 +58,13 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>, kernel: Arc<KernelCache>, runtime: Handle, options: &MountOptions) -> Adapter {
+    pub fn new(
+        fs: Arc<Fs>,
+        kernel: Arc<KernelCache>,
+        lookups: Arc<Lookups>,
+        runtime: Handle,
+        options: &MountOptions,
+    ) -> Adapter {
         let ttl = options.ttl();
         // close never waits and never fails here, so the kernel need not ask at each.
         let mut file_flags = FopenFlags::FOPEN_NOFLUSH;
@@ -65,7 +73,7 @@ impl Adapter {
             file_flags |= FopenFlags::FOPEN_KEEP_CACHE;
             directory_flags |= FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
         }
-        Adapter { fs, lookups: Arc::default(), kernel, runtime, ttl, file_flags, directory_flags }
+        Adapter { fs, lookups, kernel, runtime, ttl, file_flags, directory_flags }
     }
 
     fn answer<R, T, F>(
@@ -162,6 +170,11 @@ impl Adapter {
 
 fn ino(number: INodeNo) -> Ino {
     Ino(number.0)
+}
+
+/// What a follower's open file reads.
+fn version(handle: FileHandle) -> Option<VersionId> {
+    (handle != HANDLE).then_some(VersionId(handle.0))
 }
 
 fn owned(name: &OsStr) -> Box<[u8]> {
@@ -487,9 +500,18 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, file_flags) = (caller(request), self.file_flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        let operation = async move |fs: Arc<Fs>| fs.open(ino(number), truncate, writes(flags), caller).await;
-        self.answer_contents(Terms::bounded("open"), number, reply, operation, move |reply| {
-            reply.opened(HANDLE, file_flags);
+        let operation = async move |fs: Arc<Fs>| {
+            let privileges = fs.open(ino(number), truncate, writes(flags), caller).await?;
+            Ok((privileges, fs.hold(ino(number))?))
+        };
+        let kernel = self.kernel.clone();
+        self.answer(Terms::bounded("open"), reply, operation, move |reply, (privileges, held)| {
+            kernel.contents_changed(ino(number), privileges);
+            match held {
+                // The kernel's pages are one set a file, and this is one of several versions: past them.
+                Some(version) => reply.opened(FileHandle(version.0), file_flags | FopenFlags::FOPEN_DIRECT_IO),
+                None => reply.opened(HANDLE, file_flags),
+            }
         });
     }
 
@@ -517,14 +539,20 @@ impl Filesystem for Adapter {
         &self,
         _: &Request,
         number: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let operation = async move |fs: Arc<Fs>| fs.read(ino(number), offset, size).await;
+        // Direct I/O names an owner. A read without one fills pages, which memory maps of all versions share: they
+        // show the newest.
+        let version = version(handle).filter(|_| owner.is_some());
+        let operation = async move |fs: Arc<Fs>| match version {
+            Some(version) => fs.read_version(ino(number), version, offset, size).await,
+            None => fs.read(ino(number), offset, size).await,
+        };
         self.answer(Terms::bounded("read"), reply, operation, |reply, bytes| reply.data(&bytes));
     }
 
@@ -570,12 +598,15 @@ impl Filesystem for Adapter {
         &self,
         _: &Request,
         number: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if let Some(version) = version(handle) {
+            guarded("release", || self.fs.let_go(version));
+        }
         self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
     }
 
@@ -671,7 +702,7 @@ impl Filesystem for Adapter {
         self.answer_contents(Terms::bounded("fallocate"), number, reply, operation, ReplyEmpty::ok);
     }
 
-    fn lseek(&self, _: &Request, number: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, _: &Request, number: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let operation = async move |fs: Arc<Fs>| {
             let seek = match whence {
                 libc::SEEK_DATA => Seek::Data,
@@ -680,7 +711,10 @@ impl Filesystem for Adapter {
                 _ => return Err(FsError::Invalid),
             };
             let offset = u64::try_from(offset).map_err(|_| FsError::NoDataThere)?;
-            fs.lseek(ino(number), offset, seek).await
+            match version(handle) {
+                Some(version) => fs.lseek_version(ino(number), version, offset, seek),
+                None => fs.lseek(ino(number), offset, seek).await,
+            }
         };
         self.answer(Terms::bounded("lseek"), reply, operation, |reply, offset| match i64::try_from(offset) {
             Ok(offset) => reply.offset(offset),
@@ -832,7 +866,13 @@ mod tests {
     }
 
     fn adapter(fs: Fs) -> Adapter {
-        Adapter::new(Arc::new(fs), Arc::default(), Handle::current(), &MountOptions::new("file:///v", "/mnt"))
+        Adapter::new(
+            Arc::new(fs),
+            Arc::default(),
+            Arc::default(),
+            Handle::current(),
+            &MountOptions::new("file:///v", "/mnt"),
+        )
     }
 
     fn is_told(adapter: &Adapter, ino: Ino) -> bool {

@@ -19,6 +19,16 @@ impl Lookups {
         *self.0.lock().entry(ino).or_default() += 1;
     }
 
+    /// Does the kernel know this inode?
+    pub fn knows(&self, ino: Ino) -> bool {
+        self.0.lock().contains_key(&ino)
+    }
+
+    /// All inodes that the kernel knows.
+    pub fn all(&self) -> Vec<Ino> {
+        self.0.lock().keys().copied().collect()
+    }
+
     /// The kernel forgot `count` of what it was told. If it knows nothing of the inode any more, `last` is run, and
     /// nobody is told of the inode before it returns. This lock comes before those of the rooms below.
     pub fn forgotten(&self, ino: Ino, count: u64, last: impl FnOnce()) {

@@ -24,7 +24,8 @@ use tokio::sync::watch;
 
 use crate::fs::Fs;
 use adapter::Adapter;
-use kernel_cache::KernelCache;
+use kernel_cache::{Invalidator, KernelCache};
+use lookups::Lookups;
 use mountpoint::Place;
 
 pub use adapter::{BLOCK, GENERATION, HANDLE, file_type};
@@ -34,8 +35,36 @@ pub use options::{MountOptions, WRITER_TTL, negotiate};
 /// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
 pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> {
     let kernel = Arc::new(KernelCache::default());
-    let adapter = Adapter::new(fs, kernel.clone(), Handle::current(), &options);
-    attach(adapter, &options, |notifier| kernel.reach(notifier))
+    let lookups: Arc<Lookups> = Arc::default();
+    let invalidator = fs.history.is_follower().then(Invalidator::new);
+    if let Some(invalidator) = invalidator.clone() {
+        fs.history.on_change(Box::new(move |changed| invalidator.changed(changed)));
+    }
+    let adapter = Adapter::new(fs, kernel.clone(), lookups.clone(), Handle::current(), &options);
+    let mounted = attach(adapter, &options, |notifier| kernel.reach(notifier))?;
+    if let Some(invalidator) = invalidator {
+        start(invalidator, kernel, lookups, mounted.ended.clone())?;
+    }
+    Ok(mounted)
+}
+
+/// Tells the kernel of what other machines change, until the session is over.
+fn start(
+    invalidator: Arc<Invalidator>,
+    kernel: Arc<KernelCache>,
+    lookups: Arc<Lookups>,
+    mut ended: watch::Receiver<Ended>,
+) -> Result<(), MountError> {
+    let thread = invalidator.clone();
+    std::thread::Builder::new()
+        .name("fuse-invalidator".into())
+        .spawn(move || thread.run(&kernel, &lookups))
+        .map_err(|e| MountError::system("the thread that tells the kernel of changes cannot start", e))?;
+    tokio::spawn(async move {
+        let _ = ended.wait_for(Option::is_some).await;
+        invalidator.end();
+    });
+    Ok(())
 }
 
 /// Mounts any fuser filesystem the way [`mount`] does: what the drive is measured against shares all but the files.

@@ -27,7 +27,7 @@ pub const WRITER_TTL: Duration = Duration::from_secs(3600);
 /// Not asked for: WRITEBACK_CACHE (fsync order and sizes would be the kernel's to tell), POSIX_ACL and DONT_MASK (the
 /// kernel applies the umask), locks (the kernel keeps advisory locks itself, one machine writes), AUTO_INVAL_DATA
 /// (nobody else writes), SETXATTR_EXT (fuser 0.18 panics on it).
-const CAPABILITIES: [InitFlags; 9] = [
+const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -38,6 +38,8 @@ const CAPABILITIES: [InitFlags; 9] = [
     // Without it every write asks for security.capability first. It makes the clearing of setuid bits our duty.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_CACHE_SYMLINKS,
+    // A follower's files are read past the kernel's pages; with it they can be mapped all the same.
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
 ];
 
 /// One mount.

@@ -5,6 +5,7 @@
 //! into a range begins at most [`EXTENT_MAX`] before it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::View;
 use super::transaction::Transaction;
@@ -13,6 +14,24 @@ use crate::base::sizes::EXTENT_MAX;
 use crate::format::key::Key;
 use crate::format::record::{Head, INLINE_PIECES, Piece, Record};
 use crate::index::IndexError;
+
+/// Where a file's records are read: the state as it is now, or as it was when the file was opened.
+pub trait Contents {
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError>;
+
+    /// Records from `from` to `to`, both inclusive, in key order; `visit` returns false to stop.
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError>;
+}
+
+impl Contents for View<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
+        View::get(self, key)
+    }
+
+    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(&Key, &Arc<Record>) -> bool) -> Result<(), IndexError> {
+        View::scan(self, from, to, visit)
+    }
+}
 
 impl Piece {
     pub fn end(&self) -> u64 {
@@ -61,7 +80,7 @@ fn spilled(
 }
 
 /// Pieces that reach into `range`, in order, cut to it.
-pub fn pieces(view: &View<'_>, ino: Ino, head: &Head, range: Range<u64>) -> Result<Vec<Piece>, IndexError> {
+pub fn pieces(contents: &impl Contents, ino: Ino, head: &Head, range: Range<u64>) -> Result<Vec<Piece>, IndexError> {
     if range.is_empty() {
         return Ok(Vec::new());
     }
@@ -69,7 +88,7 @@ pub fn pieces(view: &View<'_>, ino: Ino, head: &Head, range: Range<u64>) -> Resu
         return Ok(head.pieces.iter().filter_map(|piece| piece.within(&range)).collect());
     }
     let pieces = spilled(&range, |from, to, found| {
-        view.scan(Key::map(ino, from), Key::map(ino, to), |_, record| {
+        contents.scan(Key::map(ino, from), Key::map(ino, to), &mut |_, record| {
             if let Record::Map(piece) = &**record {
                 found(*piece);
             }

@@ -16,13 +16,15 @@
 //!   still send it (C1: what the state at the cut names is pinned).
 
 pub mod fold;
+pub mod follow;
 pub mod map;
 pub mod overlay;
 pub mod transaction;
+pub mod versions;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
@@ -38,6 +40,7 @@ use fold::{Fold, Folded, Usage};
 use overlay::{Orphan, Overlay, Unindexed};
 use transaction::Effects;
 pub use transaction::Transaction;
+use versions::Versions;
 
 /// With so many records in the overlay, the durable end is hurried along: what the index takes in one batch costs memory
 /// until it is done, and more than the records do.
@@ -66,6 +69,9 @@ pub struct State {
     /// When the oldest change of the round under way was made, and the inodes that it changes.
     sending_since: Option<tokio::time::Instant>,
     sending: HashSet<Ino>,
+    /// A follower's open files, and how many commits it has made visible.
+    versions: Versions,
+    followed: Position,
 }
 
 pub struct History {
@@ -76,6 +82,8 @@ pub struct History {
     read_only: AtomicBool,
     /// Something waits for the vault now.
     changed: Notify,
+    /// Who is told when a commit of another machine changes contents.
+    listener: OnceLock<follow::Listener>,
 }
 
 /// Read access to records: the state as it is now, orphans included. Holds the lock in shared mode: look, do not wait.
@@ -165,6 +173,8 @@ impl History {
             dying_before: Vec::new(),
             sending_since: None,
             sending: HashSet::new(),
+            versions: Versions::default(),
+            followed: Position(0),
         };
         History {
             state: RwLock::new(state),
@@ -172,6 +182,7 @@ impl History {
             clock,
             read_only: AtomicBool::new(read_only),
             changed: Notify::new(),
+            listener: OnceLock::new(),
         }
     }
 

@@ -235,6 +235,13 @@ impl Overlay {
         true
     }
 
+    /// The index holds another state now, which `mark` describes, and nothing lies above it.
+    pub fn begin(&mut self, mark: &Mark) {
+        self.recent.clear();
+        self.steps.clear();
+        self.mark = Mark { block: None, clean: false, ..mark.clone() };
+    }
+
     /// Is there nothing that the index has not been given?
     pub fn is_given(&self) -> bool {
         self.steps.is_empty()

@@ -395,6 +395,45 @@ impl Index {
         }
     }
 
+    /// Begins another state beside the one that this holds, while that is read: one that replaces it, or, with `over`,
+    /// one that lies over it and hides the records of like keys.
+    pub fn beside(&self, over: bool) -> Result<Beside, IndexError> {
+        Ok(Beside { writer: BaseWriter::create(&self.ground)?, live: (!over).then(Live::default) })
+    }
+
+    /// Makes it safe. Nobody may apply from here until it took the place of the one before; `before` is the mark of that
+    /// one, `mark` of the new one. After a crash this one counts, whether it had taken its place or not.
+    pub fn prepare(&self, beside: Beside, before: &Mark, mark: &Mark) -> Result<Prepared, IndexError> {
+        if beside.live.is_none() && self.applied.load(Ordering::Relaxed) > 0 {
+            self.compact(before)?;
+        }
+        let over = beside.live.is_none();
+        let base = beside.writer.finish()?.map(Arc::new);
+        let (number, kept) = {
+            let layers = self.layers.read();
+            (layers.number, if over { layers.bases.clone() } else { Vec::new() })
+        };
+        let bases = base.into_iter().chain(kept).collect();
+        let layers = begin_table(&self.ground, number + 1, bases, mark)?;
+        Ok(Prepared { layers, highest: mark.highest })
+    }
+
+    /// Puts it in the place of the one before. Nobody may look meanwhile: whoever calls holds history's lock. What is
+    /// returned is to be dropped outside, and [`Index::tidy`] called.
+    pub fn replace(&self, prepared: Prepared) -> Replaced {
+        let old = std::mem::replace(&mut *self.layers.write(), prepared.layers);
+        self.applied.store(0, Ordering::Relaxed);
+        self.highest.fetch_max(prepared.highest.0, Ordering::Relaxed);
+        let hot = LruCache::new(NonZeroUsize::new(HOT).expect("not zero"));
+        let hot = std::mem::replace(&mut *self.hot.lock(), hot);
+        Replaced { _layers: old, _hot: hot }
+    }
+
+    /// Removes what a replaced state left on the disk.
+    pub fn tidy(&self) {
+        self.remove_leftovers();
+    }
+
     fn notice(&self, error: &IndexError) {
         if matches!(error, IndexError::Damaged(_)) && !self.damaged.swap(true, Ordering::Relaxed) {
             log::error!("{error}");
@@ -448,6 +487,40 @@ impl Live {
         }
         true
     }
+}
+
+/// A state that is made beside the one that an index holds. Dropped before it is prepared, it leaves a file that
+/// nothing names.
+pub struct Beside {
+    writer: BaseWriter,
+    /// `None` if it lies over what is there.
+    live: Option<Live>,
+}
+
+impl Beside {
+    /// Keys rise. `None` is a deletion: it hides what lies below.
+    pub fn push(&mut self, key: &Key, record: Option<&Record>) -> Result<(), IndexError> {
+        if let Some(live) = &mut self.live
+            && !record.is_some_and(|record| live.keeps_record(key, record))
+        {
+            return Ok(());
+        }
+        let mut value = Vec::new();
+        table::write_value(record, &mut value);
+        self.writer.push(&key.to_bytes(), &value)
+    }
+}
+
+/// A state that is safe and about to take its place.
+pub struct Prepared {
+    layers: Layers,
+    highest: Ino,
+}
+
+/// What was there before.
+pub struct Replaced {
+    _layers: Layers,
+    _hot: LruCache<Key, Option<Arc<Record>>>,
 }
 
 /// Makes an index from all records of a state at once, in key order.

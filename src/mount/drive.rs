@@ -18,9 +18,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::follower::{self, Follower, Trouble as Behind};
 use super::indexer::{Indexer, Ready};
 use crate::base::disk::Disk;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
@@ -91,6 +92,13 @@ pub struct DriveOptions {
     pub journal_bytes: u64,
     /// When a checkpoint is made.
     pub checkpoint: When,
+    /// How often a read-only mount looks whether the vault has gone on, seconds.
+    #[serde(default = "follow_seconds")]
+    pub follow_seconds: u64,
+}
+
+fn follow_seconds() -> u64 {
+    follower::EVERY.as_secs()
 }
 
 /// What `dripfs status --json` prints.
@@ -114,6 +122,9 @@ pub struct Status {
     /// Vault id, sequence and chain hash, as `--pin` will take it.
     pub pin: String,
     pub last_commit_age_seconds: f64,
+    /// On a read-only mount: how long ago the log was last looked at to its end.
+    #[serde(default)]
+    pub followed_seconds_ago: Option<f64>,
     pub cache: CacheStatus,
     pub journal_bytes: u64,
     pub remote: RemoteStatus,
@@ -218,6 +229,8 @@ pub struct Drive {
     opened: Opened,
     /// `None` on a read-only mount.
     writer: Option<Writer>,
+    /// `None` on a writing mount.
+    reader: Option<Reader>,
     durability: Durability,
 }
 
@@ -306,6 +319,14 @@ impl Parts {
     }
 }
 
+struct Reader {
+    follower: Arc<Follower>,
+    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    stop: CancellationToken,
+    /// Dropped with the drive, it ends the task.
+    _ends: DropGuard,
+}
+
 struct Writer {
     journal: Arc<Journal>,
     indexer: Arc<Indexer>,
@@ -323,16 +344,30 @@ struct Writer {
 }
 
 impl Drive {
-    fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, options: &DriveOptions) -> Drive {
-        let last_commit = ready.walked.commit.time;
-        let history = Arc::new(History::new(ready.index, &ready.mark, None, world.clock.clone(), Epoch(0)));
+    fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, pins: PinFile, options: &DriveOptions) -> Drive {
+        let Ready { index, mark, walked, .. } = ready;
+        let opened = Opened { pin, last_commit: walked.commit.time, notices: Vec::new() };
+        let history = Arc::new(History::new(index.clone(), &mark, None, world.clock.clone(), Epoch(0)));
         let downloads = downloads(&world, &keys, None);
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
-        let fs = Arc::new(Fs::new(history.clone(), keys, cache.clone(), Safety::Nothing));
-        let opened = Opened { pin, last_commit, notices: Vec::new() };
+        let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), Safety::Nothing));
         let (disk, state_dir) = (world.disk.clone(), options.state.clone());
         let (store, clock, durability) = (world.store, world.clock, options.durability);
-        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, durability }
+        let parts = follower::Parts {
+            store: store.clone(),
+            keys,
+            history: history.clone(),
+            index,
+            pins,
+            clock: clock.clone(),
+            every: Duration::from_secs(options.follow_seconds.max(1)),
+        };
+        let follower = Follower::new(parts, &walked, pin, mark);
+        cache.look_out(follower.clone());
+        let stop = CancellationToken::new();
+        let task = Mutex::new(Some(tokio::spawn(follower.clone().run(stop.clone()))));
+        let reader = Some(Reader { follower, task, _ends: stop.clone().drop_guard(), stop });
+        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, reader, durability }
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -389,7 +424,19 @@ impl Drive {
             Writer { journal, indexer, rounds, offline, notifier, pins, stop_rounds, stop, rounds_task, tasks };
         let (store, clock, durability) = (world.store, world.clock, options.durability);
         let (disk, state_dir) = (world.disk, options.state.clone());
-        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: Some(writer), durability }
+        Drive {
+            fs,
+            store,
+            cache,
+            history,
+            clock,
+            disk,
+            state_dir,
+            opened,
+            writer: Some(writer),
+            reader: None,
+            durability,
+        }
     }
 
     /// Returns when everything written before the call is in the vault. `progress` is called now and then.
@@ -412,7 +459,7 @@ impl Drive {
     /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If nobody wants to wait
     /// for this any more, drop it and call [`Drive::give_up`].
     pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
-        let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
+        let Some(writer) = &self.writer else { return Ok(self.stop_following().await) };
         let drained = self.drain(writer, &mut progress).await;
         progress(self.pending());
         writer.stop_rounds.cancel();
@@ -478,6 +525,29 @@ impl Drive {
     /// What whoever mounts should be told: what was set aside or accepted.
     pub fn notices(&self) -> &[String] {
         &self.opened.notices
+    }
+
+    async fn stop_following(&self) -> Closed {
+        if let Some(reader) = &self.reader {
+            reader.stop.cancel();
+            let task = reader.task.lock().take();
+            if let Some(task) = task
+                && let Err(error) = task.await
+            {
+                log::error!("following: {error}");
+            }
+            reader.follower.finish().await;
+        }
+        Closed::Drained
+    }
+
+    /// On a read-only mount: looks for the newest state, after this call. True if it is visible now; if it could not be
+    /// had, or not in time, status may tell why.
+    pub async fn look(&self) -> bool {
+        match &self.reader {
+            Some(reader) => reader.follower.look_now().await,
+            None => true,
+        }
     }
 
     /// Ends without waiting for the vault: what is dirty goes to the journal, and that to the disk, as far as they take
@@ -549,12 +619,14 @@ impl Drive {
         let Progress { pending_files, pending_bytes } = self.pending();
         let counts = self.cache.counts();
         let requests = self.store.counts();
-        let (pin, commit) = match &self.writer {
-            Some(writer) => {
+        let told = self.reader.as_ref().map(|reader| reader.follower.told());
+        let (pin, commit) = match (&self.writer, &told) {
+            (Some(writer), _) => {
                 let time = writer.rounds.get().map_or(self.opened.last_commit, |rounds| rounds.chain.lock().time);
                 (writer.pins.get().unwrap_or(self.opened.pin), time)
             }
-            None => (self.opened.pin, self.opened.last_commit),
+            (None, Some(told)) => (told.pin, told.commit),
+            (None, None) => (self.opened.pin, self.opened.last_commit),
         };
         let now = self.clock.now();
         Status {
@@ -570,6 +642,7 @@ impl Drive {
             epoch: pin.epoch.0,
             pin: pin.to_string(),
             last_commit_age_seconds: (now.secs - commit.secs).max(0) as f64,
+            followed_seconds_ago: told.map(|told| told.looked.elapsed().as_secs_f64()),
             cache: CacheStatus {
                 bytes: counts.clean_bytes,
                 entries: counts.entries,
@@ -600,7 +673,16 @@ impl Drive {
     }
 
     fn state(&self) -> (&'static str, Option<String>) {
-        let Some(writer) = &self.writer else { return ("read-only", None) };
+        let outage = || self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
+        let Some(writer) = &self.writer else {
+            let trouble = self.reader.as_ref().and_then(|reader| reader.follower.told().trouble);
+            return match (trouble, outage()) {
+                (Some(Behind::Outage(why)), outage) => ("outage", Some(outage.unwrap_or(why))),
+                (Some(trouble), _) => ("read-only", Some(trouble.to_string())),
+                (None, Some(why)) => ("outage", Some(why)),
+                (None, None) => ("read-only", None),
+            };
+        };
         if let Some(why) = writer.notifier.ended() {
             let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
             return (state, Some(why));
@@ -610,8 +692,7 @@ impl Drive {
         {
             return ("offline", Some(offline.reason()));
         }
-        let outage = self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
-        match (writer.journal.trouble(), outage) {
+        match (writer.journal.trouble(), outage()) {
             (Some(Trouble::DiskFull(why)), _) => {
                 ("disk-full", Some(format!("this machine's disk is full: {why}; free space on it")))
             }

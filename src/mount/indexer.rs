@@ -212,16 +212,34 @@ pub async fn make(
     keep: impl Fn(&Key) -> bool,
 ) -> Result<Ready, VaultError> {
     let began = Instant::now();
-    let records = std::mem::take(&mut walked.records);
-    let mut mark = Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) };
+    let mut mark = empty(&walked);
     let mut builder = Builder::new(ground)?;
-    let mut put = |key: &Key, record: &Arc<Record>| -> Result<(), IndexError> {
+    each_record(store, keys, &mut walked, |key, record| {
         if !keep(key) {
             return Ok(());
         }
         mark.count(*key, record, true);
         builder.push(key, record)
-    };
+    })
+    .await?;
+    let index = builder.finish(&mark)?;
+    log::info!("made the index of {} inodes from the vault in {:?}", mark.inodes, began.elapsed());
+    Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
+}
+
+/// The mark of an index that will hold what a walk found, before its records are counted.
+pub(super) fn empty(walked: &Walked) -> Mark {
+    Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) }
+}
+
+/// All records of the state that a walk found, in key order; takes those that it brought.
+pub(super) async fn each_record(
+    store: &Store,
+    keys: &Keys,
+    walked: &mut Walked,
+    mut put: impl FnMut(&Key, &Arc<Record>) -> Result<(), IndexError>,
+) -> Result<(), VaultError> {
+    let records = std::mem::take(&mut walked.records);
     let mut newer = records.iter().peekable();
     if let Some(base) = &walked.base {
         let mut older = Records::new(store, keys, base);
@@ -238,9 +256,7 @@ pub async fn make(
     for (key, record) in newer {
         record.iter().try_for_each(|record| put(key, record))?;
     }
-    let index = builder.finish(&mark)?;
-    log::info!("made the index of {} inodes from the vault in {:?}", mark.inodes, began.elapsed());
-    Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
+    Ok(())
 }
 
 /// Where commits put extents.

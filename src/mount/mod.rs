@@ -4,6 +4,7 @@ pub mod background;
 pub mod control;
 pub mod drive;
 pub mod error;
+pub mod follower;
 pub mod indexer;
 mod kernel;
 pub mod mountpoint;

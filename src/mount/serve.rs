@@ -506,6 +506,7 @@ mod tests {
                     dirty_bytes: 2,
                     journal_bytes: 3,
                     checkpoint: Default::default(),
+                    follow_seconds: 5,
                 },
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),

@@ -1,7 +1,8 @@
 //! The vault: how one begins, is opened, and goes forward.
 //!
 //! [`init`] makes one, [`unlock`] opens its header, [`walk`] reads its log to the end, [`epoch`] begins a writer's
-//! reign, [`aside`] keeps what the vault can not take any more, [`round`] moves it forward commit by commit, [`checkpoint`] folds what the log came to, [`pin`] remembers
+//! reign, [`aside`] keeps what the vault cannot take any more, [`round`] moves it forward commit by commit, [`follow`]
+//! tells readers how it goes on, [`checkpoint`] folds what the log came to, [`pin`] remembers
 //! its newest state on this machine.
 //! Does not own: what changes mean (history), where sealed bytes wait (journal), how objects travel (store, upload).
 
@@ -9,6 +10,7 @@ pub mod aside;
 pub mod checkpoint;
 pub mod epoch;
 pub mod error;
+pub mod follow;
 pub mod init;
 pub mod pin;
 pub mod round;

@@ -101,6 +101,26 @@ impl Vault {
         self.mounted = true;
     }
 
+    /// Mounts another one's vault read-only, as a machine of its own beside it.
+    pub fn follow(&mut self, other: &Vault, options: &[&str]) {
+        let mut command = self.dripfs(["mount", "--read-only", "--background"]);
+        command.arg("--state").arg(&self.state);
+        command.args(options).arg(other.remote()).arg(self.mountpoint());
+        succeed(&mut command);
+        self.mounted = true;
+    }
+
+    /// What `dripfs status --json` says of this mount.
+    pub fn status(&self) -> serde_json::Value {
+        let output = succeed(self.dripfs(["status", "--json"]).arg(self.mountpoint()));
+        serde_json::from_slice(&output.stdout).expect("status is JSON")
+    }
+
+    /// Returns once everything that was done on the mount is in the vault.
+    pub fn sync(&self) {
+        succeed(self.dripfs(["sync"]).arg(self.mountpoint()));
+    }
+
     /// Unmounts; returns once everything is in the vault.
     pub fn umount(&mut self) {
         let mountpoint = self.mountpoint();

@@ -31,6 +31,8 @@
 //! - Every read: bytes that the file had at some instant between call and return.
 //! - Every call ends within an hour of simulated time; a drive that nobody fenced stays writable, also
 //!   when its disk failed to write.
+//! - Of a machine that follows (see `follower.rs`): at each look what is demanded of the vault; open files stay as they
+//!   were.
 //! - Everything readable at every look: no object is missing or fails to open.
 //!
 //! What it cannot see: threads (locks in the wrong order, races between real threads: everything runs in one), the
@@ -44,6 +46,7 @@
 //! (20). DRIPFS_SIM_FROM: the first seed (1; `clock` takes one from the clock, and prints it). DRIPFS_SIM_SEED: one seed, told step by step.
 //! DRIPFS_SIM_PLANT: this planted bug alone.
 
+mod follower;
 mod life;
 mod line;
 mod model;

@@ -51,7 +51,7 @@ impl Floor {
         *floor = (*floor).max(to);
     }
 
-    fn raise(&mut self, other: &Floor) {
+    pub fn raise(&mut self, other: &Floor) {
         self.raise_names(other.names);
         other.files.iter().for_each(|(ino, to)| self.raise_file(*ino, *to));
     }
@@ -132,19 +132,26 @@ impl Oracle {
 
     /// The vault as another machine finds it. What it shows, it shows for ever.
     pub fn look(&mut self, found: &Found, what: &str) -> Result<u64, String> {
-        let at = self.find(found, &self.vault, false).map_err(|why| format!("{what}: promise 3: {why}"))?;
-        self.vault.raise_names(at);
+        let floor = self.vault.clone();
+        self.followed(found, &floor).map(|seen| seen.names).map_err(|why| format!("{what}: {why}"))
+    }
+
+    /// As [`Oracle::look`], not older than `floor`: what had been seen when the look began. Returns what was seen.
+    pub fn followed(&mut self, found: &Found, floor: &Floor) -> Result<Floor, String> {
+        let at = self.find(found, floor, false).map_err(|why| format!("promise 3: {why}"))?;
+        let mut seen = Floor { names: at, files: BTreeMap::new() };
         for (ino, contents) in &found.files {
-            let since = self.vault.files.get(ino).copied().unwrap_or_default();
+            let since = floor.files.get(ino).copied().unwrap_or_default();
             let versions = self.versions.get(ino).map(Vec::as_slice).unwrap_or_default();
             let matching = versions.iter().enumerate().find(|(k, version)| {
                 version.contents == *contents && versions.get(k + 1).is_none_or(|next| next.from > since)
             });
             if let Some((_, version)) = matching {
-                self.vault.raise_file(*ino, version.from);
+                seen.raise_file(*ino, version.from);
             }
         }
-        Ok(at)
+        self.vault.raise(&seen);
+        Ok(seen)
     }
 
     /// A mount came back with this state. What it has not has never been. `local` is what its machine owes (promise 4),

@@ -8,6 +8,7 @@ use futures::future::try_join_all;
 use tokio::task::LocalSet;
 
 use super::PANICS;
+use super::follower::Follower;
 use super::life::{End, Plan};
 use super::sim::{Sim, born, found, runtime};
 
@@ -35,7 +36,10 @@ impl Sim {
         let local = LocalSet::new();
         let ends = local.block_on(&runtime, async {
             self.remote.begin();
-            try_join_all(chains.iter().map(|chain| self.chain(chain))).await
+            let follower = tokio::task::spawn_local(Follower::live(self.clone()));
+            let ends = try_join_all(chains.iter().map(|chain| self.chain(chain))).await;
+            follower.abort();
+            ends
         });
         runtime.block_on(async { self.remote.stop() });
         drop(local);
@@ -143,6 +147,10 @@ impl Sim {
     async fn last_look(&self) -> Result<(), String> {
         self.look("the last look").await?;
         let (there, sequence) = self.peek().await?;
+        let followed = self.follower.last_look(self).await?;
+        if (&followed.names, found(&followed).files) != (&there.names, found(&there).files) {
+            return Err("drained, but the follower shows something else".to_owned());
+        }
         let line = self.line_after(&self.remote.up_to(sequence));
         let mut model = line.model.borrow().clone();
         let orphans = std::mem::take(&mut model.orphans);

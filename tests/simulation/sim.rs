@@ -27,6 +27,7 @@ use dripfs::vault::pin::PinFile;
 use dripfs::vault::unlock::Unlocked;
 use object_store::path::Path;
 
+use super::follower::Follower;
 use super::line::Line;
 use super::model::{Contents, File, Kind, Model, Node, ROOT};
 use super::oracle::{Floor, Found, Oracle};
@@ -59,6 +60,7 @@ pub struct Sim {
     dice: RefCell<Dice>,
     pub remote: Arc<Remote>,
     pub machines: [Machine; 2],
+    pub follower: Follower,
     /// By the number of the life that came up. 0: what `init` made.
     pub lines: RefCell<BTreeMap<u64, Rc<Line>>>,
     lives: Cell<u64>,
@@ -232,6 +234,7 @@ impl Sim {
             dice: RefCell::new(dice),
             remote: Remote::new(seed ^ 0x5555, trouble),
             machines,
+            follower: Follower::new(seed),
             lines: RefCell::new(BTreeMap::from([(0, Rc::new(born))])),
             lives: Cell::new(0),
             looked: Cell::new(0),
@@ -321,6 +324,7 @@ impl Sim {
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
             checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
+            follow_seconds: 5,
         }
     }
 

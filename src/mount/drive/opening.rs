@@ -14,12 +14,13 @@ use crate::base::sizes::CLASS_MIN;
 use crate::base::{Clock, Epoch, Position, Random, Timestamp};
 use crate::crypto::secret::Passphrase;
 use crate::format::change::Note;
-use crate::format::commit::ChainLink;
+use crate::format::commit::{ChainLink, Hash};
 use crate::format::header::header_name;
 use crate::format::keys::Keys;
 use crate::history::{self, History};
 use crate::index::{self, SledTables, Tables};
 use crate::journal::Journal;
+use crate::mount::follower;
 use crate::mount::indexer::{self, Indexer, Looked, Ready};
 use crate::pipeline::Cpu;
 use crate::store::{Store, StoreError};
@@ -98,39 +99,22 @@ impl Drive {
         pins: PinFile,
         options: DriveOptions,
     ) -> Result<Drive, VaultError> {
+        if options.read_only {
+            return Drive::open_reader_in(world, unlocked, pins, options).await;
+        }
         let keys = Arc::new(unlocked.keys);
         let known = pins.get();
-        let recovered = match options.read_only {
-            true => None,
-            false => Some(Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?),
-        };
-        let dir = if options.read_only { index::READER_DIR } else { index::WRITER_DIR };
-        let ground = world.ground(&keys, dir);
-        let looked = indexer::look(&ground, &world.store, &keys, known.as_ref(), recovered.as_ref()).await;
+        let recovered = Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?;
+        let ground = world.ground(&keys, index::WRITER_DIR);
+        let looked = indexer::look(&ground, &world.store, &keys, known.as_ref(), Some(&recovered)).await;
         let (looked, accepted) = match looked {
             Err(VaultError::RolledBack(why)) if options.accept_rollback => {
-                (indexer::look(&ground, &world.store, &keys, None, recovered.as_ref()).await?, Some(why))
+                (indexer::look(&ground, &world.store, &keys, None, Some(&recovered)).await?, Some(why))
             }
             looked => (looked?, None),
         };
-        if looked.walked.header != unlocked.header {
-            return Err(VaultError::Tampered(format!(
-                "the header that opened (number {}) is not the one that the vault names (number {})",
-                unlocked.header.0, looked.walked.header.0
-            )));
-        }
-        let pin = Pin {
-            vault: keys.vault,
-            link: looked.walked.newest.link,
-            header: looked.walked.header.0,
-            epoch: looked.walked.newest.epoch.max(known.map_or(Epoch(0), |pin| pin.epoch)),
-        };
+        let pin = seen(&keys, unlocked.header, &looked.walked, known)?;
         let committed = looked.walked.commit.time.secs;
-        let Some(recovered) = recovered else {
-            let ready = indexer::prepare(ground, &world.store, &keys, known.as_ref(), looked).await?;
-            pins.see(pin)?;
-            return Ok(Drive::reader(world, keys, ready, pin, &options));
-        };
         let rolled_back = accepted.is_some();
         let mut opening = Opening { world, keys, pins, options, pin, rolled_back, notices: Vec::new() };
         if let (Some(why), Some(known)) = (accepted, known) {
@@ -145,6 +129,21 @@ impl Drive {
             log::warn!("{error}: this drive cannot be mounted without its store until that is written");
         }
         Ok(drive)
+    }
+
+    async fn open_reader_in(
+        world: World,
+        unlocked: Unlocked,
+        pins: PinFile,
+        options: DriveOptions,
+    ) -> Result<Drive, VaultError> {
+        let keys = Arc::new(unlocked.keys);
+        let known = pins.get();
+        let ground = || world.ground(&keys, index::READER_DIR);
+        let ready = follower::prepare(ground, &world.store, &keys, known.as_ref()).await?;
+        let pin = seen(&keys, unlocked.header, &ready.walked, known)?;
+        pins.see(pin)?;
+        Ok(Drive::reader(world, keys, ready, pin, pins, &options))
     }
 
     /// As [`Drive::open_in`], while the store does not answer, which is `why` (E4).
@@ -248,6 +247,22 @@ async fn knock(store: &Store, pin: Option<&Pin>) -> Result<(), StoreError> {
             Err(StoreError::Unavailable { name: store.url().to_owned(), why })
         }
     }
+}
+
+/// The vault's newest state as this machine remembers it. The header that it names must be the one that opened.
+fn seen(keys: &Keys, header: (u64, Hash), walked: &Walked, known: Option<Pin>) -> Result<Pin, VaultError> {
+    if walked.header != header {
+        return Err(VaultError::Tampered(format!(
+            "the header that opened (number {}) is not the one that the vault names (number {})",
+            header.0, walked.header.0
+        )));
+    }
+    Ok(Pin {
+        vault: keys.vault,
+        link: walked.newest.link,
+        header: walked.header.0,
+        epoch: walked.newest.epoch.max(known.map_or(Epoch(0), |pin| pin.epoch)),
+    })
 }
 
 fn real_world(store: Store, options: &DriveOptions) -> Result<World, VaultError> {
