@@ -5,7 +5,6 @@
 //! machine acknowledged and the successor had not found. A life that is overtaken must be fenced at its next commit.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use dripfs::index::IndexError;
 use dripfs::journal::{Journal, JournalError};
 use dripfs::mount::drive::{Closed, Drive};
 use dripfs::vault::VaultError;
+use dripfs::vault::aside::{self, SetAside};
 use dripfs::vault::pin::PinFile;
 
 use super::line::Line;
@@ -188,7 +188,7 @@ impl Sim {
             parent.successor.borrow_mut().get_or_insert_with(|| found.clone());
             parent.kept_by_successor()?;
         }
-        let asides = asides(disk);
+        let asides = asides(disk)?;
         if !own && !restored {
             self.check_aside(who, &found, &asides, disk)?;
         }
@@ -211,7 +211,7 @@ impl Sim {
         &self,
         who: Who,
         found: &Found,
-        asides: &BTreeSet<String>,
+        asides: &[SetAside],
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
         let Some(last) = self.last_line(who.machine) else { return Ok(()) };
@@ -230,9 +230,9 @@ impl Sim {
         }
         let newest = asides.last().expect("there are more than none");
         let keys = Arc::new(unlocked().keys);
-        let aside = Journal::recover(disk.clone(), &format!("aside/{newest}"), keys, Position(0));
+        let aside = Journal::recover(disk.clone(), &newest.journal(), keys, Position(0));
         let aside = aside.map_err(|error| format!("E3: the journal that was set aside: {error}"))?;
-        let kept = aside.took.and_then(|(_, cut)| cut).unwrap_or_default();
+        let kept = Position(newest.about.cut);
         if !aside.changes.iter().any(|(at, change)| *at > kept && !change.records.is_empty()) {
             return Err("E3: the journal that was set aside holds nothing that the vault lacks".to_owned());
         }
@@ -394,8 +394,7 @@ fn check_pending(parent: &Line, drive: &Drive) -> Result<(), String> {
     }
 }
 
-/// Names of the journals that were set aside, the oldest first.
-fn asides(disk: &SimulatedDisk) -> BTreeSet<String> {
-    let paths = disk.paths();
-    paths.iter().filter_map(|path| Some(path.strip_prefix("aside/")?.split_once('/')?.0.to_owned())).collect()
+/// The histories that were set aside, the oldest first.
+fn asides(disk: &SimulatedDisk) -> Result<Vec<SetAside>, String> {
+    aside::all(disk).map_err(|error| format!("E3: what was set aside: {error}"))
 }
