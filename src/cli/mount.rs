@@ -80,6 +80,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             dirty_bytes: options.dirty_bytes,
             journal_bytes: options.journal_bytes,
             checkpoint: When::default(),
+            gc: Default::default(),
         },
         init: args.init.then_some(new),
         kernel_words: options.kernel_words,

@@ -38,6 +38,7 @@ use crate::upload::notifier::Notifier;
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::{self, Reign};
+use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{Chain, Rounds};
 use crate::vault::unlock::{self, Unlocked};
@@ -89,6 +90,9 @@ pub struct DriveOptions {
     pub journal_bytes: u64,
     /// When a checkpoint is made.
     pub checkpoint: When,
+    /// When the vault is swept for what nobody needs, and how fast.
+    #[serde(default)]
+    pub gc: gc::Settings,
 }
 
 /// What `dripfs status --json` prints.
@@ -115,6 +119,14 @@ pub struct Status {
     pub cache: CacheStatus,
     pub journal_bytes: u64,
     pub remote: RemoteStatus,
+    /// What lies in the vault's segments: counted exactly by the last full merge, plus what this mount has sent since
+    /// (of which some may be dead already); without what commits carry themselves, and without checkpoints and the log.
+    /// `None` until this mount has made a full merge, unless it saw the vault from its beginning.
+    #[serde(default)]
+    pub vault: Option<VaultStatus>,
+    /// What this mount has removed from the vault.
+    #[serde(default)]
+    pub removed: gc::Removed,
     /// Files of which bytes could not be had since the mount began: paths from the root of the drive.
     pub damaged_files: Vec<String>,
 }
@@ -132,6 +144,14 @@ pub struct CacheStatus {
 pub struct RemoteStatus {
     pub requests: u64,
     pub errors: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VaultStatus {
+    /// Sealed bytes of files.
+    pub live_bytes: u64,
+    /// Bytes of the segments in which they lie, what is dead in them and padding included.
+    pub total_bytes: u64,
 }
 
 /// How far a drain has come: bytes and files still pending.
@@ -335,7 +355,8 @@ impl Drive {
         };
         journal.release(&vain);
         journal.committed(commit.cut);
-        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
+        let standing = commit.standing();
+        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time, standing };
         Ok(Drive::join(world, keys, history, indexer, journal, found, pins, reign, keeper, chain, options))
     }
 
@@ -385,6 +406,7 @@ impl Drive {
         };
         let rounds = Arc::new(Rounds {
             keeper,
+            requests: Default::default(),
             usage: Mutex::new(None),
             making: Mutex::new(None),
             keys,
@@ -406,6 +428,7 @@ impl Drive {
         let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
         tasks.spawn(sweep(cache.clone(), stop.clone()));
         tasks.spawn(indexer.clone().run(stop.clone()));
+        tasks.spawn(gc::run(rounds.clone(), options.gc, stop_rounds.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
         let writer = Writer { journal, indexer, rounds, notifier, pins, stop_rounds, stop, rounds_task, tasks };
@@ -567,6 +590,12 @@ impl Drive {
             },
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
             remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
+            vault: self
+                .writer
+                .as_ref()
+                .and_then(|writer| writer.rounds.keeper.volume())
+                .map(|volume| VaultStatus { live_bytes: volume.live, total_bytes: volume.total }),
+            removed: self.writer.as_ref().map(|writer| writer.rounds.requests.removed()).unwrap_or_default(),
             damaged_files: self.fs.damaged_files(),
         }
     }
@@ -680,6 +709,7 @@ async fn begin_reign(
         return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: "the journal did not begin".into() });
     };
     let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
+    epoch::check(&world.store, commit).await?;
     pins.set(Pin { link, epoch: reign.epoch, ..pin })?;
     journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
     Ok(link)

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Clock, ExtentId, Ino, Position};
+use crate::base::{Clock, ExtentId, Ino, Position, Sequence};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
@@ -26,7 +26,7 @@ use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::checkpoint::Records;
 use crate::vault::pin::Pin;
-use crate::vault::walk::{self, Walked};
+use crate::vault::walk::{self, NewestCommit, Walked};
 
 /// Records of one batch, about: the table keeps a copy of each page for each of them until the batch is done.
 const BATCH: usize = 1024;
@@ -37,6 +37,9 @@ const SYNC: Duration = Duration::from_secs(5);
 /// How long the applier waits for a disk that refuses, at first and at most.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How often a vault is read whose writer removes what is to be read.
+const TRIES: u32 = 4;
 
 /// An index at the vault's newest state, or ahead of it with the journal.
 pub struct Ready {
@@ -61,12 +64,38 @@ impl Ready {
 
 /// Reads the log from where the index on the disk stands, and makes the index one of the vault's newest state; makes it
 /// anew where it cannot be used. `recovered` is `None` on a read-only mount.
+///
+/// Another machine may make a checkpoint meanwhile, and remove what was to be read here: then it begins again (C6).
 pub async fn prepare(
     ground: Ground,
     store: &Store,
     keys: &Keys,
     pin: Option<&Pin>,
     recovered: Option<&Recovered>,
+) -> Result<Ready, VaultError> {
+    for number in 1.. {
+        let mut seen = None;
+        match prepare_once(ground.clone(), store, keys, pin, recovered, &mut seen).await {
+            Err(error @ VaultError::Tampered(_)) => match seen {
+                Some((newest, commit)) if number < TRIES && walk::has_moved(store, newest, &commit).await? => {
+                    log::info!("the vault has gone on meanwhile ({error}): reading it again");
+                }
+                _ => return Err(error),
+            },
+            other => return other,
+        }
+    }
+    unreachable!("the loop ends by itself")
+}
+
+/// `seen`: where the log ended, once that is known.
+async fn prepare_once(
+    ground: Ground,
+    store: &Store,
+    keys: &Keys,
+    pin: Option<&Pin>,
+    recovered: Option<&Recovered>,
+    seen: &mut Option<(Sequence, NewestCommit)>,
 ) -> Result<Ready, VaultError> {
     let found = match Index::open(ground.clone()) {
         Ok(found) => found,
@@ -88,10 +117,13 @@ pub async fn prepare(
         }
         drop(index);
         if !walked.continued {
+            *seen = Some((walked.newest.link.sequence, walked.commit.clone()));
             return make(ground, store, keys, walked).await;
         }
     }
-    make(ground, store, keys, walk::walk(store, keys, pin, None).await?).await
+    let walked = walk::walk(store, keys, pin, None).await?;
+    *seen = Some((walked.newest.link.sequence, walked.commit.clone()));
+    make(ground, store, keys, walked).await
 }
 
 enum Use {

@@ -171,6 +171,7 @@ mod tests {
             dirty_bytes: 1 << 20,
             journal_bytes: 1 << 24,
             checkpoint: Default::default(),
+            gc: Default::default(),
         };
         let result = Drive::open(store.clone(), passphrase.clone(), options.clone()).await.map(|_| ());
         assert!(matches!(&result, Err(VaultError::Store(StoreError::NoConditionalCreate(_)))), "{result:?}");

@@ -494,6 +494,7 @@ mod tests {
                     dirty_bytes: 2,
                     journal_bytes: 3,
                     checkpoint: Default::default(),
+                    gc: Default::default(),
                 },
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),
