@@ -47,6 +47,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
+        gc: Default::default(),
     }
 }
 

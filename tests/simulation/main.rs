@@ -20,6 +20,7 @@
 //! - Every read: bytes that the file had at some instant between call and return.
 //! - Every call ends within an hour of simulated time; a drive that nobody fenced and whose disk works stays writable.
 //! - Everything readable at every look: no object is missing or fails to open.
+//! - At the end, after a sweep: no object in the vault that nothing needs, no covered commit; no epoch record ever went.
 //!
 //! What it cannot see: threads (locks in the wrong order, races between real threads: everything runs in one), the
 //! kernel, real disks and providers, time-outs of real clocks, attributes beside mode, link count and mtime (owners,
@@ -32,6 +33,7 @@
 //! DRIPFS_SIM_PLANT: this planted bug alone.
 
 mod model;
+mod objects;
 mod oracle;
 mod remote;
 mod users;
@@ -47,8 +49,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dripfs::base::disk::Disk;
 use dripfs::base::disk::simulated::{Dice, SeededBytes, SimulatedDisk};
-use dripfs::base::{Clock, Ino, Random, Timestamp};
+use dripfs::base::{Clock, Ino, Random, Sequence, Timestamp};
 use dripfs::crypto::secret::{Key, Passphrase};
+use dripfs::format::commit::{Body, LogObject};
 use dripfs::format::header::{Cost, Header, header_name};
 use dripfs::format::keys::Keys;
 use dripfs::fs::{Fs, FsError};
@@ -57,6 +60,7 @@ use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability, World};
 use dripfs::pipeline::Cpu;
 use dripfs::store::Store;
 use dripfs::vault::checkpoint::keeper::When;
+use dripfs::vault::gc;
 use dripfs::vault::pin::PinFile;
 use dripfs::vault::unlock::Unlocked;
 use dripfs::vault::{VaultError, init};
@@ -73,6 +77,17 @@ use world::{Power, PoweredDisk};
 const LONG: Duration = Duration::from_secs(4 * 3600);
 /// What is older than this at a crash should be in the journal (3 s in memory, 5 s until fdatasync, and some).
 const AGED: Duration = Duration::from_secs(30);
+
+/// Sweeps come sooner than for a user: lives are short.
+const GC: gc::Settings = gc::Settings {
+    first: Duration::from_secs(40),
+    every: Duration::from_secs(200),
+    grace: Duration::from_secs(60),
+    requests: 20,
+};
+
+/// Then the users of the last life have long been done.
+const QUIET: Duration = Duration::from_secs(1000);
 
 /// One seed's world, over all its lives.
 pub struct Sim {
@@ -165,6 +180,21 @@ fn clock(passed: Duration) -> Clock {
     Clock::Simulated { wall, at: tokio::time::Instant::now() }
 }
 
+/// What the drive logs, while one seed is told.
+struct Told;
+
+impl log::Log for Told {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        print(&format!("                  {}: {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
 /// Past the capture that tests make of what is printed.
 fn print(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
@@ -235,6 +265,8 @@ struct Plan {
     calm: bool,
     /// It unmounts when the users are done.
     closes: bool,
+    /// Before that nothing happens for so long but what the drive does by itself.
+    lingers: Duration,
 }
 
 impl Sim {
@@ -293,7 +325,7 @@ impl Sim {
         self.dice.borrow_mut().chance(percent)
     }
 
-    fn options(&self, read_only: bool, remote: bool, takeover: bool) -> DriveOptions {
+    fn options(&self, read_only: bool, remote: bool, takeover: bool, gc: gc::Settings) -> DriveOptions {
         DriveOptions {
             state: "state".into(),
             read_only,
@@ -304,6 +336,7 @@ impl Sim {
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
             checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
+            gc,
         }
     }
 
@@ -324,13 +357,18 @@ impl Sim {
         }
     }
 
+    fn store(&self) -> Store {
+        let front = Front { remote: self.remote.clone(), power: None, machine: usize::MAX };
+        Store::over(Arc::new(front), "simulated:///")
+    }
+
     /// What the vault shows on a machine that has never seen it.
     async fn peek(&self) -> Result<Model, String> {
         let disk = SimulatedDisk::new(0);
         let front = Front { remote: self.remote.clone(), power: None, machine: usize::MAX };
         let world = self.world(front, disk.clone());
         let pins = PinFile::open(disk).map_err(|error| format!("the vault, from another machine: {error}"))?;
-        let drive = Drive::open_in(world, unlocked(), pins, self.options(true, false, false))
+        let drive = Drive::open_in(world, unlocked(), pins, self.options(true, false, false, GC))
             .await
             .map_err(|error| format!("the vault, from another machine: {error}"))?;
         observe(&drive.fs).await.map_err(|error| format!("the vault, from another machine: {error}"))
@@ -372,9 +410,11 @@ impl Sim {
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
         let front = Front { remote: self.remote.clone(), power: Some(power.clone()), machine: plan.machine };
         let world = self.world(front, powered.clone());
+        // The last life has one sweep, when all is quiet.
+        let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, ..GC } } else { GC };
         let opened = async {
             let pins = PinFile::open(powered)?;
-            Drive::open_in(world, unlocked(), pins, self.options(false, plan.remote, takeover)).await
+            Drive::open_in(world, unlocked(), pins, self.options(false, plan.remote, takeover, gc)).await
         };
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
         let drive = match opened {
@@ -422,6 +462,18 @@ impl Sim {
             worked = worked => worked?,
         }
         chance.abort();
+        if plan.lingers > Duration::ZERO && !power.is_gone() {
+            self.say(&format!("lingers for {:?}", plan.lingers));
+            if plan.calm {
+                power.hold();
+                life.close_all();
+            }
+            tokio::select! {
+                biased;
+                () = power.gone() => {}
+                () = tokio::time::sleep(plan.lingers) => {}
+            }
+        }
         if !power.is_gone() && plan.closes {
             return self.close(plan, &drive, power).await;
         }
@@ -496,6 +548,11 @@ impl Sim {
             remote: self.chance(25),
             calm,
             closes: calm || self.chance(50),
+            lingers: Duration::from_secs(match calm {
+                true => 2 * QUIET.as_secs(),
+                false if self.chance(30) => self.below(300),
+                false => 0,
+            }),
         }
     }
 
@@ -558,7 +615,22 @@ impl Sim {
         if there != model {
             return Err(format!("drained, but the vault's files are {there:?}, the model's {model:?}"));
         }
-        Ok(())
+        self.check_objects().await
+    }
+
+    /// After a sweep nothing lies in the remote that nobody needs (C6, D1, D2), and no epoch record ever went.
+    async fn check_objects(&self) -> Result<(), String> {
+        let keys = unlocked().keys;
+        for (location, bytes) in self.remote.deleted() {
+            let sequence = Sequence(location.filename().and_then(|name| name.parse().ok()).unwrap_or_default());
+            match LogObject::open(&keys, sequence, &bytes).map(|object| object.body) {
+                Ok(Body::Commit(_)) => {}
+                other => return Err(format!("{location} was deleted, and is {other:?}")),
+            }
+        }
+        let contents = self.remote.contents().await;
+        let names: Vec<String> = contents.iter().map(|(location, _)| location.to_string()).collect();
+        objects::check(self.store(), &keys, &names).await
     }
 }
 
@@ -593,6 +665,7 @@ fn number(name: &str) -> Option<u64> {
 fn histories() {
     born();
     if let Some(seed) = number("DRIPFS_SIM_SEED") {
+        drop(log::set_logger(&Told).map(|()| log::set_max_level(log::LevelFilter::Trace)));
         print(&format!("{:?}", history(seed, true, &mut Tally::default())));
         return history(seed, false, &mut Tally::default()).expect("the history is clean");
     }
@@ -661,6 +734,10 @@ fn plants() {
         "C3-commit-before-segments",
         "C4-own-by-name",
         "C5-replay-all",
+        "C6-epoch-removed",
+        "C6-inline-removed",
+        "D1-delete-at-once",
+        "D2-list-last",
     ];
     let only = std::env::var("DRIPFS_SIM_PLANT").ok();
     let mut missed = Vec::new();

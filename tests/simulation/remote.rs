@@ -1,8 +1,9 @@
 //! The remote of a simulation: one map of objects that outlives every machine, and the bad network before it.
 //!
 //! Owns the faults of the network: latency, errors before and after the effect, answers that never come, requests that
-//! are applied seconds later or twice, outages, listings that lack what is young. Invariant: whatever happens, an
-//! object that stands is never replaced (but the hint); that is what "create only if absent" promises.
+//! are applied seconds later or twice, outages, listings that lack what is young. Deletions have the same faults as puts.
+//! Invariant: whatever happens, an object that stands is never replaced (but the hint); that is what "create only if
+//! absent" promises.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +18,7 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
@@ -32,7 +33,8 @@ const STALE: Duration = Duration::from_secs(20);
 struct Late {
     due: Duration,
     location: Path,
-    payload: PutPayload,
+    /// `None`: it deletes.
+    payload: Option<PutPayload>,
     options: PutOptions,
     machine: usize,
 }
@@ -51,6 +53,8 @@ struct State {
     quiet: bool,
     /// Who made the newest log object.
     newest: Option<(Path, usize)>,
+    /// Log objects that were deleted.
+    deleted: Vec<(Path, bytes::Bytes)>,
     /// Simulated time: what earlier lives took, and when this one began.
     before: Duration,
     began: Instant,
@@ -86,6 +90,7 @@ impl Remote {
             outage_until: Duration::ZERO,
             quiet: false,
             newest: None,
+            deleted: Vec::new(),
             before: Duration::from_secs(60),
             began: Instant::now(),
         };
@@ -203,11 +208,21 @@ impl Remote {
     async fn apply(
         &self,
         location: &Path,
-        payload: PutPayload,
+        payload: Option<PutPayload>,
         options: PutOptions,
         machine: usize,
-    ) -> Result<PutResult> {
+    ) -> Result<Option<PutResult>> {
+        let Some(payload) = payload else {
+            if location.as_ref().starts_with("log/")
+                && let Ok(got) = self.objects.get_opts(location, GetOptions::default()).await
+            {
+                let bytes = got.bytes().await?;
+                self.state.lock().deleted.push((location.clone(), bytes));
+            }
+            return self.objects.delete(location).await.map(|()| None);
+        };
         let result = self.objects.put_opts(location, payload, options).await;
+        log::trace!("put {location}: {}", result.is_ok());
         if result.is_ok() {
             let now = self.now();
             let mut state = self.state.lock();
@@ -216,10 +231,15 @@ impl Remote {
                 state.newest = Some((location.clone(), machine));
             }
         }
-        result
+        result.map(Some)
     }
 
-    fn delay(&self, location: &Path, payload: &PutPayload, options: &PutOptions, machine: usize) {
+    /// Log objects that were deleted so far.
+    pub fn deleted(&self) -> Vec<(Path, bytes::Bytes)> {
+        self.state.lock().deleted.clone()
+    }
+
+    fn delay(&self, location: &Path, payload: &Option<PutPayload>, options: &PutOptions, machine: usize) {
         let now = self.now();
         let mut state = self.state.lock();
         let due = now + Duration::from_millis(state.dice.below(40_000));
@@ -230,7 +250,7 @@ impl Remote {
     fn fly<'a>(
         &'a self,
         location: &Path,
-        payload: &PutPayload,
+        payload: &Option<PutPayload>,
         options: &PutOptions,
         machine: usize,
         power: &'a Power,
@@ -314,43 +334,56 @@ async fn step(power: &Power) {
     }
 }
 
+/// A put, or a deletion, through the bad network.
+async fn change(
+    remote: &Remote,
+    power: &Power,
+    machine: usize,
+    location: &Path,
+    payload: Option<PutPayload>,
+    options: PutOptions,
+) -> Result<Option<PutResult>> {
+    step(power).await;
+    let (fate, before, after) = remote.fate(true);
+    let flight = remote.fly(location, &payload, &options, machine, power);
+    tokio::time::sleep(before).await;
+    remote.deliver(Some(location)).await;
+    step(power).await;
+    drop(flight.end());
+    match fate {
+        Fate::Fine | Fate::Twice => {
+            let result = remote.apply(location, payload.clone(), options.clone(), machine).await;
+            if fate == Fate::Twice {
+                remote.delay(location, &payload, &options, machine);
+            }
+            tokio::time::sleep(after).await;
+            result
+        }
+        Fate::FailBefore => Err(broken()),
+        Fate::LoseAnswer => {
+            drop(remote.apply(location, payload, options, machine).await);
+            Err(broken())
+        }
+        Fate::Hang => pending().await,
+        Fate::HangAfter => {
+            drop(remote.apply(location, payload, options, machine).await);
+            pending().await
+        }
+        Fate::Late => {
+            remote.delay(location, &payload, &options, machine);
+            Err(broken())
+        }
+    }
+}
+
 #[async_trait]
 impl ObjectStore for Front {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let Some(power) = &self.power else {
             return Err(Error::NotImplemented { operation: "put".into(), implementer: "a look".into() });
         };
-        step(power).await;
-        let (fate, before, after) = self.remote.fate(true);
-        let flight = self.remote.fly(location, &payload, &options, self.machine, power);
-        tokio::time::sleep(before).await;
-        self.remote.deliver(Some(location)).await;
-        step(power).await;
-        drop(flight.end());
-        match fate {
-            Fate::Fine | Fate::Twice => {
-                let result = self.remote.apply(location, payload.clone(), options.clone(), self.machine).await;
-                if fate == Fate::Twice {
-                    self.remote.delay(location, &payload, &options, self.machine);
-                }
-                tokio::time::sleep(after).await;
-                result
-            }
-            Fate::FailBefore => Err(broken()),
-            Fate::LoseAnswer => {
-                drop(self.remote.apply(location, payload, options, self.machine).await);
-                Err(broken())
-            }
-            Fate::Hang => pending().await,
-            Fate::HangAfter => {
-                drop(self.remote.apply(location, payload, options, self.machine).await);
-                pending().await
-            }
-            Fate::Late => {
-                self.remote.delay(location, &payload, &options, self.machine);
-                Err(broken())
-            }
-        }
+        let put = change(&self.remote, power, self.machine, location, Some(payload), options).await?;
+        Ok(put.expect("it was a put"))
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -375,7 +408,19 @@ impl ObjectStore for Front {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.remote.objects.delete_stream(locations)
+        let (remote, power, machine) = (self.remote.clone(), self.power.clone(), self.machine);
+        let delete = move |location: Result<Path>| {
+            let (remote, power) = (remote.clone(), power.clone());
+            async move {
+                let location = location?;
+                let Some(power) = power else {
+                    return Err(Error::NotImplemented { operation: "delete".into(), implementer: "a look".into() });
+                };
+                change(&remote, &power, machine, &location, None, PutOptions::default()).await?;
+                Ok(location)
+            }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
