@@ -4,6 +4,7 @@
 //! and after a round, with the state directory kept and lost.
 
 use std::path::Path;
+use std::time::Duration;
 
 use dripfs::base::{Clock, Ino, Random};
 use dripfs::crypto::secret::Passphrase;
@@ -11,6 +12,7 @@ use dripfs::format::header::Cost;
 use dripfs::fs::{Caller, RenameMode};
 use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability};
 use dripfs::store::{self, Store};
+use dripfs::vault::gc::Settings;
 use dripfs::vault::{VaultError, init};
 
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -32,6 +34,7 @@ fn options(state: &Path) -> DriveOptions {
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
         follow_seconds: 5,
+        gc: Default::default(),
     }
 }
 
@@ -356,4 +359,95 @@ async fn a_file_tells_how_safe_it_is() {
     drive.fs.rename(Ino::ROOT, b"file", Ino::ROOT, b"other", RenameMode::Replace).await.unwrap();
     assert!(state().await != "remote", "a new name that the vault lacks");
     drive.close(|_| ()).await.unwrap();
+}
+
+/// The lengths of the objects that lie below a directory of the vault.
+fn lies(place: &Place, room: &str) -> Vec<u64> {
+    let mut todo = vec![Path::new(&place.url).join(room)];
+    let mut lens = Vec::new();
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten() {
+            let entry = entry.unwrap();
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => todo.push(entry.path()),
+                Ok(meta) => lens.push(meta.len()),
+                // It was just deleted.
+                Err(_) => {}
+            }
+        }
+    }
+    lens
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_leaves_the_vault_and_all_else_stays() {
+    let place = Place::new().await;
+    let gc = Settings {
+        first: Duration::from_secs(1),
+        every: Duration::from_secs(2),
+        grace: Duration::from_millis(300),
+        requests: 1000,
+    };
+    let sweeping = DriveOptions { gc, ..options(&place.state("a")) };
+    let drive = Drive::open(place.store(), passphrase(), sweeping).await.unwrap();
+    // A commit of its own, which carries it inline; two segments of their own; and what goes.
+    let (inline, held, large) = (noise(1, 3000), noise(2, 1 << 20), noise(3, 1 << 20));
+    write(&drive, "inline", &inline).await;
+    drive.sync(|_| ()).await.unwrap();
+    write(&drive, "large", &large).await;
+    drive.sync(|_| ()).await.unwrap();
+    let open = write(&drive, "held", &held).await;
+    drive.sync(|_| ()).await.unwrap();
+    let going: Vec<Ino> = {
+        let mut inos = Vec::new();
+        for k in 0..3 {
+            inos.push(write(&drive, &format!("going{k}"), &noise(10 + k, 12 << 20)).await);
+        }
+        inos
+    };
+    drive.sync(|_| ()).await.unwrap();
+    let bytes = || lies(&place, "segments").iter().sum::<u64>();
+    assert!(bytes() > 36 << 20);
+    for k in 0..3 {
+        drive.fs.unlink(Ino::ROOT, format!("going{k}").as_bytes()).await.unwrap();
+    }
+    going.into_iter().for_each(|ino| drive.fs.forget(ino));
+    drive.fs.unlink(Ino::ROOT, b"held").await.unwrap();
+    drive.sync(|_| ()).await.unwrap();
+    // What moves may have found its place in a segment of what goes.
+    let is_small = || bytes() < 16 << 20 && lies(&place, "log").len() < 12;
+    wait_until("what was deleted is gone", is_small).await;
+    wait_until("inline extents have moved", || drive.status().removed.moved_bytes > 0).await;
+    assert_eq!(read(&drive, "inline").await, inline);
+    assert_eq!(read(&drive, "large").await, large);
+    let mut still = Vec::new();
+    while still.len() < held.len() {
+        still.extend_from_slice(&drive.fs.read(open, still.len() as u64, 128 << 10).await.unwrap());
+    }
+    assert!(still == held, "an unlinked open file keeps its segments");
+    let status = drive.status();
+    assert!(status.removed.commits > 0 && status.removed.segments >= 4, "{:?}", status.removed);
+    let vault = status.vault.unwrap();
+    assert!(vault.live_bytes < 4 << 20 && vault.total_bytes < 16 << 20, "{vault:?}");
+    // The class of a segment that holds 1 MiB, as "large" and "held" have one each.
+    let of_a_mebibyte = || lies(&place, "segments").into_iter().filter(|len| *len == 16 * 65 * 1024).count();
+    assert_eq!(of_a_mebibyte(), 2);
+    drive.fs.forget(open);
+    wait_until("the closed file's segment is gone", || of_a_mebibyte() == 1).await;
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(drive);
+    let elsewhere = place.reader().await;
+    assert_eq!(read(&elsewhere, "inline").await, inline);
+    assert_eq!(read(&elsewhere, "large").await, large);
+    assert!(elsewhere.fs.lookup(Ino::ROOT, b"held").await.is_err());
+}
+
+async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1200 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within two minutes: {what}");
 }

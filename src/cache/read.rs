@@ -95,6 +95,7 @@ impl Cache {
                     log::info!("{ino}: bytes of a state that is over: {error}");
                     return Err(CacheError::Stale);
                 }
+                Err(DownloadError::Missing(_)) if version.is_none() && self.is_late(&plan)? => {}
                 Err(error) => {
                     // An outage has its own line; one for each read would bury it.
                     let level = match error {
@@ -133,13 +134,26 @@ impl Cache {
         }
     }
 
+    /// An object is missing: are the bytes elsewhere by now, or gone with the file's old contents (D3)? A writer's own
+    /// state is the newest that there is.
+    fn is_late(&self, plan: &Plan) -> Result<bool, CacheError> {
+        let view = self.history.view();
+        for wanted in &plan.wanted {
+            if view.get(&Key::extent(wanted.piece.extent))?.as_deref() != Some(&*wanted.record) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn fill(&self, plan: &mut Plan, offset: u64, sequential: bool) -> Result<(), DownloadError> {
-        for wanted in std::mem::take(&mut plan.wanted) {
+        let Plan { out, filled, wanted } = plan;
+        for wanted in wanted.iter() {
             let Record::Extent(record) = &*wanted.record else { return Err(DownloadError::Gone) };
             let from = (wanted.piece.offset - offset) as usize;
-            for stretch in subtract(from..from + wanted.piece.len as usize, &plan.filled) {
+            for stretch in subtract(from..from + wanted.piece.len as usize, filled) {
                 let start = wanted.piece.start + (stretch.start - from) as u32;
-                self.copy(wanted.piece.extent, record, start, &mut plan.out.0[stretch], sequential).await?;
+                self.copy(wanted.piece.extent, record, start, &mut out.0[stretch], sequential).await?;
             }
         }
         Ok(())

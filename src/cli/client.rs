@@ -19,6 +19,7 @@ use crate::mount::mountpoint::{self, Mount};
 use crate::mount::runtime_dir::{self, Found};
 use crate::mount::serve::{Ended, MountStatus};
 use crate::mount::{MountError, environment};
+use crate::vault::gc;
 
 /// How long a process that said its last word may take to end.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -197,8 +198,6 @@ fn table(mount: &MountStatus) -> String {
             ),
         ),
         ("store", format!("{} requests, {} errors", status.remote.requests, status.remote.errors)),
-        ("pin", status.pin.clone()),
-        ("process", mount.pid.to_string()),
     ]);
     for aside in &status.set_aside {
         rows.push((
@@ -209,6 +208,16 @@ fn table(mount: &MountStatus) -> String {
             ),
         ));
     }
+    if let Some(vault) = &status.vault {
+        let (live, total) = (human_bytes(vault.live_bytes), human_bytes(vault.total_bytes));
+        rows.push(("in use", format!("{live} of {total} in the vault's segments")));
+    }
+    let removed = &status.removed;
+    if *removed != Default::default() {
+        let gc::Removed { commits, checkpoints, segments, .. } = removed;
+        rows.push(("removed", format!("{segments} segments, {commits} commits, {checkpoints} checkpoints")));
+    }
+    rows.extend([("pin", status.pin.clone()), ("process", mount.pid.to_string())]);
     rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()
 }
 
@@ -281,7 +290,7 @@ fn failure(error: CallError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::drive::{CacheStatus, RemoteStatus, SetAsideStatus, Status};
+    use crate::mount::drive::{CacheStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
     fn example() -> MountStatus {
         MountStatus {
@@ -305,6 +314,8 @@ mod tests {
                 cache: CacheStatus::default(),
                 journal_bytes: 8192,
                 remote: RemoteStatus { requests: 5, errors: 1 },
+                vault: Some(VaultStatus { live_bytes: 1024, total_bytes: 4096 }),
+                removed: gc::Removed { commits: 7, ..Default::default() },
                 damaged_files: Vec::new(),
                 set_aside: vec![SetAsideStatus {
                     directory: "aside/1".into(),
@@ -332,6 +343,8 @@ mod tests {
             "pin",
             "cache",
             "remote",
+            "vault",
+            "removed",
         ] {
             assert!(value.get(name).is_some(), "{name}");
         }
@@ -347,6 +360,8 @@ mod tests {
         assert!(shown.contains("4.0 KiB in 2 files, the oldest for 12 s"), "{shown}");
         assert!(shown.contains("3 changes in /state/aside/1 since 2026-11-21"), "{shown}");
         assert!(shown.contains("30 s ago (number 9, epoch 3)"), "{shown}");
+        assert!(shown.contains("1.0 KiB of 4.0 KiB in the vault's segments"), "{shown}");
+        assert!(shown.contains("0 segments, 7 commits, 0 checkpoints"), "{shown}");
     }
 
     #[test]

@@ -29,11 +29,11 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 
-use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
+use crate::base::{Clock, Epoch, ExtentId, Ino, ObjectId, Position, plants};
 use crate::format::change::{Change, Note};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::{Key, Lane, Part};
-use crate::format::record::{Extent, Record};
+use crate::format::record::{Extent, Place, Record};
 use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
 use fold::{Fold, Folded, Usage};
@@ -47,6 +47,8 @@ use versions::Versions;
 const OVERLAY_HURRY: usize = 4 * 1024;
 /// How many durable changes an operation folds on its way.
 const FOLD_STEP: usize = 16;
+/// How many pieces of a map are looked at under one lock.
+const SCAN_STEP: usize = 4096;
 
 /// The highest epoch that gave a number in these changes.
 pub fn highest_epoch(changes: &[(Position, Arc<Change>)]) -> Epoch {
@@ -454,6 +456,50 @@ impl History {
         let mut state = self.state.write();
         state.overlay.stands(end(), link);
         Ok(())
+    }
+
+    /// Segments in which extents of unlinked open files lie: they are in no commit, and are read all the same (L4, D2).
+    pub fn held_segments(&self) -> HashSet<ObjectId> {
+        let state = self.state.read();
+        let segment = |place| if let Place::Segment { id, .. } = place { Some(id) } else { None };
+        state.overlay.orphan_places().filter_map(segment).collect()
+    }
+
+    /// Which of these extents of one file, as they lie in the vault, does the state name as they are there? (The state
+    /// as it is now, unlinked open files included.) What is dead or moved now is so in every commit whose cut is not
+    /// before [`Journal::end`] as it is then.
+    pub fn in_use(&self, owner: Ino, extents: &[(u64, Place)]) -> Result<Vec<u64>, IndexError> {
+        let mut there: Vec<u64> = Vec::new();
+        {
+            let view = self.view();
+            for (number, place) in extents {
+                match view.get(&Key::extent(ExtentId { owner, number: *number }))?.as_deref() {
+                    Some(Record::Extent(extent)) if extent.place == *place => there.push(*number),
+                    _ => {}
+                }
+            }
+        }
+        if there.is_empty() {
+            return Ok(there);
+        }
+        let mut named = HashSet::new();
+        let mut from = Some(Key::head(owner));
+        let to = Key::map(owner, u64::MAX);
+        // In steps, so that operations go on beside it: an edit never moves a piece down, so none is passed over.
+        while let Some(first) = from.take() {
+            let mut seen = 0;
+            self.view().scan(first, to, |key, record| {
+                if seen == SCAN_STEP {
+                    from = Some(*key);
+                    return false;
+                }
+                seen += 1;
+                named.extend(transaction::pieces(record).iter().map(|piece| piece.extent));
+                true
+            })?;
+        }
+        there.retain(|&number| named.contains(&ExtentId { owner, number }));
+        Ok(there)
     }
 
     /// What the index, which has all up to `given`, lacks and may take: whole changes, up to the end of a durable block

@@ -174,6 +174,14 @@ impl Overlay {
         }
     }
 
+    /// The places in the vault of what unlinked open files hold.
+    pub fn orphan_places(&self) -> impl Iterator<Item = Place> {
+        self.orphans.values().filter_map(|record| match &**record {
+            Record::Extent(extent) => Some(extent.place),
+            _ => None,
+        })
+    }
+
     /// Drops an orphan for good; returns its extents that only the journal holds.
     pub fn forget(&mut self, ino: Ino) -> Vec<ExtentId> {
         let mut dead = Vec::new();

@@ -40,6 +40,7 @@ use crate::vault::VaultError;
 use crate::vault::aside::{self, SetAside};
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::Reign;
+use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{Chain, Rounds};
 
@@ -95,6 +96,9 @@ pub struct DriveOptions {
     /// How often a read-only mount looks whether the vault has gone on, seconds.
     #[serde(default = "follow_seconds")]
     pub follow_seconds: u64,
+    /// When the vault is swept for what nobody needs, and how fast.
+    #[serde(default)]
+    pub gc: gc::Settings,
 }
 
 fn follow_seconds() -> u64 {
@@ -128,6 +132,14 @@ pub struct Status {
     pub cache: CacheStatus,
     pub journal_bytes: u64,
     pub remote: RemoteStatus,
+    /// What lies in the vault's segments: counted exactly by the last full merge, plus what this mount has sent since
+    /// (of which some may be dead already); without what commits carry themselves, and without checkpoints and the log.
+    /// `None` until this mount has made a full merge, unless it saw the vault from its beginning.
+    #[serde(default)]
+    pub vault: Option<VaultStatus>,
+    /// What this mount has removed from the vault.
+    #[serde(default)]
+    pub removed: gc::Removed,
     /// Files of which bytes could not be had since the mount began: paths from the root of the drive.
     pub damaged_files: Vec<String>,
     /// Histories of this machine that another one's took the place of: `dripfs rescue` brings their files back.
@@ -163,6 +175,14 @@ pub struct CacheStatus {
 pub struct RemoteStatus {
     pub requests: u64,
     pub errors: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VaultStatus {
+    /// Sealed bytes of files.
+    pub live_bytes: u64,
+    /// Bytes of the segments in which they lie, what is dead in them and padding included.
+    pub total_bytes: u64,
 }
 
 /// How far a drain has come: bytes and files still pending.
@@ -301,6 +321,7 @@ impl Parts {
         );
         Arc::new(Rounds {
             keeper,
+            requests: Default::default(),
             usage: Mutex::new(None),
             making: Mutex::new(None),
             keys: self.keys,
@@ -409,7 +430,7 @@ impl Drive {
         let (offline, run) = match begun {
             Begun::Online { reign, keeper, chain } => {
                 let begun = rounds.get_or_init(|| parts.begin(reign, *keeper, chain)).clone();
-                (None, begun.run(stop_rounds.clone()).boxed())
+                (None, run_rounds(begun, options.gc, stop_rounds.clone()).boxed())
             }
             Begun::Offline(offline, _) => {
                 (Some(offline.told.clone()), offline.run(parts, rounds.clone(), stop_rounds.clone()).boxed())
@@ -652,6 +673,16 @@ impl Drive {
             },
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
             remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
+            vault: self
+                .writer
+                .as_ref()
+                .and_then(|writer| writer.rounds.get()?.keeper.volume())
+                .map(|volume| VaultStatus { live_bytes: volume.live, total_bytes: volume.total }),
+            removed: self
+                .writer
+                .as_ref()
+                .and_then(|writer| Some(writer.rounds.get()?.requests.removed()))
+                .unwrap_or_default(),
             damaged_files: self.fs.damaged_files(),
             set_aside: self.set_aside(),
             state_directory: self.state_dir.display().to_string(),
@@ -741,6 +772,15 @@ fn start_writer(journal: &Arc<Journal>, own_thread: bool) -> Result<(), VaultErr
         .spawn(move || runtime.block_on(journal.run()))
         .map_err(failed)?;
     Ok(())
+}
+
+/// Rounds until `stop`, and beside them what deletes what nobody needs. Should that panic, the drive goes on.
+async fn run_rounds(rounds: Arc<Rounds>, gc: gc::Settings, stop: CancellationToken) {
+    let beside = tokio::spawn(gc::run(rounds.clone(), gc, stop.clone()));
+    rounds.run(stop).await;
+    if let Err(error) = beside.await {
+        log::error!("gc: {error}");
+    }
 }
 
 /// Sends on what is dirty for long.

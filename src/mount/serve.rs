@@ -507,6 +507,7 @@ mod tests {
                     journal_bytes: 3,
                     checkpoint: Default::default(),
                     follow_seconds: 5,
+                    gc: Default::default(),
                 },
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),

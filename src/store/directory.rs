@@ -79,6 +79,17 @@ impl Directory {
         }
         blocking(move || settle(&root, &object, created, &settled, &mut disk::sync_path)).await
     }
+
+    /// The name of an object that was deleted, or never was, is gone for good. (Where its directory never was, so was
+    /// the object.)
+    pub(super) async fn settle_deleted(&self, name: &str) -> io::Result<()> {
+        let object = self.path.join(name);
+        blocking(move || match object.parent().map(disk::sync_path) {
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        })
+        .await
+    }
 }
 
 fn settle(

@@ -260,6 +260,24 @@ impl Store {
         Ok(names.into_iter().collect())
     }
 
+    /// As [`Store::list`], of the names after `after`: the next page. Fewer than `most` are all that are left.
+    pub async fn list_after(&self, prefix: &str, after: &str, most: usize) -> Result<Vec<String>, StoreError> {
+        let mut names = BTreeSet::new();
+        let list = async {
+            let Some(store) = self.readable().await? else { return Ok(()) };
+            let mut found = store.list_with_offset(Some(&path(prefix)?), &path(after)?);
+            while let Some(meta) = found.next().await {
+                names.insert(meta?.location.to_string());
+                if names.len() > most {
+                    names.pop_last();
+                }
+            }
+            Ok(())
+        };
+        self.request(Kind::Read, prefix, self.inner.settings.list_deadline, list).await?;
+        Ok(names.into_iter().collect())
+    }
+
     /// The greatest name below a prefix: all are seen, one is held.
     pub async fn last(&self, prefix: &str) -> Result<Option<String>, StoreError> {
         let mut last = None;
@@ -290,7 +308,7 @@ impl Store {
             Err(e) => Err(e),
         };
         // Left behind, it is a byte that means nothing: an error here says nothing about the store.
-        if let Err(e) = self.remove(&name).await {
+        if let Err(e) = self.delete(&name).await {
             log::debug!("{name}: not removed: {e}");
         }
         match second? {
@@ -320,15 +338,21 @@ impl Store {
         }
     }
 
-    async fn remove(&self, name: &str) -> Result<(), StoreError> {
-        let remove = async {
+    /// Deletes an object; one that is not there counts as deleted. In a directory the deletion is durable when this
+    /// returns, so that deletions last in the order in which they were asked for; directories that become empty stay.
+    pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let delete = async {
             let Some(store) = self.readable().await? else { return Ok(()) };
             match store.delete(&path(name)?).await {
-                Err(ObjectError::NotFound { .. }) => Ok(()),
-                other => other,
+                Err(ObjectError::NotFound { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+            match &self.inner.backend {
+                Backend::Directory(directory) => directory.settle_deleted(name).await.map_err(local_error),
+                Backend::Ready(_) => Ok(()),
             }
         };
-        self.request(Kind::Write, name, self.inner.settings.deadline, remove).await
+        self.request(Kind::Write, name, self.inner.settings.deadline, delete).await
     }
 
     pub fn counts(&self) -> StoreCounts {

@@ -35,6 +35,14 @@ async fn keeps_the_contract(store: Store) {
     assert_eq!(store.last("header/").await.unwrap(), None);
     store.probe().await.unwrap();
     assert_eq!(store.list("", 9).await.unwrap().len(), 5, "the probe left something");
+    assert_eq!(store.list_after("log/", "log/02", 2).await.unwrap(), ["log/03", "log/1"]);
+    assert_eq!(store.list_after("log/", "log/1", 9).await.unwrap(), ["log/10"]);
+    for name in ["log/03", "log/03", "nowhere/1"] {
+        store.delete(name).await.unwrap();
+        assert!(store.get(name).await.unwrap().is_none());
+    }
+    assert_eq!(store.list("", 9).await.unwrap(), ["latest", "log/02", "log/1", "log/10"]);
+    assert_eq!(store.counts().errors, 0, "what is not there counts as deleted");
     assert!(store.outage().is_none());
 }
 

@@ -60,6 +60,13 @@ impl Notifier {
         }
     }
 
+    /// Returns when nothing more will come.
+    pub async fn over(&self) {
+        let mut progress = self.progress.subscribe();
+        // The sender lives as long as `self`: this cannot fail.
+        drop(progress.wait_for(|progress| matches!(progress, Progress::Ended(_))).await);
+    }
+
     /// Waits until everything up to `position` is in the vault; `Err` says why that will not be.
     pub async fn wait(&self, position: Position) -> Result<(), String> {
         self.waiting.send_modify(|n| *n += 1);

@@ -33,6 +33,8 @@ pub struct Outgoing {
     pub record: Extent,
     /// As it lies in the journal, if an earlier mount may have sent that: then it travels sealed anew.
     pub sent: Option<Extent>,
+    /// Its sealed bytes, of an extent that lies in the vault already and moves there; else the journal has them.
+    pub bytes: Option<Bytes>,
 }
 
 /// A segment in the making: which extents lie where.
@@ -133,6 +135,9 @@ impl RemoteStorage {
 
     /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end.
     pub fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, JournalError> {
+        if let Some(bytes) = &extent.bytes {
+            return Ok(bytes.clone());
+        }
         let damaged = |what: &str| JournalError::Damaged(format!("extent {:?} that a commit needs {what}", extent.id));
         let bytes = self.journal.read(extent.id, 0..extent.record.stored);
         let bytes = bytes.unwrap_or_else(|| Err(damaged("is not there")))?;
@@ -147,7 +152,7 @@ impl RemoteStorage {
 
     /// Creates an object under a name drawn at random; a lost answer may make it look as if it had been there.
     pub async fn create(&self, name: &str, object: Bytes) -> Result<(), SendError> {
-        let created = self.create_once(name, &object).await?;
+        let (created, _) = self.create_once(name, &object).await?;
         if created == Created::New {
             return Ok(());
         }
@@ -172,12 +177,39 @@ impl RemoteStorage {
         }
     }
 
-    /// Creates an object if its name is free, however long the store takes to answer.
-    pub async fn create_once(&self, name: &str, object: &Bytes) -> Result<Created, Stopped> {
+    /// Creates an object if its name is free, however long the store takes to answer. Tells after how many failures:
+    /// each of those may have taken effect.
+    pub async fn create_once(&self, name: &str, object: &Bytes) -> Result<(Created, u32), Stopped> {
         let (store, name, object) = (self.store.clone(), name.to_owned(), object.clone());
-        self.retrying(move |_| {
+        self.retrying(move |failures| {
             let (store, name, object) = (store.clone(), name.clone(), object.clone());
-            async move { store.create(&name, object).await }.boxed()
+            async move { Ok((store.create(&name, object).await?, failures)) }.boxed()
+        })
+        .await
+    }
+
+    /// Deletes an object, however long the store takes to answer.
+    pub async fn delete(&self, name: &str) -> Result<(), Stopped> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        self.retrying(move |_| {
+            let (store, name) = (store.clone(), name.clone());
+            async move { store.delete(&name).await }.boxed()
+        })
+        .await
+    }
+
+    /// The first `most` names below a prefix that come after `after` ("": from the first on), sorted.
+    pub async fn list(&self, prefix: &'static str, after: &str, most: usize) -> Result<Vec<String>, Stopped> {
+        let (store, after) = (self.store.clone(), after.to_owned());
+        self.retrying(move |_| {
+            let (store, after) = (store.clone(), after.clone());
+            async move {
+                match after.is_empty() {
+                    true => store.list(prefix, most).await,
+                    false => store.list_after(prefix, &after, most).await,
+                }
+            }
+            .boxed()
         })
         .await
     }
@@ -248,7 +280,7 @@ mod tests {
         journal.append(Arc::new(Change::default()), (0..count).map(sealed).collect());
         let segments = (0..count).map(|number| Packed {
             id: ObjectId(random.bytes()),
-            extents: vec![(Outgoing { id: id(number), record: record.clone(), sent: None }, 0)],
+            extents: vec![(Outgoing { id: id(number), record: record.clone(), sent: None, bytes: None }, 0)],
             len: LEN,
         });
         (journal, segments.collect())

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::VaultError;
+use super::checkpoint::end;
 use super::pin::{PIN_FILE, Pin, PinFile};
-use super::walk::Newest;
+use super::walk::{Newest, NewestCommit};
 use crate::base::{Clock, Epoch, ObjectId, Random, Sequence, plants};
 use crate::crypto::kdf;
 use crate::format::commit::{BlockRef, Body, ChainLink, Hash, LogObject, log_name};
@@ -104,6 +105,18 @@ pub async fn open(
         }
     }
     Ok(ChainLink { sequence, hash: kdf::hash(&object) })
+}
+
+/// The record stands; but is it in the log? Its number may have been that of a commit which is covered and removed by now
+/// (C6). Nothing is uploaded, deleted or freed before this went well.
+pub async fn check(store: &Store, commit: &NewestCommit) -> Result<(), VaultError> {
+    match commit.standing() {
+        Some((link, checkpoint)) if end::stands(store, link, checkpoint).await? => Ok(()),
+        _ => {
+            let (host, time) = ("another machine, which writes to it right now".to_owned(), "now".to_owned());
+            Err(VaultError::InUse { host, time })
+        }
+    }
 }
 
 /// This machine's name, for display.

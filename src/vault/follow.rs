@@ -76,7 +76,7 @@ impl Place {
         let (epoch, header, checkpoint) = (object.epoch, object.header, object.checkpoint);
         let (commit, body) = match object.body {
             Body::Epoch { .. } => (self.commit.clone(), None),
-            Body::Commit(commit) => (NewestCommit { link, cut: commit.cut, time: object.time }, Some(commit)),
+            Body::Commit(commit) => (NewestCommit::new(link, commit.cut, object.time, checkpoint), Some(commit)),
         };
         Ok((Place { link, epoch, commit, header, checkpoint }, body))
     }
@@ -145,7 +145,7 @@ mod tests {
         Place {
             link,
             epoch: Epoch(2),
-            commit: NewestCommit { link, cut: Position(9), time: Timestamp::default() },
+            commit: NewestCommit::new(link, Position(9), Timestamp::default(), (ObjectId([2; 16]), [2; 32])),
             header: (1, [1; 32]),
             checkpoint: (ObjectId([2; 16]), [2; 32]),
         }

@@ -2,8 +2,8 @@
 //!
 //! [`init`] makes one, [`unlock`] opens its header, [`walk`] reads its log to the end, [`epoch`] begins a writer's
 //! reign, [`aside`] keeps what the vault cannot take any more, [`round`] moves it forward commit by commit, [`follow`]
-//! tells readers how it goes on, [`checkpoint`] folds what the log came to, [`pin`] remembers
-//! its newest state on this machine.
+//! tells readers how it goes on, [`checkpoint`] folds what the log came to, [`gc`] deletes what nobody needs any more,
+//! [`pin`] remembers its newest state on this machine.
 //! Does not own: what changes mean (history), where sealed bytes wait (journal), how objects travel (store, upload).
 
 pub mod aside;
@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod epoch;
 pub mod error;
 pub mod follow;
+pub mod gc;
 pub mod init;
 pub mod pin;
 pub mod round;

@@ -8,6 +8,7 @@
 //! - What is sent is noted in the journal first, durably (J5).
 //! - The pin is durable before anybody is told that the commit stands.
 //! - The journal releases bytes only after its own record of what the vault took is durable (J5).
+//! - What gc asks for rides on a round: a commit that begins after the question, extents that move (see [`super::gc`]).
 //! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more.
 
 use std::collections::HashSet;
@@ -24,15 +25,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::VaultError;
 use super::checkpoint::keeper::Keeper;
-use super::checkpoint::{self, Fetch, Maker, Upload};
+use super::checkpoint::{self, Fetch, Maker, Upload, end};
 use super::epoch::Reign;
+use super::gc::request::Requests;
 use super::pin::{Pin, PinFile};
 use crate::base::sizes::{CLASS_MAX, CLASS_MIN, KIB};
 use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Sequence, Timestamp, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
-    BlockRef, Body, ChainLink, Commit, CommitPart, LogObject, log_name, records_len, seal_part, segment_name,
+    BlockRef, Body, ChainLink, Commit, CommitPart, Hash, LogObject, log_name, records_len, seal_part, segment_name,
 };
 use crate::format::extent;
 use crate::format::key::{Key, Part};
@@ -56,8 +58,7 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 const SMALL: usize = CLASS_MIN - KIB;
 /// What the records of one commit, or of one part, may take.
 const LARGE: usize = CLASS_MAX - 64 * KIB;
-/// Dead segments that one commit lists, and what each takes: less than what `LARGE` leaves.
-const DEAD_MAX: usize = 2000;
+/// What a dead segment takes in the list of a commit; the longest list is less than what `LARGE` leaves.
 const DEAD_LEN: usize = 17;
 
 type Records = Vec<(Key, Option<Arc<Record>>)>;
@@ -69,6 +70,8 @@ pub struct Chain {
     pub cut: Position,
     pub idle: bool,
     pub time: Timestamp,
+    /// The newest commit, and the checkpoint that it names: while both stand nobody has gone on without us (C6).
+    pub standing: Option<(ChainLink, (ObjectId, Hash))>,
 }
 
 /// Why there are no more commits.
@@ -91,6 +94,8 @@ impl From<Stopped> for RoundError {
 
 pub struct Rounds {
     pub keeper: Keeper,
+    /// What gc asks for.
+    pub requests: Requests,
     /// Inodes and bytes in files as the newest commit has them, where that is known.
     pub usage: Mutex<Option<(u64, u64)>>,
     /// The checkpoint that is being made.
@@ -121,6 +126,37 @@ struct Plan {
     /// Extents that were brought since the last commit and that nothing names at the cut.
     dead: Vec<ExtentId>,
     usage: Option<(u64, u64)>,
+    /// Some extents lie in the vault already, and move to a segment (C6).
+    moves: bool,
+}
+
+impl Plan {
+    /// A commit that changes nothing.
+    fn empty(cut: Position, block: BlockRef, usage: Option<(u64, u64)>) -> Plan {
+        Plan { cut, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new(), usage, moves: false }
+    }
+
+    /// Inline extents that an earlier commit placed move to a segment with this one. Each is sealed anew already. The
+    /// records of those that an unlinked open file holds are in no commit; nothing is put in the place of what the
+    /// batch changed.
+    fn take_in(&mut self, moves: Vec<Outgoing>, history: &History) -> Result<(), VaultError> {
+        let view = history.view();
+        for extent in moves {
+            let key = Key::extent(extent.id);
+            if self.records.binary_search_by_key(&key, |(key, _)| *key).is_ok() || view.get(&key)?.is_none() {
+                continue;
+            }
+            if !view.is_orphan(extent.id.owner) {
+                let record = Some(Arc::new(Record::Extent(extent.record.clone())));
+                let at = self.records.partition_point(|(other, _)| *other < key);
+                self.records.insert(at, (key, record));
+            }
+            self.outgoing.push(extent);
+            self.moves = true;
+        }
+        self.outgoing.sort_unstable_by_key(|extent| Key::extent(extent.id));
+        Ok(())
+    }
 }
 
 impl Rounds {
@@ -192,12 +228,13 @@ impl Rounds {
         }
     }
 
-    /// Returns when a round should begin: somebody waits, the oldest change is old enough, or the journal runs full (not
-    /// before `next`).
+    /// Returns when a round should begin: somebody waits, gc asks, the oldest change is old enough, or the journal runs
+    /// full (not before `next`).
     async fn due(&self, next: Instant) {
         tokio::select! {
             biased;
             () = self.wanted() => {}
+            () = self.requests.asked() => {}
             () = self.aged(next) => {}
             () = self.stuck(next) => {}
         }
@@ -267,37 +304,31 @@ impl Rounds {
         if let Some(why) = self.notifier.ended() {
             return Err(VaultError::Stopped(why).into());
         }
+        let asked = self.requests.begin();
         // Read before the round looks: what becomes durable after it has looked is not in this commit.
         let (durable, block) = self.journal.durable();
-        match self.history.begin_round() {
-            Some(batch) => self.commit(self.renew(plan(batch)), last).await?,
-            None if last => {
-                let Some(block) = block else { return Ok(()) };
-                let usage = *self.usage.lock();
-                let plan =
-                    Plan { cut: durable, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new(), usage };
-                self.commit(plan, true).await?;
-            }
+        let plan = match self.history.begin_round() {
+            Some(batch) => Some(self.renew(plan(batch))),
             // Nothing up to there changed any record: the vault has it all. Only the journal may need a commit, for its
             // files go up to the last one's cut and no further (J5; a mount knows its own commit by that block: C4).
             None => {
-                self.journal.release(&self.history.release_dead());
-                match block {
-                    Some(block) if self.journal.waits_for_cut() => {
-                        let plan = Plan {
-                            cut: durable,
-                            block,
-                            records: Vec::new(),
-                            outgoing: Vec::new(),
-                            dead: Vec::new(),
-                            usage: *self.usage.lock(),
-                        };
-                        self.commit(plan, false).await?;
-                    }
-                    _ => self.notifier.committed(durable),
+                if !last {
+                    self.journal.release(&self.history.release_dead());
                 }
+                let needed = last || asked.is_some() || self.journal.waits_for_cut();
+                block.filter(|_| needed).map(|block| Plan::empty(durable, block, *self.usage.lock()))
             }
-        }
+        };
+        let Some(mut plan) = plan else {
+            if !last {
+                self.notifier.committed(durable);
+            }
+            return Ok(());
+        };
+        let Some(asked) = asked else { return self.commit(plan, last).await };
+        plan.take_in(asked.moves, &self.history)?;
+        self.commit(plan, last).await?;
+        self.requests.done(asked.number);
         Ok(())
     }
 
@@ -319,17 +350,15 @@ impl Rounds {
         let sequence = Sequence(chain.newest.sequence.0 + 1);
         let extents: u64 = plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum();
         *self.sending.lock() = extents;
-        let (checkpoint, mut dead) = self.keeper.next();
-        // What is left out is an orphan, and found as such.
-        dead.truncate(DEAD_MAX);
+        let (checkpoint, dead) = self.keeper.next();
         let listed = dead.len() * DEAD_LEN;
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
         let mut records = plan.records;
-        let placed = if extents as usize + records_len(&records) + listed <= SMALL {
+        let placed = if !plan.moves && extents as usize + records_len(&records) + listed <= SMALL {
             commit.inline = self.inline(&plan.outgoing)?;
             inline_places(&plan.outgoing, sequence)
         } else {
-            self.send_segments(plan.outgoing.clone(), &mut records, idle).await?
+            self.send_segments(sequence, plan.outgoing.clone(), &mut records, idle).await?
         };
         if plants::on("J5-drop-uploaded") {
             let taken = self.history.note(Note::Took { link: chain.newest, cut: Some(plan.cut) });
@@ -338,7 +367,7 @@ impl Rounds {
             self.journal.committed(plan.cut);
         }
         place(&mut records, &placed);
-        (commit.records, commit.parts) = self.split(records, idle).await?;
+        (commit.records, commit.parts) = self.split(sequence, records, idle).await?;
         let object = LogObject {
             sequence,
             previous: chain.newest.hash,
@@ -354,11 +383,12 @@ impl Rounds {
         let Body::Commit(commit) = &object.body else { unreachable!("made above") };
         let parts: u64 = commit.parts.iter().map(|part| u64::from(part.len)).sum();
         let object = Bytes::from(object.seal(&self.keys, &self.random).expect("split keeps commits below the class"));
-        self.create_log_object(sequence, &object).await?;
+        self.create_log_object(sequence, &object, chain.standing).await?;
         let newest = ChainLink { sequence, hash: kdf::hash(&object) };
-        self.took(Chain { newest, cut: plan.cut, idle, time }, &placed, &plan.dead).await?;
+        let standing = Some((newest, checkpoint));
+        self.took(Chain { newest, cut: plan.cut, idle, time, standing }, &placed, &plan.dead).await?;
         *self.usage.lock() = plan.usage;
-        self.keeper.stands(checkpoint, object.len() as u64 + parts);
+        self.keeper.stands(checkpoint, object.len() as u64 + parts, plan.usage.map(|(_, bytes)| bytes));
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
         Ok(())
     }
@@ -373,6 +403,7 @@ impl Rounds {
 
     async fn send_segments(
         &self,
+        sequence: Sequence,
         outgoing: Vec<Outgoing>,
         records: &mut Records,
         last: bool,
@@ -381,8 +412,11 @@ impl Rounds {
         if segments.is_empty() {
             return Ok(Vec::new());
         }
+        self.keeper.sends(sequence, segments.iter().map(|segment| segment.id));
         self.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()), last).await?;
         let sent = self.remote.send(&segments, &self.sending).await?;
+        let live = segments.iter().map(|segment| u64::from(segment.len)).sum();
+        self.keeper.grew(live, sent.iter().map(|(_, len)| u64::from(*len)).sum());
         for (id, len) in sent {
             records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
         }
@@ -391,7 +425,12 @@ impl Rounds {
     }
 
     /// What does not fit one commit goes into sealed parts, sent first (C3).
-    async fn split(&self, records: Records, last: bool) -> Result<(Records, Vec<CommitPart>), RoundError> {
+    async fn split(
+        &self,
+        sequence: Sequence,
+        records: Records,
+        last: bool,
+    ) -> Result<(Records, Vec<CommitPart>), RoundError> {
         if records_len(&records) <= LARGE {
             return Ok((records, Vec::new()));
         }
@@ -400,6 +439,7 @@ impl Rounds {
             .into_iter()
             .map(|chunk| (ObjectId(self.random.bytes()), records_len(&chunk) as u64, chunk))
             .collect();
+        self.keeper.sends(sequence, chunks.iter().map(|(id, ..)| *id));
         self.note(Note::Sent(chunks.iter().map(|(id, ..)| *id).collect()), last).await?;
         *self.sending.lock() += chunks.iter().map(|(_, len, _)| len).sum::<u64>();
         for (id, len, chunk) in chunks {
@@ -413,16 +453,28 @@ impl Rounds {
         Ok((Vec::new(), parts))
     }
 
-    async fn create_log_object(&self, sequence: Sequence, object: &Bytes) -> Result<(), RoundError> {
+    /// `before`: the newest commit until now, and what it names. Every successor begins with an epoch record at the very
+    /// number that we create next, and that is never removed, so a create that succeeds at once is in the log. One whose
+    /// answer was lost may have stood, been covered by a successor's checkpoint and been removed, before the next try
+    /// found the name free: then the commit before it, or its manifest, was removed earlier (C6).
+    async fn create_log_object(
+        &self,
+        sequence: Sequence,
+        object: &Bytes,
+        before: Option<(ChainLink, (ObjectId, Hash))>,
+    ) -> Result<(), RoundError> {
         let name = log_name(sequence);
-        let created = self.remote.create_once(&name, object).await?;
-        if created == Created::New {
-            return Ok(());
+        match self.remote.create_once(&name, object).await? {
+            (Created::New, 0) => return Ok(()),
+            (Created::New, _) => {}
+            (Created::Exists, _) => match self.remote.get(&name).await? {
+                Some(standing) if standing == *object || plants::on("C4-own-by-name") => {}
+                _ => return Err(RoundError::Fenced),
+            },
         }
-        // Perhaps an earlier try of ours whose answer was lost.
-        match self.remote.get(&name).await? {
-            Some(standing) if standing == *object || plants::on("C4-own-by-name") => Ok(()),
-            _ => Err(RoundError::Fenced),
+        match before {
+            Some((link, checkpoint)) if !end::stands(self, link, checkpoint).await? => Err(RoundError::Fenced),
+            _ => Ok(()),
         }
     }
 
@@ -502,6 +554,7 @@ impl Fetch for Rounds {
 
 impl Upload for Rounds {
     fn announce<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<(), RoundError>> {
+        self.keeper.sends_for_checkpoint(ids);
         self.note(Note::Sent(ids.to_vec()), false).boxed()
     }
 
@@ -531,7 +584,7 @@ fn plan(batch: Batch) -> Plan {
                 // An earlier commit of this machine has it, as was found out late: only its record travels.
                 Some(Record::Extent(extent)) if named.contains(&id) && extent.place != Place::Local => {}
                 Some(Record::Extent(extent)) if named.contains(&id) => {
-                    outgoing.push(Outgoing { id, record: extent.clone(), sent: None });
+                    outgoing.push(Outgoing { id, record: extent.clone(), sent: None, bytes: None });
                 }
                 // Dead at the cut: it does not travel.
                 _ => {
@@ -542,7 +595,7 @@ fn plan(batch: Batch) -> Plan {
         }
         records.push((key, entry.record));
     }
-    Plan { cut: batch.cut, block: batch.block, records, outgoing, dead, usage: batch.usage }
+    Plan { cut: batch.cut, block: batch.block, records, outgoing, dead, usage: batch.usage, moves: false }
 }
 
 fn places(segment: &Packed) -> impl Iterator<Item = (ExtentId, Extent)> {
@@ -561,15 +614,13 @@ fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Ex
         .collect()
 }
 
-/// Puts extents as the vault has them in the place of their records. Both are in key order, and of the same extents.
+/// Puts extents as the vault has them in the place of their records. Both are in key order.
 fn place(records: &mut Records, placed: &[(ExtentId, Extent)]) {
-    let mut placed = placed.iter();
-    for (_, record) in records.iter_mut() {
-        if let Some(record) = record
-            && let Record::Extent(Extent { place: Place::Local, .. }) = &**record
-            && let Some((_, extent)) = placed.next()
-        {
-            *record = Arc::new(Record::Extent(extent.clone()));
+    let mut placed = placed.iter().peekable();
+    for (key, record) in records.iter_mut() {
+        while placed.next_if(|(id, _)| Key::extent(*id) < *key).is_some() {}
+        if let Some((_, extent)) = placed.next_if(|(id, _)| Key::extent(*id) == *key) {
+            *record = Some(Arc::new(Record::Extent(extent.clone())));
         }
     }
 }

@@ -3,13 +3,18 @@
 //! The end is found by GET, never by LIST; a listing only says what may be fetched ahead, and shows a gap. Every
 //! object must open, continue the one before, and belong to an epoch that is not over; what the pin names must be on
 //! the way.
+//!
+//! A writer elsewhere may be removing what a checkpoint covers (C6), and a removed commit may be put back by a late
+//! request. So whatever is missing, or does not fit, means: begin again, from the checkpoint that counts now; and what
+//! seems to be the end is one only if the newest commit and its checkpoint still stand *afterwards*. What is found wrong
+//! twice, from the same beginning, is wrong.
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
 use super::VaultError;
 use super::checkpoint::chain::Judgement;
-use super::checkpoint::{self, chain};
+use super::checkpoint::{self, chain, end};
 use super::pin::Pin;
 use crate::base::{Epoch, ObjectId, Position, Sequence, Timestamp};
 use crate::crypto::kdf;
@@ -21,6 +26,8 @@ use crate::store::Store;
 
 /// Log objects fetched ahead.
 const AHEAD: usize = 8;
+/// How often a walk begins while what stands in the store changes under it.
+const TRIES: u32 = 8;
 
 /// What a walk found: the newest state of a vault, or what it is more than where the walk began.
 pub struct Walked {
@@ -58,6 +65,19 @@ pub struct NewestCommit {
     pub link: ChainLink,
     pub cut: Position,
     pub time: Timestamp,
+    /// What it names; `None` while the walk has not met it (a manifest tells which commit it covers last, but no more).
+    checkpoint: Option<(ObjectId, Hash)>,
+}
+
+impl NewestCommit {
+    pub fn new(link: ChainLink, cut: Position, time: Timestamp, checkpoint: (ObjectId, Hash)) -> NewestCommit {
+        NewestCommit { link, cut, time, checkpoint: Some(checkpoint) }
+    }
+
+    /// The link of the commit and the checkpoint that it names: what must stand (C6).
+    pub fn standing(&self) -> Option<(ChainLink, (ObjectId, Hash))> {
+        Some((self.link, self.checkpoint?))
+    }
 }
 
 struct Walk<'a> {
@@ -65,6 +85,8 @@ struct Walk<'a> {
     keys: &'a Keys,
     pin: Option<&'a Pin>,
     continued: bool,
+    /// The last log object that a listing showed.
+    listed: Sequence,
     base: Option<((ObjectId, Hash), Manifest)>,
     /// The epoch of the last log object looked at.
     reign: Epoch,
@@ -82,47 +104,101 @@ pub async fn walk(
     pin: Option<&Pin>,
     from: Option<ChainLink>,
 ) -> Result<Walked, VaultError> {
-    let mut walk = Walk {
-        store,
-        keys,
-        pin,
-        continued: false,
-        base: None,
-        reign: Epoch(0),
-        records: Folded::new(),
-        blocks: Vec::new(),
-        newest: None,
-        link: ChainLink { sequence: Sequence(0), hash: [0; 32] },
-        commit: None,
-    };
-    if let Some(from) = from {
-        walk.begin_at(from).await?;
-    }
-    let listed = store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
-    if !walk.continued && listed > Sequence(0) {
-        walk.begin_at_checkpoint(listed).await?;
-    }
-    let ahead = (walk.link.sequence.0 + 1..=listed.0)
-        .map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
-    let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
-    while let Some((sequence, object)) = ahead.next().await {
-        match object? {
-            Some(object) => walk.take(sequence, &object).await?,
-            None => return Err(tampered(format!("the log has a gap: {} is missing", log_name(sequence)))),
+    let mut from = from;
+    // Where the try before began, and what was wrong.
+    let mut before: Option<(Sequence, Sequence, String)> = None;
+    for number in 1.. {
+        let mut walk = Walk::new(store, keys, pin);
+        let why = match walk.run(from.take()).await {
+            Ok(true) => return walk.finish().await,
+            Ok(false) => tampered("what seemed to be the end of the log is none".to_owned()),
+            Err(error @ (VaultError::Tampered(_) | VaultError::RolledBack(_))) => error,
+            Err(error) => return Err(error),
+        };
+        let began = walk.base.as_ref().map_or(Sequence(0), |(_, base)| base.sequence);
+        let found = (began, walk.listed, why.to_string());
+        if number >= TRIES || (!walk.continued && before.as_ref() == Some(&found)) {
+            return Err(why);
         }
+        log::debug!("the log is read again from the checkpoint (try {number}): {why}");
+        before = (!walk.continued).then_some(found);
     }
-    drop(ahead);
-    while let Some(object) = fetch(store, Sequence(walk.link.sequence.0 + 1)).await? {
-        walk.take(Sequence(walk.link.sequence.0 + 1), &object).await?;
+    unreachable!("the loop ends by itself")
+}
+
+/// Has the vault gone on since `walked`? For those who miss an object and must know whether they are late (D3).
+pub async fn has_moved<F: checkpoint::Fetch>(
+    fetch: &F,
+    newest: Sequence,
+    commit: &NewestCommit,
+) -> Result<bool, F::Error> {
+    match commit.standing() {
+        Some((link, checkpoint)) => Ok(!end::is_end(fetch, newest, link, checkpoint).await?),
+        None => Ok(true),
     }
-    walk.end().await
 }
 
 async fn fetch(store: &Store, sequence: Sequence) -> Result<Option<Bytes>, VaultError> {
     Ok(store.get(&log_name(sequence)).await?)
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(store: &'a Store, keys: &'a Keys, pin: Option<&'a Pin>) -> Walk<'a> {
+        Walk {
+            store,
+            keys,
+            pin,
+            continued: false,
+            listed: Sequence(0),
+            base: None,
+            reign: Epoch(0),
+            records: Folded::new(),
+            blocks: Vec::new(),
+            newest: None,
+            link: ChainLink { sequence: Sequence(0), hash: [0; 32] },
+            commit: None,
+        }
+    }
+
+    /// Walks; `false` if that did not lead to the end.
+    async fn run(&mut self, from: Option<ChainLink>) -> Result<bool, VaultError> {
+        if let Some(from) = from {
+            self.begin_at(from).await?;
+        }
+        let listed = self.store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
+        self.listed = listed;
+        if !self.continued && listed > Sequence(0) {
+            self.begin_at_checkpoint(listed).await?;
+        }
+        let store = self.store;
+        let ahead = (self.link.sequence.0 + 1..=listed.0)
+            .map(|n| async move { (Sequence(n), fetch(store, Sequence(n)).await) }.boxed());
+        let mut ahead = futures::stream::iter(ahead).buffered(AHEAD);
+        while let Some((sequence, object)) = ahead.next().await {
+            match object? {
+                Some(object) => self.take(sequence, &object).await?,
+                None => return Err(tampered(format!("the log has a gap: {} is missing", log_name(sequence)))),
+            }
+        }
+        drop(ahead);
+        while let Some(object) = fetch(store, Sequence(self.link.sequence.0 + 1)).await? {
+            self.take(Sequence(self.link.sequence.0 + 1), &object).await?;
+        }
+        self.check_end().await
+    }
+
+    /// There is nothing after it; is it the end? (C6)
+    async fn check_end(&self) -> Result<bool, VaultError> {
+        let (Some(_), Some(commit)) = (&self.newest, &self.commit) else {
+            return Err(tampered(format!("the log of {} is gone", self.store.url())));
+        };
+        match commit.standing() {
+            Some((link, checkpoint)) => end::stands(self.store, link, checkpoint).await,
+            // A commit that names the checkpoint comes after it.
+            None => Ok(false),
+        }
+    }
+
     async fn begin_at(&mut self, from: ChainLink) -> Result<(), VaultError> {
         let Some(bytes) = fetch(self.store, from.sequence).await? else { return Ok(()) };
         if kdf::hash(&bytes) != from.hash {
@@ -132,7 +208,7 @@ impl Walk<'_> {
         let Body::Commit(Commit { cut, .. }) = object.body else { return Ok(()) };
         self.link = from;
         self.reign = object.epoch;
-        self.commit = Some(NewestCommit { link: from, cut, time: object.time });
+        self.commit = Some(NewestCommit { link: from, cut, time: object.time, checkpoint: Some(object.checkpoint) });
         self.newest = Some(object);
         self.continued = true;
         self.check_pin()
@@ -159,7 +235,8 @@ impl Walk<'_> {
         self.link = manifest.link();
         self.reign = manifest.epoch;
         // The commit that names the checkpoint comes after it: this one's time is never shown.
-        self.commit = manifest.commit.map(|link| NewestCommit { link, cut: manifest.cut, time: object.time });
+        self.commit =
+            manifest.commit.map(|link| NewestCommit { link, cut: manifest.cut, time: object.time, checkpoint: None });
         self.base = Some((object.checkpoint, manifest));
         Ok(())
     }
@@ -197,7 +274,8 @@ impl Walk<'_> {
         if let Body::Commit(commit) = &mut object.body {
             let cut = commit.cut;
             self.apply(commit).await?;
-            self.commit = Some(NewestCommit { link: self.link, cut, time: object.time });
+            self.commit =
+                Some(NewestCommit { link: self.link, cut, time: object.time, checkpoint: Some(object.checkpoint) });
         }
         self.newest = Some(object);
         Ok(())
@@ -219,7 +297,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn end(self) -> Result<Walked, VaultError> {
+    async fn finish(self) -> Result<Walked, VaultError> {
         let (Some(newest), Some(commit)) = (self.newest, self.commit) else {
             return Err(tampered(format!("the log of {} is gone", self.store.url())));
         };

@@ -115,6 +115,7 @@ fn options(state: &Path) -> DriveOptions {
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
+        gc: Default::default(),
         follow_seconds: 5,
     }
 }

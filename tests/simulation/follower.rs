@@ -28,7 +28,7 @@ use dripfs::vault::pin::PinFile;
 use super::model::Model;
 use super::oracle::Floor;
 use super::remote::{Front, Who};
-use super::sim::{Sim, clock, found, observe, unlocked};
+use super::sim::{GC, Sim, clock, found, observe, unlocked};
 use super::users::dice;
 use super::world::Power;
 
@@ -128,7 +128,7 @@ impl Follower {
             host: "follower".to_owned(),
         };
         let pins = PinFile::open(disk)?;
-        let options = DriveOptions { follow_seconds: 1 << 30, ..sim.options(true, false, false) };
+        let options = DriveOptions { follow_seconds: 1 << 30, ..sim.options(true, false, false, GC) };
         Drive::open_in(world, unlocked(), pins, options).await
     }
 

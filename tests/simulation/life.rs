@@ -18,18 +18,21 @@ use dripfs::journal::{Journal, JournalError};
 use dripfs::mount::drive::{Closed, Drive};
 use dripfs::vault::VaultError;
 use dripfs::vault::aside::{self, SetAside};
+use dripfs::vault::gc;
 use dripfs::vault::pin::PinFile;
 
 use super::line::Line;
 use super::model::Model;
 use super::oracle::{Floor, Found};
 use super::remote::{Front, Who};
-use super::sim::{Sim, found, observe, unlocked};
+use super::sim::{GC, Sim, found, observe, unlocked};
 use super::users::{Life, dice};
 use super::world::{Power, PoweredDisk};
 
 /// Nothing that mounts, drains or closes may take longer once the remote answers.
 const LONG: Duration = Duration::from_secs(4 * 3600);
+/// Then the users of a calm life have long been done.
+pub const QUIET: Duration = Duration::from_secs(1000);
 /// What is older than this at a crash should be in the journal (3 s in memory, 5 s until fdatasync, and some).
 const AGED: Duration = Duration::from_secs(30);
 
@@ -53,6 +56,8 @@ pub struct Plan {
     pub calm: bool,
     /// It unmounts when the users are done.
     pub closes: bool,
+    /// Before that nothing happens for so long but what the drive does by itself.
+    pub lingers: Duration,
     /// After so long it sleeps.
     pub sleeps: Option<Duration>,
 }
@@ -118,9 +123,11 @@ impl Sim {
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
         let front = Front { remote: self.remote.clone(), power: Some(power.clone()), who };
         let world = self.world(front, powered.clone());
+        // The last life has one sweep, when all is quiet.
+        let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, ..GC } } else { GC };
         let opened = async {
             let pins = PinFile::open(powered)?;
-            Drive::open_in(world, unlocked(), pins, self.options(false, plan.remote, takeover)).await
+            Drive::open_in(world, unlocked(), pins, self.options(false, plan.remote, takeover, gc)).await
         };
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
         let drive = match opened {
@@ -290,6 +297,18 @@ impl Sim {
         worked?;
         if !power.is_gone() && self.remote.is_overtaken(life.number) {
             self.check_fenced(&life).await?;
+        }
+        if plan.lingers > Duration::ZERO && !power.is_gone() {
+            self.say(&format!("lingers for {:?}", plan.lingers));
+            if plan.calm {
+                power.hold();
+                life.close_all();
+            }
+            tokio::select! {
+                biased;
+                () = power.gone() => {}
+                () = tokio::time::sleep(plan.lingers) => {}
+            }
         }
         if !power.is_gone() && plan.closes {
             return self.close(plan, &life).await;

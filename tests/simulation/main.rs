@@ -34,6 +34,7 @@
 //! - Of a machine that follows (see `follower.rs`): at each look what is demanded of the vault; open files stay as they
 //!   were.
 //! - Everything readable at every look: no object is missing or fails to open.
+//! - At the end, after a sweep: no object in the vault that nothing needs, no covered commit; no epoch record ever went.
 //!
 //! What it cannot see: threads (locks in the wrong order, races between real threads: everything runs in one), the
 //! kernel, real disks and providers, time-outs of real clocks, attributes beside mode, link count and mtime (owners,
@@ -50,6 +51,7 @@ mod follower;
 mod life;
 mod line;
 mod model;
+mod objects;
 mod oracle;
 mod remote;
 mod schedule;
@@ -195,6 +197,10 @@ fn plants() {
         "C3-commit-before-segments",
         "C4-own-by-name",
         "C5-replay-all",
+        "C6-epoch-removed",
+        "C6-inline-removed",
+        "D1-delete-at-once",
+        "D2-list-last",
         "E1-record-not-awaited",
         "E3-journal-joined",
     ];

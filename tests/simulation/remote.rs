@@ -1,11 +1,12 @@
 //! The remote of a simulation: one map of objects that outlives every machine, and the bad network before it.
 //!
 //! Owns the faults of the network: latency, errors before and after the effect, answers that never come, requests that
-//! are applied seconds later or twice, outages, listings that lack what is young. Invariant: whatever happens, an
-//! object that stands is never replaced (but the hint); that is what "create only if absent" promises.
+//! are applied seconds later or twice, outages, listings that lack what is young. Deletions have the same faults as puts.
+//! Invariant: whatever happens, an object that stands is never replaced (but the hint); that is what "create only if
+//! absent" promises.
 //!
 //! Owns whose each log object is as well, and so the first judgement of epochs (E1): from the first object of a life on,
-//! none of an earlier life may enter the log.
+//! none of an earlier life may enter the log. (A late create may put back a commit that was removed: C6.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +23,7 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
@@ -44,7 +45,8 @@ pub struct Who {
 struct Late {
     due: Duration,
     location: Path,
-    payload: PutPayload,
+    /// `None`: it deletes.
+    payload: Option<PutPayload>,
     options: PutOptions,
     who: Who,
 }
@@ -69,6 +71,8 @@ struct State {
     changes: u64,
     /// What went against the rules.
     broken: Option<String>,
+    /// Log objects that were deleted.
+    deleted: Vec<(Path, bytes::Bytes)>,
     /// Simulated time: what earlier lives took, and when this one began.
     before: Duration,
     began: Instant,
@@ -107,6 +111,7 @@ impl Remote {
             log: BTreeMap::new(),
             changes: 0,
             broken: None,
+            deleted: Vec::new(),
             before: Duration::from_secs(60),
             began: Instant::now(),
         };
@@ -273,8 +278,24 @@ impl Remote {
         (fate, before, after)
     }
 
-    async fn apply(&self, location: &Path, payload: PutPayload, options: PutOptions, who: Who) -> Result<PutResult> {
+    async fn apply(
+        &self,
+        location: &Path,
+        payload: Option<PutPayload>,
+        options: PutOptions,
+        who: Who,
+    ) -> Result<Option<PutResult>> {
+        let Some(payload) = payload else {
+            if location.as_ref().starts_with("log/")
+                && let Ok(got) = self.objects.get_opts(location, GetOptions::default()).await
+            {
+                let bytes = got.bytes().await?;
+                self.state.lock().deleted.push((location.clone(), bytes));
+            }
+            return self.objects.delete(location).await.map(|()| None);
+        };
         let result = self.objects.put_opts(location, payload, options).await;
+        log::trace!("put {location}: {}", result.is_ok());
         if result.is_ok() {
             let now = self.now();
             let mut state = self.state.lock();
@@ -284,10 +305,15 @@ impl Remote {
                 state.logged(location, who);
             }
         }
-        result
+        result.map(Some)
     }
 
-    fn delay(&self, location: &Path, payload: &PutPayload, options: &PutOptions, who: Who) {
+    /// Log objects that were deleted so far.
+    pub fn deleted(&self) -> Vec<(Path, bytes::Bytes)> {
+        self.state.lock().deleted.clone()
+    }
+
+    fn delay(&self, location: &Path, payload: &Option<PutPayload>, options: &PutOptions, who: Who) {
         let now = self.now();
         let mut state = self.state.lock();
         let due = now + Duration::from_millis(state.dice.below(40_000));
@@ -298,7 +324,7 @@ impl Remote {
     fn fly<'a>(
         &'a self,
         location: &Path,
-        payload: &PutPayload,
+        payload: &Option<PutPayload>,
         options: &PutOptions,
         who: Who,
         power: &'a Power,
@@ -389,6 +415,10 @@ fn scatter(late: &mut Late, dice: &mut Dice, now: Duration) -> bool {
 impl State {
     /// A log object stands.
     fn logged(&mut self, location: &Path, who: Who) {
+        // It comes again, late, after it was removed (C6).
+        if self.deleted.iter().any(|(deleted, _)| deleted == location) {
+            return;
+        }
         let number = location.as_ref().rsplit('/').next().and_then(|name| name.parse().ok()).unwrap_or(0);
         self.log.insert(number, who);
         if self.newest.as_ref().is_some_and(|newest| newest > location) {
@@ -414,43 +444,56 @@ async fn step(power: &Power) {
     }
 }
 
+/// A put, or a deletion, through the bad network.
+async fn change(
+    remote: &Remote,
+    power: &Power,
+    who: Who,
+    location: &Path,
+    payload: Option<PutPayload>,
+    options: PutOptions,
+) -> Result<Option<PutResult>> {
+    step(power).await;
+    let (fate, before, after) = remote.fate(true, power);
+    let flight = remote.fly(location, &payload, &options, who, power);
+    tokio::time::sleep(before).await;
+    remote.deliver(Some(location)).await;
+    step(power).await;
+    drop(flight.end());
+    match fate {
+        Fate::Fine | Fate::Twice => {
+            let result = remote.apply(location, payload.clone(), options.clone(), who).await;
+            if fate == Fate::Twice {
+                remote.delay(location, &payload, &options, who);
+            }
+            tokio::time::sleep(after).await;
+            result
+        }
+        Fate::FailBefore => Err(broken()),
+        Fate::LoseAnswer => {
+            drop(remote.apply(location, payload, options, who).await);
+            Err(broken())
+        }
+        Fate::Hang => pending().await,
+        Fate::HangAfter => {
+            drop(remote.apply(location, payload, options, who).await);
+            pending().await
+        }
+        Fate::Late => {
+            remote.delay(location, &payload, &options, who);
+            Err(broken())
+        }
+    }
+}
+
 #[async_trait]
 impl ObjectStore for Front {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let Some(power) = &self.power else {
             return Err(Error::NotImplemented { operation: "put".into(), implementer: "a look".into() });
         };
-        step(power).await;
-        let (fate, before, after) = self.remote.fate(true, power);
-        let flight = self.remote.fly(location, &payload, &options, self.who, power);
-        tokio::time::sleep(before).await;
-        self.remote.deliver(Some(location)).await;
-        step(power).await;
-        drop(flight.end());
-        match fate {
-            Fate::Fine | Fate::Twice => {
-                let result = self.remote.apply(location, payload.clone(), options.clone(), self.who).await;
-                if fate == Fate::Twice {
-                    self.remote.delay(location, &payload, &options, self.who);
-                }
-                tokio::time::sleep(after).await;
-                result
-            }
-            Fate::FailBefore => Err(broken()),
-            Fate::LoseAnswer => {
-                drop(self.remote.apply(location, payload, options, self.who).await);
-                Err(broken())
-            }
-            Fate::Hang => pending().await,
-            Fate::HangAfter => {
-                drop(self.remote.apply(location, payload, options, self.who).await);
-                pending().await
-            }
-            Fate::Late => {
-                self.remote.delay(location, &payload, &options, self.who);
-                Err(broken())
-            }
-        }
+        let put = change(&self.remote, power, self.who, location, Some(payload), options).await?;
+        Ok(put.expect("it was a put"))
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -475,7 +518,19 @@ impl ObjectStore for Front {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.remote.objects.delete_stream(locations)
+        let (remote, power, who) = (self.remote.clone(), self.power.clone(), self.who);
+        let delete = move |location: Result<Path>| {
+            let (remote, power) = (remote.clone(), power.clone());
+            async move {
+                let location = location?;
+                let Some(power) = power else {
+                    return Err(Error::NotImplemented { operation: "delete".into(), implementer: "a look".into() });
+                };
+                change(&remote, &power, who, &location, None, PutOptions::default()).await?;
+                Ok(location)
+            }
+        };
+        locations.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

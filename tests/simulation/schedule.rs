@@ -4,13 +4,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use dripfs::base::Sequence;
+use dripfs::format::commit::{Body, LogObject};
 use futures::future::try_join_all;
 use tokio::task::LocalSet;
 
 use super::PANICS;
 use super::follower::Follower;
-use super::life::{End, Plan};
-use super::sim::{Sim, born, found, runtime};
+use super::life::{End, Plan, QUIET};
+use super::objects;
+use super::sim::{Sim, born, found, runtime, unlocked};
 
 /// Lives of one machine, each so long after the one before.
 type Chain = Vec<(Duration, Plan)>;
@@ -26,6 +29,11 @@ impl Sim {
             remote: self.chance(25),
             calm,
             closes: calm || self.chance(50),
+            lingers: Duration::from_secs(match calm {
+                true => 2 * QUIET.as_secs(),
+                false if self.chance(30) => self.below(300),
+                false => 0,
+            }),
             sleeps: None,
         }
     }
@@ -162,6 +170,21 @@ impl Sim {
         if there != model {
             return Err(format!("drained, but the vault's files are {there:?}, the model's {model:?}"));
         }
-        Ok(())
+        self.check_objects().await
+    }
+
+    /// After a sweep nothing lies in the remote that nobody needs (C6, D1, D2), and no epoch record ever went.
+    async fn check_objects(&self) -> Result<(), String> {
+        let keys = unlocked().keys;
+        for (location, bytes) in self.remote.deleted() {
+            let sequence = Sequence(location.filename().and_then(|name| name.parse().ok()).unwrap_or_default());
+            match LogObject::open(&keys, sequence, &bytes).map(|object| object.body) {
+                Ok(Body::Commit(_)) => {}
+                other => return Err(format!("{location} was deleted, and is {other:?}")),
+            }
+        }
+        let contents = self.remote.contents().await;
+        let names: Vec<String> = contents.iter().map(|(location, _)| location.to_string()).collect();
+        objects::check(self.store(), &keys, &names).await
     }
 }

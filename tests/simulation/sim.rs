@@ -22,6 +22,7 @@ use dripfs::mount::drive::{Drive, DriveOptions, Durability, World};
 use dripfs::pipeline::Cpu;
 use dripfs::store::Store;
 use dripfs::vault::checkpoint::keeper::When;
+use dripfs::vault::gc;
 use dripfs::vault::init;
 use dripfs::vault::pin::PinFile;
 use dripfs::vault::unlock::Unlocked;
@@ -83,6 +84,14 @@ pub struct Sim {
     stamp: Cell<u32>,
     pub tally: RefCell<Tally>,
 }
+
+/// Sweeps come sooner than for a user: lives are short.
+pub const GC: gc::Settings = gc::Settings {
+    first: Duration::from_secs(40),
+    every: Duration::from_secs(200),
+    grace: Duration::from_secs(60),
+    requests: 20,
+};
 
 /// What was tried.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -312,7 +321,7 @@ impl Sim {
         *self.machines[machine].backup.borrow_mut() = Some(Rc::new(Backup { disk: disk.copy(), local, life, log_len }));
     }
 
-    pub fn options(&self, read_only: bool, remote: bool, takeover: bool) -> DriveOptions {
+    pub fn options(&self, read_only: bool, remote: bool, takeover: bool, gc: gc::Settings) -> DriveOptions {
         DriveOptions {
             state: "state".into(),
             read_only,
@@ -325,6 +334,7 @@ impl Sim {
             journal_bytes: self.journal_bytes,
             checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
             follow_seconds: 5,
+            gc,
         }
     }
 
@@ -345,6 +355,13 @@ impl Sim {
         }
     }
 
+    /// Through a network without faults.
+    pub fn store(&self) -> Store {
+        let who = Who { machine: usize::MAX, life: u64::MAX };
+        let front = Front { remote: self.remote.clone(), power: None, who };
+        Store::over(Arc::new(front), "simulated:///")
+    }
+
     /// What the vault shows on a machine that has never seen it, and the number of the newest log object.
     pub async fn peek(&self) -> Result<(Model, u64), String> {
         let disk = SimulatedDisk::new(0);
@@ -353,7 +370,7 @@ impl Sim {
         let world = self.world(front, disk.clone());
         let failed = |error: &dyn std::fmt::Display| format!("the vault, from another machine: {error}");
         let pins = PinFile::open(disk).map_err(|error| failed(&error))?;
-        let drive = Drive::open_in(world, unlocked(), pins, self.options(true, false, false))
+        let drive = Drive::open_in(world, unlocked(), pins, self.options(true, false, false, GC))
             .await
             .map_err(|error| failed(&error))?;
         let model = observe(&drive.fs).await.map_err(|error| failed(&error))?;

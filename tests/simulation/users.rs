@@ -409,6 +409,12 @@ impl Life {
         }
     }
 
+    /// Nobody has any file open now.
+    pub fn close_all(&self) {
+        let orphans = self.line.model.borrow().orphans.clone();
+        orphans.into_iter().for_each(|ino| self.forget(ino, 100));
+    }
+
     async fn fsync(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
         let call = self.line.oracle.borrow().now();
@@ -504,6 +510,8 @@ impl Life {
             match self.below(20) {
                 0..12 => {}
                 12..18 => tokio::time::sleep(Duration::from_millis(self.below(100) as u64)).await,
+                // Now and then long enough for gc.
+                18 if self.chance(8) => tokio::time::sleep(Duration::from_millis(self.below(150_000) as u64)).await,
                 _ => tokio::time::sleep(Duration::from_millis(self.below(8000) as u64)).await,
             }
             self.power.awake().await;

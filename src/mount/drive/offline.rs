@@ -26,6 +26,7 @@ use crate::store::StoreError;
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::{self, Reign};
+use crate::vault::gc;
 use crate::vault::pin::Pin;
 use crate::vault::round::{Chain, Rounds};
 use crate::vault::walk::{self, Walked};
@@ -54,6 +55,7 @@ pub(super) struct Offline {
     /// The first block of this mount: what its epoch record names.
     pub block: BlockRef,
     pub reign: Claim,
+    pub gc: gc::Settings,
     pub told: Arc<Told>,
 }
 
@@ -133,7 +135,7 @@ impl Offline {
                     let rounds = parts.begin(reign, keeper, chain);
                     begun.set(rounds.clone()).unwrap_or_else(|_| unreachable!("only this sets it"));
                     self.told.tried();
-                    return rounds.run(stop).await;
+                    return super::run_rounds(rounds, self.gc, stop).await;
                 }
                 Err(Not::Yet(why)) => {
                     failures = failures.saturating_add(1);
@@ -184,6 +186,7 @@ impl Offline {
                 epoch::open(store, keys, &parts.random, &parts.clock, &reign, &newest, self.block).await?
             }
         };
+        epoch::check(&parts.store, &commit).await?;
         let pin = Pin { vault: parts.keys.vault, link, header: header.0, epoch };
         parts.pins.set(pin)?;
         // Commits of this machine whose answers it never heard.
@@ -197,7 +200,8 @@ impl Offline {
         parts.notifier.committed(commit.cut);
         let grown = link.sequence.0.saturating_sub(manifest.sequence.0);
         let keeper = Keeper::new(when, checkpoint, manifest, grown * CLASS_MIN as u64, grown);
-        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
+        let chain =
+            Chain { newest: link, cut: commit.cut, idle: false, time: commit.time, standing: commit.standing() };
         Ok((reign, keeper, chain))
     }
 

@@ -212,6 +212,7 @@ impl Drive {
                 takeover: options.takeover,
                 checkpoint: options.checkpoint,
             },
+            gc: options.gc,
             told: offline::Told::new(why),
         };
         let notice =
@@ -324,10 +325,22 @@ impl Opening {
         let judged = looked.walked.newest.link;
         let ground = self.world.ground(&self.keys, index::WRITER_DIR);
         let believed = known.as_ref().filter(|_| !claims.rolled_back);
-        let ready = indexer::prepare(ground, &self.world.store, &self.keys, believed, looked).await?;
+        let commit = looked.walked.commit.clone();
+        let in_use = || VaultError::InUse {
+            host: "another machine, which writes to it right now".to_owned(),
+            time: "now".to_owned(),
+        };
+        let store = &self.world.store;
+        let ready = match indexer::prepare(ground, store, &self.keys, believed, looked).await {
+            // Another machine may make a checkpoint meanwhile, and remove what was to be read here (C6).
+            Err(error @ VaultError::Tampered(_)) if walk::has_moved(store, judged.sequence, &commit).await? => {
+                log::info!("the vault has gone on meanwhile: {error}");
+                return Err(in_use());
+            }
+            ready => ready?,
+        };
         if ready.walked.newest.link != judged {
-            let (host, time) = ("another machine, which writes to it right now".to_owned(), "now".to_owned());
-            return Err(VaultError::InUse { host, time });
+            return Err(in_use());
         }
         self.begin(ready, recovered, above).await
     }
@@ -369,7 +382,8 @@ impl Opening {
         };
         journal.release(&vain);
         journal.committed(commit.cut);
-        let chain = Chain { newest: link, cut: commit.cut, idle: false, time: commit.time };
+        let chain =
+            Chain { newest: link, cut: commit.cut, idle: false, time: commit.time, standing: commit.standing() };
         let pins = Arc::new(pins);
         let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut);
         let begun = Begun::Online { reign, keeper: Box::new(keeper), chain };
@@ -403,6 +417,7 @@ async fn begin_reign(
     journal.wait_durable(history.note(Note::Mount)).await?;
     let Some(block) = journal.durable().1 else { return Err(did_not_begin()) };
     let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
+    epoch::check(&world.store, commit).await?;
     pins.set(Pin { link, epoch: reign.epoch, ..pin })?;
     journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
     Ok(link)

@@ -3,12 +3,28 @@
 //! A synchronous core: rounds tell it of each commit that stands and ask it what to name; whoever it tells to make a
 //! checkpoint does so beside the rounds, one at a time. A failed one is tried again when the log has grown by as much
 //! again, so a store that refuses is not asked without end.
+//!
+//! When all levels become one, which alone finds what is dead (a *full merge*)
+//! - by size, as in any merge: what was written since the last one is a quarter of what that one left, or more;
+//! - when files hold less, by a quarter of what they held since the last one (or since the mount) and by 256 MiB: they
+//!   were deleted or cut, which writes little. At once, not when a checkpoint is due anyway;
+//! - when the sweep for orphans asks for it.
+//!
+//! It also keeps the ledger of deletion: what the checkpoint that counts does not name and the state does (what rounds
+//! sent since, what a checkpoint in the making sends), and what commits listed as dead.
+//!
+//! Invariant: [`Keeper::beside`] and the records of the checkpoint that it returns name, together, every object below
+//! `segments/` that the vault's state names now or that this mount is about to name.
+
+use std::collections::HashSet;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{Made, Merge};
-use crate::base::ObjectId;
+use crate::base::{ObjectId, Sequence, plants};
 use crate::format::checkpoint::Manifest;
 use crate::format::commit::{ChainLink, Hash};
 
@@ -25,21 +41,65 @@ impl Default for When {
     }
 }
 
+/// Dead segments that one commit lists: with 17 bytes each, less than a commit has beside its records.
+pub const DEAD_MAX: usize = 2000;
+/// So many bytes must have died in files, to be worth a full merge by themselves.
+const DEAD_LEAST: u64 = 256 << 20;
+/// The log of a vault that nobody has written to yet: the first commit.
+const NEW: u64 = 1;
+
 pub struct Keeper {
     when: When,
     state: Mutex<State>,
+    changed: Notify,
 }
 
 struct State {
     /// The one that counts: the newest commit names it.
     id: (ObjectId, Hash),
     manifest: Manifest,
+    /// Since when it is known to count.
+    since: Instant,
+    /// This mount made it: all segments that it does not know were sent by this mount.
+    own: bool,
     /// What the log has grown by since it, or since the last try.
     bytes: u64,
     commits: u64,
     making: bool,
+    /// Full merges that were asked for, and that were begun; how many tries of making one failed.
+    asked: u64,
+    begun: u64,
+    failures: u64,
     /// Lies in the vault; the next commit names it.
     made: Option<Made>,
+    /// Objects sent for the checkpoint in the making.
+    fresh: HashSet<ObjectId>,
+    /// Segments and parts that rounds of this mount sent, and the commit that names them, if the one that counts does
+    /// not cover it.
+    sent: Vec<(Sequence, ObjectId)>,
+    /// Listed as dead by a commit that stands (since when that is known), and not deleted yet.
+    dead: Vec<(Instant, ObjectId)>,
+    /// Bytes in files when most were there since the last full merge, and now.
+    most: u64,
+    now: u64,
+    volume: Option<Volume>,
+}
+
+/// What lies in the vault's segments: bytes of extents that live, and bytes of segments, both as the last full merge
+/// counted them and as sent since by this mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Volume {
+    pub live: u64,
+    pub total: u64,
+}
+
+/// The checkpoint that counts.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    pub id: (ObjectId, Hash),
+    pub manifest: Manifest,
+    /// Since when that is known, in the time of this mount.
+    pub since: Instant,
 }
 
 /// What is to be made.
@@ -52,14 +112,35 @@ pub struct Order {
 
 impl Keeper {
     pub fn new(when: When, id: (ObjectId, Hash), manifest: Manifest, bytes: u64, commits: u64) -> Keeper {
-        Keeper { when, state: Mutex::new(State { id, manifest, bytes, commits, making: false, made: None }) }
+        // Nothing was ever counted, and nothing is there to count: then what is sent is all there is.
+        let volume = (manifest.sequence == Sequence(0) && commits <= NEW).then(Volume::default);
+        let state = State {
+            id,
+            manifest,
+            since: Instant::now(),
+            own: false,
+            bytes,
+            commits,
+            making: false,
+            asked: 0,
+            begun: 0,
+            failures: 0,
+            made: None,
+            fresh: HashSet::new(),
+            sent: Vec::new(),
+            dead: Vec::new(),
+            most: 0,
+            now: 0,
+            volume,
+        };
+        Keeper { when, state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// What the next log object names, and the segments that are dead then.
     pub fn next(&self) -> ((ObjectId, Hash), Vec<ObjectId>) {
         let state = self.state.lock();
         match &state.made {
-            Some(made) => (made.checkpoint, made.dead.clone()),
+            Some(made) => (made.checkpoint, made.dead.iter().take(DEAD_MAX).copied().collect()),
             None => (state.id, Vec::new()),
         }
     }
@@ -69,38 +150,164 @@ impl Keeper {
         self.state.lock().id.0
     }
 
-    /// A commit stands that named `id`, and took so many bytes.
-    pub fn stands(&self, id: (ObjectId, Hash), bytes: u64) {
+    pub fn counts(&self) -> Counting {
+        let state = self.state.lock();
+        Counting { id: state.id, manifest: state.manifest.clone(), since: state.since }
+    }
+
+    /// Returns when another checkpoint counts, or one could not be made, or a full merge is wanted; perhaps sooner.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// A round is about to send segments or parts that the commit `sequence` names.
+    pub fn sends(&self, sequence: Sequence, ids: impl IntoIterator<Item = ObjectId>) {
+        self.state.lock().sent.extend(ids.into_iter().map(|id| (sequence, id)));
+    }
+
+    /// The checkpoint in the making is about to send these.
+    pub fn sends_for_checkpoint(&self, ids: &[ObjectId]) {
+        self.state.lock().fresh.extend(ids);
+    }
+
+    /// Objects that the records of the checkpoint which counts do not name, but the vault's state does, or may soon; with
+    /// that checkpoint. `None` if an earlier mount may have sent some that nobody here knows.
+    pub fn beside(&self) -> Option<(Counting, HashSet<ObjectId>)> {
+        let state = self.state.lock();
+        if !state.own {
+            return None;
+        }
+        let mut beside: HashSet<ObjectId> = state.fresh.clone();
+        beside.extend(state.sent.iter().map(|(_, id)| id));
+        beside.extend(state.manifest.segments().map(|object| object.id));
+        beside.insert(state.id.0);
+        beside.extend(state.made.iter().map(|made| made.checkpoint.0));
+        let counting = Counting { id: state.id, manifest: state.manifest.clone(), since: state.since };
+        Some((counting, beside))
+    }
+
+    /// Takes what commits have listed as dead that were known to stand at `time`.
+    pub fn take_dead(&self, time: Instant) -> Vec<(Instant, ObjectId)> {
+        self.state.lock().dead.extract_if(.., |(since, _)| *since <= time).collect()
+    }
+
+    /// Puts back what may not be deleted yet.
+    pub fn keep_dead(&self, dead: impl IntoIterator<Item = (Instant, ObjectId)>) {
+        self.state.lock().dead.extend(dead);
+    }
+
+    /// So many bytes of extents went into so many bytes of segments.
+    pub fn grew(&self, live: u64, total: u64) {
+        if let Some(volume) = &mut self.state.lock().volume {
+            volume.live += live;
+            volume.total += total;
+        }
+    }
+
+    /// `None` until a full merge was made, in a vault that this mount did not see from its beginning.
+    pub fn volume(&self) -> Option<Volume> {
+        self.state.lock().volume
+    }
+
+    /// A commit stands that named `id`, and took so many bytes. `in_files`: what files hold then, where that is known.
+    pub fn stands(&self, id: (ObjectId, Hash), bytes: u64, in_files: Option<u64>) {
         let mut state = self.state.lock();
         state.bytes += bytes;
         state.commits += 1;
-        if let Some(made) = state.made.take_if(|made| made.checkpoint == id) {
-            log::info!(
-                "checkpoint {} counts: it covers the log up to {} in {} levels",
-                id.0,
-                made.manifest.sequence,
-                made.manifest.levels.len()
-            );
-            (state.id, state.manifest) = (id, made.manifest);
+        if let Some(in_files) = in_files {
+            state.now = in_files;
+            state.most = state.most.max(in_files);
         }
+        let Some(made) = state.made.take_if(|made| made.checkpoint == id) else { return };
+        log::info!(
+            "checkpoint {} counts: it covers the log up to {} in {} levels",
+            id.0,
+            made.manifest.sequence,
+            made.manifest.levels.len()
+        );
+        let covered = made.manifest.sequence;
+        (state.id, state.manifest, state.since, state.own) = (id, made.manifest, Instant::now(), true);
+        state.fresh.clear();
+        state.sent.retain(|(sequence, _)| *sequence > covered);
+        if let Some(sweep) = &made.sweep {
+            (state.most, state.volume) = (state.now, Some(sweep.volume));
+        }
+        // What is not listed is an orphan, and found as such.
+        let since = state.since;
+        state.dead.extend(made.dead.into_iter().take(DEAD_MAX).map(|id| (since, id)));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Asks for a checkpoint in which all levels become one, soon. Returns its number, for [`Keeper::has_merged`].
+    pub fn ask_for_merge(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.asked = state.begun + 1;
+        state.asked
+    }
+
+    /// Did the full merge that was asked for come to something? `None`: not yet. `Some(false)`: it failed.
+    pub fn has_merged(&self, asked: u64, failures: u64) -> Option<bool> {
+        let state = self.state.lock();
+        if state.failures > failures {
+            return Some(false);
+        }
+        (state.begun >= asked && !state.making && state.made.is_none()).then_some(true)
+    }
+
+    pub fn is_making(&self) -> bool {
+        self.state.lock().making
+    }
+
+    /// A checkpoint lies in the vault and waits for a commit to name it.
+    pub fn is_made(&self) -> bool {
+        self.state.lock().made.is_some()
+    }
+
+    pub fn failures(&self) -> u64 {
+        self.state.lock().failures
     }
 
     /// Is one to be made now, up to `newest`? Then whoever asked makes it, and says [`Keeper::ended`].
     pub fn order(&self, newest: ChainLink) -> Option<Order> {
         let mut state = self.state.lock();
-        let due = state.bytes >= self.when.bytes || state.commits >= self.when.commits;
+        let full = state.asked > state.begun || state.is_mostly_dead();
+        let due = full || state.bytes >= self.when.bytes || state.commits >= self.when.commits;
         if !due || state.making || state.made.is_some() {
             return None;
         }
         state.making = true;
         (state.bytes, state.commits) = (0, 0);
-        Some(Order { base: state.manifest.clone(), to: newest, merge: Merge::BySize })
+        let merge = if full { Merge::All } else { Merge::BySize };
+        if full {
+            state.begun = state.begun.max(state.asked);
+            state.most = state.now;
+        }
+        Some(Order { base: state.manifest.clone(), to: newest, merge })
     }
 
     pub fn ended(&self, made: Option<Made>) {
         let mut state = self.state.lock();
         state.making = false;
+        if made.is_none() {
+            // What it sent are orphans.
+            state.fresh.clear();
+            state.failures += 1;
+        }
+        if let Some(made) = made.as_ref().filter(|_| plants::on("D1-delete-at-once")) {
+            state.dead.extend(made.dead.iter().map(|id| (Instant::now(), *id)));
+        }
         state.made = made;
+        drop(state);
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    /// Enough has died since the last full merge.
+    fn is_mostly_dead(&self) -> bool {
+        let gone = self.most - self.now.min(self.most);
+        gone >= DEAD_LEAST && gone >= self.most / 4
     }
 }
 
@@ -123,22 +330,86 @@ mod tests {
     fn one_is_made_at_a_time_and_counts_when_a_commit_that_names_it_stands() {
         let first = (ObjectId([0; 16]), [0; 32]);
         let keeper = Keeper::new(When { bytes: 100, commits: 3 }, first, Manifest::default(), 0, 0);
-        keeper.stands(first, 10);
+        keeper.stands(first, 10, None);
         assert!(keeper.order(link(1)).is_none());
-        keeper.stands(first, 90);
+        keeper.stands(first, 90, None);
         assert_eq!(keeper.order(link(2)).unwrap().to, link(2));
-        keeper.stands(first, 1000);
+        keeper.stands(first, 1000, None);
         assert!(keeper.order(link(3)).is_none(), "one is being made");
         keeper.ended(Some(made(2)));
         assert!(keeper.order(link(3)).is_none(), "it is not named yet");
         let (named, dead) = keeper.next();
         assert_eq!((named, dead.len(), keeper.counting()), (made(2).checkpoint, 1, first.0));
-        keeper.stands(first, 0);
+        keeper.stands(first, 0, None);
         assert_eq!(keeper.counting(), first.0, "an older commit that stands late does not make it count");
-        keeper.stands(named, 0);
+        keeper.stands(named, 0, None);
         assert_eq!((keeper.counting(), keeper.next()), (named.0, (named, Vec::new())));
         assert_eq!(keeper.order(link(5)).unwrap().base.sequence, Sequence(2));
         keeper.ended(None);
         assert!(keeper.order(link(6)).is_none(), "after a failure the log must grow first");
+    }
+
+    #[test]
+    fn d1_what_a_commit_lists_is_dead_once_it_stands_and_not_before() {
+        let first = (ObjectId([0; 16]), [0; 32]);
+        let keeper = Keeper::new(When { bytes: 1, commits: 1 }, first, Manifest::default(), 9, 9);
+        assert!(keeper.order(link(9)).is_some());
+        keeper.ended(Some(made(2)));
+        let much_later = Instant::now() + std::time::Duration::from_secs(9);
+        assert_eq!(keeper.take_dead(much_later), []);
+        let (named, _) = keeper.next();
+        assert_eq!(keeper.take_dead(much_later), [], "a commit that is about to list it proves nothing");
+        keeper.stands(named, 0, None);
+        assert_eq!(keeper.take_dead(much_later).len(), 1);
+        assert_eq!(keeper.take_dead(much_later), []);
+    }
+
+    #[test]
+    fn d2_what_a_round_or_a_checkpoint_sends_is_named_until_the_records_of_one_that_counts_name_it() {
+        let first = (ObjectId([0; 16]), [0; 32]);
+        let keeper = Keeper::new(When { bytes: 1, commits: 1 }, first, Manifest::default(), 9, 9);
+        let [covered, later, run, lost] = [21, 22, 23, 24].map(|id| ObjectId([id; 16]));
+        keeper.sends(Sequence(2), [covered]);
+        assert!(keeper.beside().is_none(), "an earlier mount may have sent what nobody here knows");
+        assert!(keeper.order(link(2)).is_some());
+        keeper.sends_for_checkpoint(&[lost]);
+        keeper.ended(None);
+        keeper.stands(first, 9, None);
+        assert!(keeper.order(link(2)).is_some());
+        keeper.sends(Sequence(3), [later]);
+        keeper.sends_for_checkpoint(&[run]);
+        keeper.ended(Some(made(2)));
+        keeper.stands(made(2).checkpoint, 9, None);
+        keeper.sends_for_checkpoint(&[run]);
+        let (counting, beside) = keeper.beside().unwrap();
+        assert_eq!(counting.id, made(2).checkpoint);
+        assert!(!beside.contains(&covered) && !beside.contains(&lost));
+        assert!(beside.contains(&later) && beside.contains(&run) && beside.contains(&counting.id.0));
+    }
+
+    #[test]
+    fn a_full_merge_is_made_when_asked_for_and_when_much_has_died() {
+        let first = (ObjectId([0; 16]), [0; 32]);
+        let keeper = Keeper::new(When { bytes: u64::MAX, commits: u64::MAX }, first, Manifest::default(), 0, 0);
+        keeper.stands(first, 9, Some(10 << 30));
+        assert!(keeper.order(link(1)).is_none());
+        keeper.stands(first, 9, Some(8 << 30));
+        assert!(keeper.order(link(2)).is_none(), "a fifth is not enough");
+        keeper.stands(first, 9, Some(7 << 30));
+        assert_eq!(keeper.order(link(3)).unwrap().merge, Merge::All);
+        keeper.ended(Some(made(3)));
+        keeper.stands(made(3).checkpoint, 9, Some(7 << 30));
+        assert!(keeper.order(link(4)).is_none(), "it was just made");
+        let (number, failures) = (keeper.ask_for_merge(), keeper.failures());
+        assert_eq!(keeper.has_merged(number, failures), None);
+        assert_eq!(keeper.order(link(5)).unwrap().merge, Merge::All);
+        keeper.ended(Some(made(5)));
+        assert_eq!(keeper.has_merged(number, failures), None, "no commit names it yet");
+        keeper.stands(made(5).checkpoint, 9, None);
+        assert_eq!(keeper.has_merged(number, failures), Some(true));
+        let number = keeper.ask_for_merge();
+        assert!(keeper.order(link(6)).is_some());
+        keeper.ended(None);
+        assert_eq!(keeper.has_merged(number, failures), Some(false));
     }
 }

@@ -6,6 +6,7 @@ use std::mem::take;
 use bytes::Bytes;
 
 use super::fold::{Batch, Fold};
+use super::keeper::Volume;
 use super::merge::{Merged, Source, how_many};
 use super::sweep::{mark, sweep};
 use super::write::{RUN_MAX, Sender, Writer, size};
@@ -75,6 +76,8 @@ pub struct Sweep {
     pub inline: BTreeMap<Sequence, u64>,
     /// Records of extents that nothing named.
     pub dropped: u64,
+    /// What is left.
+    pub volume: Volume,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -274,7 +277,11 @@ impl<'a, U: Upload> Making<'a, U> {
         let marks = mark(self.sources(&batch.entries, &levels)).await?;
         let merged_records = self.sources(&batch.entries, &levels);
         let found = sweep(&mut self.sender, merged_records, &marks).await?;
-        let sweep = Sweep { dead: found.dead, inline: found.inline, dropped: found.dropped };
+        let volume = Volume {
+            live: found.counts.iter().map(|count| count.live).sum(),
+            total: found.counts.iter().map(|count| u64::from(count.total)).sum(),
+        };
+        let sweep = Sweep { dead: found.dead, inline: found.inline, dropped: found.dropped, volume };
         let levels = if found.level.is_empty() { Vec::new() } else { vec![found.level] };
         Ok(Levels { levels, merged, found: Some((sweep, found.counts)) })
     }

@@ -1,10 +1,10 @@
 //! Checkpoints: the whole record set as sealed runs, so that nobody has to read the log from its beginning (C6).
 //!
-//! A manifest names *levels* of sorted runs, a newer level hiding older ones. [`make`] folds the log objects since the
+//! A manifest names *levels* of sorted runs, a newer level hiding older ones. [`make()`] folds the log objects since the
 //! checkpoint before into one small level (`fold`), merges levels whose sizes are close (`merge`), and when all
 //! become one drops what nothing names (`sweep`). [`Records`] reads a checkpoint back, [`chain`] keeps the hashes of
-//! the log below it, [`end`] tells whether a log object is the log's end, [`keeper`] when one is due, [`remove`] takes away the commits that are
-//! covered.
+//! the log below it, [`end`] tells whether a log object is the log's end, [`keeper`] when one is due, [`remove`]
+//! takes away the commits that are covered.
 //!
 //! Owns: what a checkpoint holds, what it costs, what may go once it counts. Does not own: the manifest's bytes
 //! (format), when one is made and which commit names it (rounds), how objects travel and are tried again (whoever
@@ -108,7 +108,7 @@ pub async fn counts<F: Fetch>(fetch: &F, keys: &Keys, manifest: &Manifest) -> Re
 }
 
 /// An object under `segments/`, as something that is believed names it.
-async fn part<F: Fetch>(fetch: &F, part: &CommitPart) -> Result<Bytes, F::Error> {
+pub(super) async fn part<F: Fetch>(fetch: &F, part: &CommitPart) -> Result<Bytes, F::Error> {
     standing(fetch, &segment_name(part.id), &part.hash).await
 }
 

@@ -9,15 +9,15 @@
 //! - The newest commit and what comes after it never go; epoch records never do: they are the fences.
 //! - A commit whose inline extents somebody names stops the removal until they lie elsewhere.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Remove, part, tampered};
-use crate::base::{ObjectId, Sequence};
+use crate::base::{ObjectId, Sequence, plants};
 use crate::format::checkpoint::Manifest;
-use crate::format::commit::{Body, LogObject, checkpoint_name, log_name};
+use crate::format::commit::{Body, Commit, LogObject, checkpoint_name, log_name};
 use crate::format::keys::Keys;
 
 /// How long readers have to notice that a checkpoint counts.
@@ -74,25 +74,26 @@ pub enum Standing {
 pub struct Removal {
     checkpoint: ObjectId,
     covered: Sequence,
-    since: Instant,
+    due: Instant,
     is_read_back: bool,
     /// What may be there, oldest first; `None` until it was listed.
     left: Option<VecDeque<Sequence>>,
-    /// The oldest that is left is a commit that names this.
-    names: Option<ObjectId>,
+    /// Of those that are left: commits, and what they name.
+    names: HashMap<Sequence, ObjectId>,
     manifests_gone: HashSet<ObjectId>,
 }
 
 impl Removal {
-    /// `since`: when the commit that first named the checkpoint was seen to stand, or later.
-    pub fn new(checkpoint: ObjectId, manifest: &Manifest, since: Instant) -> Removal {
+    /// `since`: when the commit that first named the checkpoint was seen to stand, or later. `grace`: [`GRACE`], but in
+    /// tests.
+    pub fn new(checkpoint: ObjectId, manifest: &Manifest, since: Instant, grace: Duration) -> Removal {
         Removal {
             checkpoint,
             covered: manifest.sequence,
-            since,
+            due: since + grace,
             is_read_back: false,
             left: None,
-            names: None,
+            names: HashMap::new(),
             manifests_gone: HashSet::new(),
         }
     }
@@ -108,13 +109,13 @@ impl Removal {
         if !now.may {
             return Step::Wait(None);
         }
-        if now.time < self.since + GRACE {
-            return Step::Wait(Some(self.since + GRACE));
+        if now.time < self.due {
+            return Step::Wait(Some(self.due));
         }
         if !self.is_read_back {
             return Step::ReadBack;
         }
-        let Some(manifest) = self.names else { return Step::Look(oldest) };
+        let Some(&manifest) = self.names.get(&oldest) else { return Step::Look(oldest) };
         if keep(oldest) {
             return Step::Blocked(oldest);
         }
@@ -129,18 +130,24 @@ impl Removal {
         let mut left: Vec<Sequence> = sequences.into_iter().filter(|&sequence| sequence <= self.covered).collect();
         left.sort_unstable();
         self.left = Some(left.into());
-        self.names = None;
+        self.names.clear();
+    }
+
+    /// The oldest that are left, before `newest`.
+    pub fn oldest(&self, newest: Sequence, most: usize) -> Vec<Sequence> {
+        let left = self.left.iter().flatten();
+        left.copied().take_while(|&sequence| sequence < newest).take(most).collect()
     }
 
     pub fn was_read_back(&mut self) {
         self.is_read_back = true;
     }
 
-    /// What stands under the number that [`Step::Look`] asked for.
-    pub fn stands(&mut self, standing: Standing) {
+    /// What stands under a number: the one that [`Step::Look`] asked for, or a later one.
+    pub fn stands(&mut self, sequence: Sequence, standing: Standing) {
         match standing {
-            Standing::Commit(manifest) => self.names = Some(manifest),
-            Standing::Nothing | Standing::Epoch => self.pass(),
+            Standing::Commit(manifest) => _ = self.names.insert(sequence, manifest),
+            Standing::Nothing | Standing::Epoch => self.pass(sequence),
         }
     }
 
@@ -148,13 +155,17 @@ impl Removal {
         self.manifests_gone.insert(id);
     }
 
-    pub fn removed_commit(&mut self) {
-        self.pass();
+    pub fn removed_commit(&mut self, sequence: Sequence) {
+        self.pass(sequence);
     }
 
-    fn pass(&mut self) {
-        self.left.as_mut().and_then(VecDeque::pop_front);
-        self.names = None;
+    fn pass(&mut self, sequence: Sequence) {
+        if let Some(left) = &mut self.left
+            && let Ok(at) = left.binary_search(&sequence)
+        {
+            left.remove(at);
+        }
+        self.names.remove(&sequence);
     }
 }
 
@@ -187,8 +198,8 @@ pub async fn remove_covered<R: Remove>(
                 removal.was_read_back();
             }
             Step::Look(sequence) => {
-                let standing = look(remote, keys, sequence).await?;
-                removal.stands(standing);
+                let (standing, _) = look(remote, keys, sequence).await?;
+                removal.stands(sequence, standing);
             }
             Step::Manifest(id) => {
                 remote.remove(checkpoint_name(id)).await?;
@@ -196,19 +207,27 @@ pub async fn remove_covered<R: Remove>(
             }
             Step::Commit(sequence) => {
                 remote.remove(log_name(sequence)).await?;
-                removal.removed_commit();
+                removal.removed_commit(sequence);
             }
             end @ (Step::Wait(_) | Step::Blocked(_) | Step::Superseded | Step::Done) => return Ok(end),
         }
     }
 }
 
-async fn look<R: Remove>(remote: &R, keys: &Keys, sequence: Sequence) -> Result<Standing, R::Error> {
+/// What stands under a number; the commit itself, if it is one.
+pub async fn look<R: Remove>(
+    remote: &R,
+    keys: &Keys,
+    sequence: Sequence,
+) -> Result<(Standing, Option<Commit>), R::Error> {
     let name = log_name(sequence);
-    let Some(object) = remote.get(name.clone()).await? else { return Ok(Standing::Nothing) };
+    let Some(object) = remote.get(name.clone()).await? else { return Ok((Standing::Nothing, None)) };
     let object = LogObject::open(keys, sequence, &object).map_err(|error| tampered(format!("{name}: {error}")))?;
     Ok(match object.body {
-        Body::Epoch { .. } => Standing::Epoch,
-        Body::Commit(_) => Standing::Commit(object.checkpoint.0),
+        Body::Epoch { .. } if plants::on("C6-epoch-removed") => {
+            (Standing::Commit(object.checkpoint.0), Some(Commit::default()))
+        }
+        Body::Epoch { .. } => (Standing::Epoch, None),
+        Body::Commit(commit) => (Standing::Commit(object.checkpoint.0), Some(commit)),
     })
 }

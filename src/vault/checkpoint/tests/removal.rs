@@ -42,7 +42,7 @@ struct Driven<'a> {
 impl<'a> Driven<'a> {
     fn new(vault: &'a Vault) -> Driven<'a> {
         let time = Instant::now();
-        let removal = Removal::new(vault.base.0.0, &vault.base.1, time);
+        let removal = Removal::new(vault.base.0.0, &vault.base.1, time, GRACE);
         let now = Now { time, may: true, newest: vault.link().sequence, checkpoint: vault.base.0.0 };
         Driven { vault, removal, now, read_back: HashSet::new() }
     }

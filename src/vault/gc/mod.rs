@@ -1,0 +1,373 @@
+//! gc: what nobody needs any more leaves the vault (C6, D1, D2).
+//!
+//! Beside the rounds of a writing mount one task ([`run`]) removes, after each checkpoint that counts: the commits that
+//! it covers, oldest first ([`super::checkpoint::remove`] decides), once their inline extents that live lie in a segment
+//! ([`moves`]); then the segments, parts and runs that the commit listed as dead. A while after the mount, and then
+//! daily, a *sweep* ([`sweep`] decides) makes a full merge and deletes orphans, which no commit ever named.
+//!
+//! Owns: when this happens, in which order, how many requests it takes. Does not own: what a checkpoint covers, what is
+//! dead ([`super::checkpoint`]), commits ([`super::round`]; [`request`] is what gc asks of them), what a state names
+//! (history).
+//!
+//! Invariants
+//! - An object below `segments/` is deleted only if no commit that stands, no checkpoint that counts or is in the making
+//!   and no round under way names it, and no unlinked open file has an extent in it. A name is drawn at random and used
+//!   once, and what is dead in the vault is named by nothing again: a file whose last name went cannot be linked again,
+//!   and is copied by its bytes. So what may be deleted once may be deleted for ever.
+//! - Nothing goes before a grace of a minute has passed since then, in the time of this mount: what one mount did not get
+//!   to waits the whole minute again in the next, which finds it by its sweep.
+//! - The check of C6 is made once a run, before anything goes: our newest commit and its checkpoint still stand. Within
+//!   an epoch more is not needed: a successor's first object is an epoch record at the very number that our next round
+//!   wants, it is never removed, and so that round is fenced. What an overtaken writer still deletes meanwhile was named
+//!   by nothing when its own commit stood, so its successor cannot name it; once fenced it stops.
+//! - It is in nobody's way: requests have a pace, and whatever fails is tried again later.
+
+pub mod moves;
+mod remote;
+pub mod request;
+pub mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::checkpoint::keeper::Counting;
+use super::checkpoint::remove::{GRACE, Now, Removal, Step, remove_covered};
+use super::checkpoint::{self, Records, end};
+use super::round::{RoundError, Rounds};
+use crate::base::{Ino, ObjectId, Sequence, plants};
+use crate::format::commit::{checkpoint_name, segment_name};
+use crate::format::key::Part;
+use remote::Remote;
+use sweep::{Orphans, Sweep};
+
+/// When vaults are swept, and how fast.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// From the mount to the first sweep, and from one to the next.
+    pub first: Duration,
+    pub every: Duration,
+    /// How long readers have to notice that something is not needed. A minute, but in tests.
+    pub grace: Duration,
+    /// So many requests a second at most.
+    pub requests: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        let (first, every) = (Duration::from_secs(10 * 60), Duration::from_secs(24 * 3600));
+        Settings { first, every, grace: GRACE, requests: 20 }
+    }
+}
+
+/// After a run that failed, the next one: the first wait, doubled at each failure up to the longest.
+const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// How often it is looked whether a full merge that was asked for is done.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until `stop`, or until rounds end.
+pub async fn run(rounds: Arc<Rounds>, settings: Settings, stop: CancellationToken) {
+    let mut gc = Gc::new(rounds.clone(), settings);
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = rounds.notifier.over() => {}
+        () = gc.run() => {}
+    }
+    gc.tell("removed in all", Removed::default(), log::Level::Info);
+}
+
+pub use request::Removed;
+
+struct Gc {
+    rounds: Arc<Rounds>,
+    settings: Settings,
+    remote: Remote,
+    sweep_at: Instant,
+    /// The checkpoint whose removal is done.
+    done: ObjectId,
+    /// What was read back and found whole.
+    read_back: HashSet<ObjectId>,
+    failures: u32,
+}
+
+/// How a run went.
+enum Ran {
+    Well,
+    /// Something was left, to be tried later.
+    Partly,
+    /// Somebody else has gone on: nothing goes any more.
+    Overtaken,
+}
+
+impl Gc {
+    fn new(rounds: Arc<Rounds>, settings: Settings) -> Gc {
+        Gc {
+            remote: Remote::new(rounds.clone(), settings.requests),
+            sweep_at: Instant::now() + settings.first,
+            done: rounds.keeper.counting(),
+            rounds,
+            settings,
+            read_back: HashSet::new(),
+            failures: 0,
+        }
+    }
+
+    async fn run(&mut self) {
+        let mut retry: Option<Instant> = None;
+        loop {
+            let next = retry.map_or(self.sweep_at, |at| at.min(self.sweep_at));
+            tokio::select! {
+                biased;
+                () = self.rounds.keeper.changed() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+            let now = Instant::now();
+            let is_due = now >= self.sweep_at;
+            if plants::on("D1-delete-at-once") {
+                drop(self.delete_dead().await);
+            }
+            let is_new = self.rounds.keeper.counting() != self.done && retry.is_none();
+            if !is_due && !is_new && retry.is_none_or(|at| now < at) {
+                continue;
+            }
+            let before = self.rounds.requests.removed();
+            let result = self.once(is_due).await;
+            self.tell("this run removed", before, log::Level::Debug);
+            match result {
+                Ok(Ran::Well) => (self.failures, retry) = (0, None),
+                Ok(Ran::Overtaken) => {
+                    log::warn!("another machine has gone on with the vault: nothing is removed from it any more");
+                    return std::future::pending().await;
+                }
+                Ok(Ran::Partly) | Err(_) => {
+                    self.failures += 1;
+                    let pause = PAUSE_MAX.min(PAUSE * (1 << self.failures.min(6)) / 2);
+                    retry = Some(Instant::now() + pause);
+                    if let Err(error) = result {
+                        log::warn!("gc: {error}; the next try (after {}) in {pause:?}", self.failures);
+                    }
+                }
+            }
+            if is_due {
+                // One that failed comes again with the retry.
+                self.sweep_at = retry.unwrap_or(Instant::now() + self.settings.every);
+            }
+        }
+    }
+
+    fn tell(&self, what: &str, before: Removed, level: log::Level) {
+        let now = self.rounds.requests.removed();
+        if now != before {
+            log::log!(
+                level,
+                "gc: {what}: {} commits, {} checkpoints, {} segments; moved {} bytes",
+                now.commits - before.commits,
+                now.checkpoints - before.checkpoints,
+                now.segments - before.segments,
+                now.moved_bytes - before.moved_bytes
+            );
+        }
+    }
+
+    async fn once(&mut self, sweeps: bool) -> Result<Ran, RoundError> {
+        let mut orphans = None;
+        if sweeps {
+            if !self.merge().await {
+                log::debug!("gc: no full merge could be made: the sweep waits");
+                return Ok(Ran::Partly);
+            }
+            orphans = self.list().await?;
+        }
+        let counting = self.rounds.keeper.counts();
+        let due = orphans.as_ref().map_or(counting.since, |orphans| orphans.since.max(counting.since));
+        tokio::time::sleep_until(due + self.settings.grace).await;
+        if !self.stands().await? {
+            return Ok(Ran::Overtaken);
+        }
+        let removed = self.remove(&counting).await;
+        let deleted = self.delete_dead().await?;
+        if let Some(mut orphans) = orphans {
+            orphans.segments.retain(|id| !deleted.contains(id));
+            self.delete_orphans(orphans).await?;
+        }
+        match removed? {
+            true => {
+                self.done = counting.id.0;
+                Ok(Ran::Well)
+            }
+            false => Ok(Ran::Partly),
+        }
+    }
+
+    /// A full merge, and a commit that names it. `false` if that failed.
+    async fn merge(&self) -> bool {
+        let keeper = &self.rounds.keeper;
+        let failures = keeper.failures();
+        let number = keeper.ask_for_merge();
+        loop {
+            // Whether one is to be made is asked after a commit; and one that is made counts by the next.
+            self.rounds.requests.commit(Vec::new()).await;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                match keeper.has_merged(number, failures) {
+                    Some(merged) => return merged,
+                    None if keeper.is_making() => {}
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// D2: what there is; then an own commit that begins afterwards, and stands; and of what there was, what nothing
+    /// names then.
+    async fn list(&self) -> Result<Option<Orphans>, RoundError> {
+        let mut sweep = Sweep::default();
+        let first = !plants::on("D2-list-last");
+        if first {
+            self.list_all(&mut sweep).await?;
+        }
+        self.rounds.requests.commit(Vec::new()).await;
+        sweep.stands(Instant::now());
+        let Some((Counting { id, manifest, .. }, mut named)) = self.rounds.keeper.beside() else { return Ok(None) };
+        let mut records = Records::new(&self.remote, &self.rounds.keys, &manifest);
+        while let Some((key, _)) = records.next().await? {
+            // They come first in key order.
+            match key.part {
+                Part::Segment { id } => _ = named.insert(id),
+                _ if key.ino == Ino::NONE => {}
+                _ => break,
+            }
+        }
+        drop(records);
+        let counts = checkpoint::counts(&self.remote, &self.rounds.keys, &manifest).await?;
+        named.extend(counts.iter().map(|count| count.id));
+        if !first {
+            tokio::time::sleep(self.settings.grace).await;
+            self.list_all(&mut sweep).await?;
+            sweep.stands(Instant::now());
+        }
+        let orphans = sweep.orphans(&named);
+        if let Some(Orphans { segments, checkpoints, .. }) = &orphans
+            && segments.len() + checkpoints.len() > 0
+        {
+            let (segments, checkpoints) = (segments.len(), checkpoints.len());
+            log::info!("gc: {segments} segments and {checkpoints} checkpoints are named by nothing (as of {})", id.0);
+        }
+        Ok(orphans)
+    }
+
+    async fn list_all(&self, sweep: &mut Sweep) -> Result<(), RoundError> {
+        while let Some((prefix, after)) = sweep.page() {
+            let names = self.remote.list(prefix, &after, sweep::PAGE).await?;
+            sweep.listed(&names);
+        }
+        Ok(())
+    }
+
+    /// C6: has nobody gone on without us?
+    async fn stands(&self) -> Result<bool, RoundError> {
+        let standing = self.rounds.chain.lock().standing;
+        match standing {
+            Some((commit, checkpoint)) => end::stands(&self.remote, commit, checkpoint).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Removes the commits that a checkpoint covers. `false` if some are left that may go later.
+    async fn remove(&mut self, counting: &Counting) -> Result<bool, RoundError> {
+        let Gc { rounds, settings, remote, read_back, .. } = self;
+        let Counting { id: (id, _), manifest, since } = counting;
+        let mut removal = Removal::new(*id, manifest, *since, settings.grace);
+        let mut clean: HashSet<Sequence> = HashSet::new();
+        loop {
+            let now = || {
+                let standing = rounds.chain.lock().standing;
+                Now {
+                    time: Instant::now(),
+                    may: rounds.notifier.ended().is_none(),
+                    newest: standing.map_or(Sequence(0), |(link, _)| link.sequence),
+                    checkpoint: standing.map_or(*id, |(_, (checkpoint, _))| checkpoint),
+                }
+            };
+            let keep = |sequence| !clean.contains(&sequence) && !plants::on("C6-inline-removed");
+            let keys = &rounds.keys;
+            match remove_covered(remote, keys, manifest, &mut removal, read_back, now, keep).await? {
+                Step::Blocked(oldest) => {
+                    moves::clear(rounds, remote, &mut removal, &mut clean).await?;
+                    if !clean.contains(&oldest) {
+                        log::debug!("gc: extents of log object {oldest} are still needed there");
+                        return Ok(false);
+                    }
+                }
+                Step::Done => {
+                    // What lies in older checkpoints only is never asked for again.
+                    let current: HashSet<ObjectId> = manifest.segments().map(|object| object.id).collect();
+                    read_back.retain(|id| current.contains(id));
+                    return Ok(true);
+                }
+                // Another one counts: it is told of by its own notice.
+                Step::Superseded => return Ok(true),
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// D1: what commits have listed as dead. Returns what went.
+    async fn delete_dead(&self) -> Result<HashSet<ObjectId>, RoundError> {
+        let now = Instant::now();
+        let until = if plants::on("D1-delete-at-once") { Some(now) } else { now.checked_sub(self.settings.grace) };
+        let mut dead = until.map_or(Vec::new(), |until| self.rounds.keeper.take_dead(until));
+        let (mut kept, mut deleted) = (Vec::new(), HashSet::new());
+        while let Some((since, id)) = dead.pop() {
+            match self.delete(id).await {
+                Ok(true) => _ = deleted.insert(id),
+                Ok(false) => kept.push((since, id)),
+                Err(error) => {
+                    self.rounds.keeper.keep_dead(dead.into_iter().chain([(since, id)]).chain(kept));
+                    return Err(error);
+                }
+            }
+        }
+        self.rounds.keeper.keep_dead(kept);
+        Ok(deleted)
+    }
+
+    /// D2.
+    async fn delete_orphans(&self, orphans: Orphans) -> Result<(), RoundError> {
+        for id in orphans.segments {
+            self.delete(id).await?;
+        }
+        for id in orphans.checkpoints {
+            if !self.may() {
+                break;
+            }
+            self.remote.delete(checkpoint_name(id)).await?;
+            self.rounds.requests.count(|removed| removed.checkpoints += 1);
+        }
+        Ok(())
+    }
+
+    /// Deletes an object below `segments/`; `false` if it may not go now.
+    async fn delete(&self, id: ObjectId) -> Result<bool, RoundError> {
+        if !self.may() || self.rounds.history.held_segments().contains(&id) {
+            return Ok(false);
+        }
+        self.remote.delete(segment_name(id)).await?;
+        self.rounds.requests.count(|removed| removed.segments += 1);
+        Ok(true)
+    }
+
+    /// Nobody has fenced this mount.
+    fn may(&self) -> bool {
+        self.rounds.notifier.ended().is_none()
+    }
+}

@@ -1,0 +1,129 @@
+//! Inline extents move: a commit that carries extents which somebody names may go only once they lie elsewhere (C6).
+//!
+//! Each extent is sealed anew, for equal ciphertext in another object would tell its length, and travels in a segment
+//! with an ordinary round, many at a time. What is dead stays where it is.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::remote::Remote;
+use crate::base::sizes::SEGMENT_TARGET;
+use crate::base::{ExtentId, Ino, Sequence};
+use crate::format::commit::{Commit, log_name, open_part, segment_name};
+use crate::format::extent;
+use crate::format::key::{Key, Part};
+use crate::format::record::{Extent, Place, Record};
+use crate::upload::remote_storage::Outgoing;
+use crate::vault::VaultError;
+use crate::vault::checkpoint::remove::{Removal, Standing, look};
+use crate::vault::checkpoint::{self};
+use crate::vault::round::{RoundError, Rounds};
+
+/// Commits looked at before a round.
+const WINDOW: usize = 512;
+
+/// The inline extents of one commit, by file: numbers and places.
+type Inline = BTreeMap<Ino, Vec<(u64, Place)>>;
+
+/// Looks at the oldest commits that `removal` has left, moves what is named of a bounded part of them, and adds those to
+/// `clean` that nothing needs any more, in the vault's newest state as in this mount's.
+pub async fn clear(
+    rounds: &Rounds,
+    remote: &Remote,
+    removal: &mut Removal,
+    clean: &mut HashSet<Sequence>,
+) -> Result<(), RoundError> {
+    let newest = rounds.chain.lock().standing.map_or(Sequence(0), |(link, _)| link.sequence);
+    let (mut moves, mut bytes, mut looked) = (Vec::new(), 0, Vec::new());
+    for sequence in removal.oldest(newest, WINDOW) {
+        let (standing, commit) = look(remote, &rounds.keys, sequence).await?;
+        removal.stands(sequence, standing);
+        let Some(commit) = commit.filter(|_| matches!(standing, Standing::Commit(_))) else { continue };
+        let extents = inline(rounds, remote, sequence, &commit).await?;
+        for (id, record) in extents.iter().filter(|(id, record)| is_in_use(rounds, *id, record)) {
+            let outgoing = seal_anew(rounds, sequence, &commit, *id, record)?;
+            bytes += outgoing.record.stored as usize;
+            moves.push(outgoing);
+        }
+        let mut by_owner = Inline::new();
+        for (id, record) in extents {
+            by_owner.entry(id.owner).or_default().push((id.number, record.place));
+        }
+        looked.push((sequence, by_owner));
+        if bytes >= SEGMENT_TARGET {
+            break;
+        }
+    }
+    if !moves.is_empty() {
+        let count = moves.len();
+        rounds.requests.commit(moves).await;
+        rounds.requests.count(|removed| removed.moved_bytes += bytes as u64);
+        log::debug!("gc: {count} inline extents ({bytes} bytes) have moved to a segment");
+    }
+    let mut unneeded = Vec::new();
+    for (sequence, owners) in looked {
+        let mut needed = false;
+        for (owner, extents) in owners {
+            needed |= !rounds.history.in_use(owner, &extents).map_err(VaultError::from)?.is_empty();
+        }
+        if !needed {
+            unneeded.push(sequence);
+        }
+    }
+    // What died or moved did so before this position: once the vault has come so far, its state says so too.
+    let end = rounds.journal.end();
+    rounds.notifier.wait(end).await.map_err(VaultError::Stopped)?;
+    clean.extend(unneeded);
+    Ok(())
+}
+
+fn is_in_use(rounds: &Rounds, id: ExtentId, record: &Extent) -> bool {
+    // What cannot be told is not moved, and so stops the removal.
+    rounds.history.in_use(id.owner, &[(id.number, record.place)]).is_ok_and(|used| !used.is_empty())
+}
+
+/// The extents that lie in a commit.
+async fn inline(
+    rounds: &Rounds,
+    remote: &Remote,
+    sequence: Sequence,
+    commit: &Commit,
+) -> Result<Vec<(ExtentId, Extent)>, RoundError> {
+    let mut extents = Vec::new();
+    if commit.inline.is_empty() {
+        return Ok(extents);
+    }
+    let mut add = |records: &[(Key, Option<std::sync::Arc<Record>>)]| {
+        for (key, record) in records {
+            if let (Part::Extent { number }, Some(Record::Extent(extent))) = (key.part, record.as_deref())
+                && matches!(extent.place, Place::Inline { sequence: lies, .. } if lies == sequence)
+            {
+                extents.push((ExtentId { owner: key.ino, number }, extent.clone()));
+            }
+        }
+    };
+    add(&commit.records);
+    for part in &commit.parts {
+        let object = checkpoint::part(remote, part).await?;
+        let name = segment_name(part.id);
+        add(&open_part(&rounds.keys, part.id, &object).map_err(|e| VaultError::Tampered(format!("{name}: {e}")))?);
+    }
+    Ok(extents)
+}
+
+fn seal_anew(
+    rounds: &Rounds,
+    sequence: Sequence,
+    commit: &Commit,
+    id: ExtentId,
+    old: &Extent,
+) -> Result<Outgoing, VaultError> {
+    let wrong = |why: String| VaultError::Tampered(format!("{}: {why}", log_name(sequence)));
+    let Place::Inline { offset, .. } = old.place else { return Err(wrong("an extent lies elsewhere".to_owned())) };
+    let bytes =
+        (offset as usize).checked_add(old.stored as usize).and_then(|end| commit.inline.get(offset as usize..end));
+    let bytes = bytes.ok_or_else(|| wrong("an extent lies beyond its inline bytes".to_owned()))?;
+    let record = extent::renew(&rounds.random, old);
+    let sealed =
+        extent::seal_anew(&rounds.keys, old, &record, bytes).map_err(|error| wrong(format!("an extent: {error}")))?;
+    Ok(Outgoing { id, record, sent: None, bytes: Some(sealed.into()) })
+}
