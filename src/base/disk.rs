@@ -39,7 +39,7 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
-    /// rename(2), of a file or of a whole directory; replaces a file that stands under the new name.
+    /// rename(2), of a file or of a whole directory; replaces a file, or an empty directory, that stands under the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Makes a directory and those above it, their names durable at once. Mode 0700. Not an error where it exists.

@@ -562,7 +562,7 @@ impl Disk for SimulatedDisk {
         if from.is_empty() || !state.dirs.contains(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if state.dirs.contains(to) || state.names.contains_key(to) {
+        if state.names.keys().any(|path| path == to || inside(path, to)) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let below: Vec<String> = state.dirs.iter().filter(|dir| *dir == from || inside(dir, from)).cloned().collect();
