@@ -1,12 +1,22 @@
 //! A drive: one vault opened for reading or writing, with all its rooms joined, before any kernel is told of it.
 //!
-//! Owns the order of opening (unlock, walk, journal, epoch, background work) and of closing (drain, idle commit, end).
+//! | file | what it holds |
+//! |---|---|
+//! | `opening` | unlock, walk, journal, epoch; without the store, if that does not answer |
+//! | `ownership` | whose the vault is, and what becomes of a journal that does not go on from there |
+//! | `offline` | how a drive without the store gets its epoch later |
+//! | `closing` | drain, idle commit, end |
+//! | `status` | what a drive tells of itself |
+//!
+//! This file joins the rooms and starts the background work.
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+mod closing;
 mod offline;
 mod opening;
 pub(super) mod ownership;
+mod status;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -21,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::follower::{self, Follower, Trouble as Behind};
+use super::follower::{self, Follower};
 use super::indexer::{Indexer, Ready};
 use crate::base::disk::Disk;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
@@ -31,18 +41,18 @@ use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
 use crate::index::{Ground, Tables};
-use crate::journal::{Journal, Settings, Trouble};
+use crate::journal::{Journal, Settings};
 use crate::pipeline::Cpu;
 use crate::store::Store;
 use crate::upload;
 use crate::upload::notifier::Notifier;
 use crate::vault::VaultError;
-use crate::vault::aside::{self, SetAside};
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::Reign;
 use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{Chain, Rounds};
+pub use status::{CacheStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
 /// When fsync returns (promise 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -105,86 +115,6 @@ fn follow_seconds() -> u64 {
     follower::EVERY.as_secs()
 }
 
-/// What `dripfs status --json` prints.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
-    /// "ready", "offline", "outage", "journal-full", "disk-full", "disk-failing", "fenced", "read-only".
-    pub state: String,
-    /// Why the state is not "ready", in words.
-    pub reason: Option<String>,
-    pub url: String,
-    pub durability: String,
-    /// Files with bytes that the vault lacks.
-    pub pending_files: u64,
-    /// Bytes that the vault lacks (dirty in memory, and sealed in the journal).
-    pub pending_bytes: u64,
-    pub oldest_pending_seconds: f64,
-    pub blocked_by: Option<String>,
-    /// The newest log object.
-    pub sequence: u64,
-    pub epoch: u32,
-    /// Vault id, sequence and chain hash, as `--pin` will take it.
-    pub pin: String,
-    pub last_commit_age_seconds: f64,
-    /// On a read-only mount: how long ago the log was last looked at to its end.
-    #[serde(default)]
-    pub followed_seconds_ago: Option<f64>,
-    pub cache: CacheStatus,
-    pub journal_bytes: u64,
-    pub remote: RemoteStatus,
-    /// What lies in the vault's segments: counted exactly by the last full merge, plus what this mount has sent since
-    /// (of which some may be dead already); without what commits carry themselves, and without checkpoints and the log.
-    /// `None` until this mount has made a full merge, unless it saw the vault from its beginning.
-    #[serde(default)]
-    pub vault: Option<VaultStatus>,
-    /// What this mount has removed from the vault.
-    #[serde(default)]
-    pub removed: gc::Removed,
-    /// Files of which bytes could not be had since the mount began: paths from the root of the drive.
-    pub damaged_files: Vec<String>,
-    /// Histories of this machine that another one's took the place of: `dripfs rescue` brings their files back.
-    #[serde(default)]
-    pub set_aside: Vec<SetAsideStatus>,
-    /// Everything local of this vault.
-    #[serde(default)]
-    pub state_directory: String,
-}
-
-/// A history that was set aside.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SetAsideStatus {
-    /// In the state directory.
-    pub directory: String,
-    /// Changes that the vault lacks.
-    pub changes: u64,
-    /// UTC, RFC 3339.
-    pub since: String,
-    pub why: String,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct CacheStatus {
-    pub bytes: u64,
-    pub entries: u64,
-    pub hits: u64,
-    pub misses: u64,
-    pub dirty_bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct RemoteStatus {
-    pub requests: u64,
-    pub errors: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct VaultStatus {
-    /// Sealed bytes of files.
-    pub live_bytes: u64,
-    /// Bytes of the segments in which they lie, what is dead in them and padding included.
-    pub total_bytes: u64,
-}
-
 /// How far a drain has come: bytes and files still pending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Progress {
@@ -207,12 +137,6 @@ pub(super) const JOURNAL_DIR: &str = "journal";
 const RESERVE: u64 = 4 << 20;
 /// How often files with old dirty bytes are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long a drive whose drain was given up may take to bring what is dirty to the journal.
-const KEEPING: Duration = Duration::from_secs(40);
-/// So many lost files are named.
-const NAMED: usize = 20;
-/// How often a drain tells how far it is.
-const TELL: Duration = Duration::from_millis(250);
 
 /// What a drive stands on.
 pub struct World {
@@ -460,106 +384,9 @@ impl Drive {
         }
     }
 
-    /// Returns when everything written before the call is in the vault. `progress` is called now and then.
-    pub async fn sync(&self, mut progress: impl FnMut(Progress) + Send) -> Result<(), VaultError> {
-        let Some(writer) = &self.writer else { return Ok(()) };
-        let failed = |why: String| VaultError::Stopped(why);
-        let position = self.fs.sync_all().await.map_err(|e| failed(e.to_string()))?;
-        writer.journal.wait_durable(position).await?;
-        let done = writer.notifier.wait(position);
-        tokio::pin!(done);
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut done => return result.map_err(failed),
-                () = tokio::time::sleep(TELL) => progress(self.pending()),
-            }
-        }
-    }
-
-    /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If nobody wants to wait
-    /// for this any more, drop it and call [`Drive::give_up`].
-    pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
-        let Some(writer) = &self.writer else { return Ok(self.stop_following().await) };
-        let drained = self.drain(writer, &mut progress).await;
-        progress(self.pending());
-        writer.stop_rounds.cancel();
-        if drained.is_err() {
-            // A round may be waiting for a store that does not answer: nobody waits for it any more.
-            writer.stop.cancel();
-        }
-        let rounds_task = writer.rounds_task.lock().take();
-        if let Some(task) = rounds_task
-            && let Err(error) = task.await
-        {
-            log::error!("rounds: {error}");
-        }
-        let finished = match (&drained, writer.rounds.get()) {
-            (Ok(()), Some(rounds)) => rounds.finish().await,
-            // Nothing was changed without the store, and the vault was never told of this mount.
-            (Ok(()), None) => Ok(()),
-            (Err(error), _) => Err(error.to_string()),
-        };
-        writer.stop.cancel();
-        writer.tasks.close();
-        writer.tasks.wait().await;
-        if finished.is_ok() && writer.journal.wait_durable(writer.journal.end()).await.is_ok() {
-            // Vault and index have all of it now: the journal lets go of it before it ends.
-            writer.indexer.finish().await;
-        }
-        let kept = self.end_journal(writer).await;
-        // Nothing is appended any more, and what is durable is known.
-        writer.indexer.finish().await;
-        match finished {
-            Ok(()) => {
-                self.send_hint(writer).await;
-                Ok(Closed::Drained)
-            }
-            Err(why) => {
-                log::warn!("not everything is in the vault: {why}");
-                kept?;
-                Ok(Closed::Pending(self.pending().pending_bytes))
-            }
-        }
-    }
-
-    /// Everything into the vault. Without a store that is not waited for: it is asked once, and what is dirty goes to the
-    /// journal (E4).
-    async fn drain(&self, writer: &Writer, progress: &mut (impl FnMut(Progress) + Send)) -> Result<(), VaultError> {
-        let offline = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none());
-        let Some(offline) = offline else { return self.sync(progress).await };
-        if writer.notifier.ended().is_none() {
-            offline.try_once().await;
-            if writer.rounds.get().is_some() {
-                return self.sync(progress).await;
-            }
-        }
-        let kept = tokio::time::timeout(KEEPING, self.fs.sync_all()).await;
-        match kept {
-            Ok(Ok(_)) if self.history.oldest_pending().is_none() => Ok(()),
-            Ok(Ok(_)) => Err(VaultError::Stopped(offline.reason())),
-            Ok(Err(error)) => Err(VaultError::Stopped(error.to_string())),
-            Err(_) => Err(VaultError::Stopped("this machine's disk takes nothing".to_owned())),
-        }
-    }
-
     /// What whoever mounts should be told: what was set aside or accepted.
     pub fn notices(&self) -> &[String] {
         &self.opened.notices
-    }
-
-    async fn stop_following(&self) -> Closed {
-        if let Some(reader) = &self.reader {
-            reader.stop.cancel();
-            let task = reader.task.lock().take();
-            if let Some(task) = task
-                && let Err(error) = task.await
-            {
-                log::error!("following: {error}");
-            }
-            reader.follower.finish().await;
-        }
-        Closed::Drained
     }
 
     /// On a read-only mount: looks for the newest state, after this call. True if it is visible now; if it could not be
@@ -568,170 +395,6 @@ impl Drive {
         match &self.reader {
             Some(reader) => reader.follower.look_now().await,
             None => true,
-        }
-    }
-
-    /// Ends without waiting for the vault: what is dirty goes to the journal, and that to the disk, as far as they take
-    /// it in a bounded time. The error says what they did not take.
-    pub async fn give_up(&self) -> Result<Closed, VaultError> {
-        let Some(writer) = &self.writer else { return Ok(Closed::Drained) };
-        writer.stop_rounds.cancel();
-        writer.stop.cancel();
-        match tokio::time::timeout(KEEPING, self.fs.sync_all()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => log::error!("not all dirty bytes are in the journal: {error}"),
-            Err(_) => log::error!("not all dirty bytes are in the journal after {} s", KEEPING.as_secs()),
-        }
-        self.end_journal(writer).await?;
-        Ok(Closed::Pending(self.pending().pending_bytes))
-    }
-
-    /// Ends the journal after a last group commit. What is dirty then, or not durable, is lost with this process.
-    async fn end_journal(&self, writer: &Writer) -> Result<(), VaultError> {
-        let closed = writer.journal.close().await;
-        // An unlinked file ends with its process anyhow.
-        let mut files: Vec<String> = self.cache.dirty_files().iter().filter_map(|ino| self.fs.path_of(*ino)).collect();
-        let dirty = self.cache.counts().dirty_bytes;
-        let why = match (closed, files.is_empty()) {
-            (Ok(()), true) => return Ok(()),
-            (Ok(()), false) => format!("there was no room in the journal for {dirty} bytes"),
-            (Err(error), true) => format!("the changes of the last seconds could not be written ({error})"),
-            (Err(error), false) => format!("{dirty} bytes and the last changes could not be written ({error})"),
-        };
-        let more = files.len().saturating_sub(NAMED);
-        files.truncate(NAMED);
-        let of = if files.is_empty() { String::new() } else { format!(" of {}", files.join(", ")) };
-        let more = if more > 0 { format!(" and {more} other files") } else { String::new() };
-        Err(VaultError::NotKept(format!("{why}{of}{more}")))
-    }
-
-    /// The hint spares the next machine a listing; nothing depends on it.
-    async fn send_hint(&self, writer: &Writer) {
-        let Some(rounds) = writer.rounds.get() else { return };
-        let chain = *rounds.chain.lock();
-        let reign = &rounds.reign;
-        let hint = crate::format::hint::Hint {
-            header: reign.header.0,
-            sequence: chain.newest.sequence,
-            checkpoint: rounds.keeper.counting(),
-        };
-        let object = hint.seal(&rounds.keys, &rounds.random);
-        if let Err(error) = self.store.put_hint(object.into()).await {
-            log::debug!("the hint was not written: {error}");
-        }
-    }
-
-    /// What the vault lacks.
-    pub fn pending(&self) -> Progress {
-        let Some(writer) = &self.writer else { return Progress { pending_files: 0, pending_bytes: 0 } };
-        let dirty = self.cache.counts();
-        let mut waiting = self.history.waiting();
-        waiting.files.extend(self.cache.dirty_files());
-        Progress {
-            pending_files: waiting.files.len() as u64,
-            pending_bytes: dirty.dirty_bytes
-                + waiting.bytes
-                + writer.rounds.get().map_or(0, |rounds| *rounds.sending.lock()),
-        }
-    }
-
-    pub fn status(&self) -> Status {
-        let (state, reason) = self.state();
-        let Progress { pending_files, pending_bytes } = self.pending();
-        let counts = self.cache.counts();
-        let requests = self.store.counts();
-        let told = self.reader.as_ref().map(|reader| reader.follower.told());
-        let (pin, commit) = match (&self.writer, &told) {
-            (Some(writer), _) => {
-                let time = writer.rounds.get().map_or(self.opened.last_commit, |rounds| rounds.chain.lock().time);
-                (writer.pins.get().unwrap_or(self.opened.pin), time)
-            }
-            (None, Some(told)) => (told.pin, told.commit),
-            (None, None) => (self.opened.pin, self.opened.last_commit),
-        };
-        let now = self.clock.now();
-        Status {
-            state: state.to_owned(),
-            reason,
-            url: self.store.url().to_owned(),
-            durability: self.durability.name().to_owned(),
-            pending_files,
-            pending_bytes,
-            oldest_pending_seconds: self.history.oldest_pending().map_or(0.0, |at| at.elapsed().as_secs_f64()),
-            blocked_by: None,
-            sequence: pin.link.sequence.0,
-            epoch: pin.epoch.0,
-            pin: pin.to_string(),
-            last_commit_age_seconds: (now.secs - commit.secs).max(0) as f64,
-            followed_seconds_ago: told.map(|told| told.looked.elapsed().as_secs_f64()),
-            cache: CacheStatus {
-                bytes: counts.clean_bytes,
-                entries: counts.entries,
-                hits: counts.hits,
-                misses: counts.misses,
-                dirty_bytes: counts.dirty_bytes,
-            },
-            journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
-            remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
-            vault: self
-                .writer
-                .as_ref()
-                .and_then(|writer| writer.rounds.get()?.keeper.volume())
-                .map(|volume| VaultStatus { live_bytes: volume.live, total_bytes: volume.total }),
-            removed: self
-                .writer
-                .as_ref()
-                .and_then(|writer| Some(writer.rounds.get()?.requests.removed()))
-                .unwrap_or_default(),
-            damaged_files: self.fs.damaged_files(),
-            set_aside: self.set_aside(),
-            state_directory: self.state_dir.display().to_string(),
-        }
-    }
-
-    fn set_aside(&self) -> Vec<SetAsideStatus> {
-        let all = aside::all(&*self.disk).unwrap_or_else(|error| {
-            log::warn!("{error}");
-            Vec::new()
-        });
-        let status = |SetAside { dir, about }: SetAside| SetAsideStatus {
-            directory: dir,
-            changes: about.changes,
-            since: show(Timestamp { secs: about.time, nanos: 0 }),
-            why: about.why,
-        };
-        all.into_iter().map(status).collect()
-    }
-
-    fn state(&self) -> (&'static str, Option<String>) {
-        let outage = || self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
-        let Some(writer) = &self.writer else {
-            let trouble = self.reader.as_ref().and_then(|reader| reader.follower.told().trouble);
-            return match (trouble, outage()) {
-                (Some(Behind::Outage(why)), outage) => ("outage", Some(outage.unwrap_or(why))),
-                (Some(trouble), _) => ("read-only", Some(trouble.to_string())),
-                (None, Some(why)) => ("outage", Some(why)),
-                (None, None) => ("read-only", None),
-            };
-        };
-        if let Some(why) = writer.notifier.ended() {
-            let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
-            return (state, Some(why));
-        }
-        if let Some(offline) = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none())
-            && writer.journal.trouble().is_none()
-        {
-            return ("offline", Some(offline.reason()));
-        }
-        match (writer.journal.trouble(), outage()) {
-            (Some(Trouble::DiskFull(why)), _) => {
-                ("disk-full", Some(format!("this machine's disk is full: {why}; free space on it")))
-            }
-            (Some(Trouble::DiskFails(why)), _) => ("disk-failing", Some(format!("this machine's disk fails: {why}"))),
-            (Some(Trouble::JournalFull), Some(why)) => ("outage", Some(format!("{why}; and the journal is full"))),
-            (Some(Trouble::JournalFull), None) => ("journal-full", Some("writers wait for the store".to_owned())),
-            (None, Some(why)) => ("outage", Some(why)),
-            (None, None) => ("ready", None),
         }
     }
 }
