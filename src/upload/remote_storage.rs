@@ -3,6 +3,7 @@
 //! Extents of one file lie side by side, files in the order of their inode numbers, so that what was made together is
 //! read together. What an earlier mount may have sent is sealed anew on its way (A24). A segment aims at 8 MiB. Nothing in it says what lies where: records do.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,12 @@ use crate::store::{Created, Store, StoreError};
 
 /// Segments in flight at once: enough to hide a round trip, little enough memory (each is at most 8,320 KiB).
 const PUTS_IN_FLIGHT: usize = 4;
+
+/// How long a disk is left alone that does not give what is to be sent: longer after each try, at most so long.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+const DISK_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// One in so many tries is logged.
+const LOG_EVERY: u32 = 20;
 
 /// An extent that a round sends.
 #[derive(Clone)]
@@ -62,6 +69,11 @@ pub fn pack(outgoing: Vec<Outgoing>, random: &Random) -> Vec<Packed> {
         }
     }
     segments
+}
+
+/// Would reading again say the same?
+fn is_final(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof)
 }
 
 /// Why a round's objects could not be sent.
@@ -117,7 +129,7 @@ impl RemoteStorage {
     async fn send_one(&self, segment: &Packed) -> Result<(ObjectId, u32), SendError> {
         let mut object = Vec::with_capacity(padding::class(segment.len as usize).unwrap_or(CLASS_MAX));
         for (extent, _) in &segment.extents {
-            object.extend_from_slice(&self.sealed_bytes(extent)?);
+            object.extend_from_slice(&self.sealed_bytes(extent).await?);
         }
         padding::pad(&mut object, &self.random).expect("pack keeps segments below the largest class");
         let len = object.len() as u32;
@@ -133,8 +145,27 @@ impl RemoteStorage {
         Ok((segment.id, len))
     }
 
-    /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end.
-    pub fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, JournalError> {
+    /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end. A disk that does
+    /// not give them now is asked again until the mount ends: they are nowhere else.
+    pub async fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, SendError> {
+        let mut failures = 0u32;
+        loop {
+            match self.read_sealed(extent) {
+                Err(JournalError::Io { file, kind, why }) if !is_final(kind) => {
+                    failures = failures.saturating_add(1);
+                    if failures % LOG_EVERY == 1 {
+                        log::error!(
+                            "{file}: {why} ({failures} tries to read what the vault lacks): tried again; check the disk"
+                        );
+                    }
+                    self.pause(DISK_PAUSE.saturating_mul(failures).min(DISK_PAUSE_MAX)).await?;
+                }
+                read => return Ok(read?),
+            }
+        }
+    }
+
+    fn read_sealed(&self, extent: &Outgoing) -> Result<Bytes, JournalError> {
         if let Some(bytes) = &extent.bytes {
             return Ok(bytes.clone());
         }

@@ -355,7 +355,7 @@ impl Rounds {
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
         let mut records = plan.records;
         let placed = if !plan.moves && extents as usize + records_len(&records) + listed <= SMALL {
-            commit.inline = self.inline(&plan.outgoing)?;
+            commit.inline = self.inline(&plan.outgoing).await?;
             inline_places(&plan.outgoing, sequence)
         } else {
             self.send_segments(sequence, plan.outgoing.clone(), &mut records, idle).await?
@@ -393,10 +393,10 @@ impl Rounds {
         Ok(())
     }
 
-    fn inline(&self, outgoing: &[Outgoing]) -> Result<Bytes, RoundError> {
+    async fn inline(&self, outgoing: &[Outgoing]) -> Result<Bytes, RoundError> {
         let mut bytes = BytesMut::new();
         for extent in outgoing {
-            bytes.extend_from_slice(&self.remote.sealed_bytes(extent).map_err(SendError::from)?);
+            bytes.extend_from_slice(&self.remote.sealed_bytes(extent).await?);
         }
         Ok(bytes.freeze())
     }

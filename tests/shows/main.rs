@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod latency;
 mod machine;
 mod memory;
 mod objects;
@@ -92,6 +93,8 @@ impl Onlooker {
         fs::remove_dir_all(&state).expect("nothing is mounted");
         let mut mount = self.0.dripfs(["mount", "--read-only", "--background", "--passphrase-file"]);
         mount.arg(vault.passphrase_file()).arg("--state").arg(&state);
+        // What one look sees is one state, though the writer goes on.
+        mount.args(["-o", "follow=86400"]);
         succeed(mount.arg(vault.remote()).arg(self.0.mountpoint()));
         let seen = look(&self.0.mountpoint());
         self.0.umount();
