@@ -332,9 +332,9 @@ impl Gc {
         let now = Instant::now();
         let until = if plants::on("D1-delete-at-once") { Some(now) } else { now.checked_sub(self.settings.grace) };
         let mut dead = until.map_or(Vec::new(), |until| self.rounds.keeper.take_dead(until));
-        let (mut kept, mut deleted) = (Vec::new(), HashSet::new());
+        let (mut kept, mut deleted, held) = (Vec::new(), HashSet::new(), self.rounds.history.held_segments());
         while let Some((since, id)) = dead.pop() {
-            match self.delete(id).await {
+            match self.delete(id, &held).await {
                 Ok(true) => _ = deleted.insert(id),
                 Ok(false) => kept.push((since, id)),
                 Err(error) => {
@@ -349,8 +349,9 @@ impl Gc {
 
     /// D2.
     async fn delete_orphans(&self, orphans: Orphans) -> Result<(), RoundError> {
+        let held = self.rounds.history.held_segments();
         for id in orphans.segments {
-            self.delete(id).await?;
+            self.delete(id, &held).await?;
         }
         for id in orphans.checkpoints {
             if !self.may() {
@@ -362,9 +363,11 @@ impl Gc {
         Ok(())
     }
 
-    /// Deletes an object below `segments/`; `false` if it may not go now.
-    async fn delete(&self, id: ObjectId) -> Result<bool, RoundError> {
-        if !self.may() || self.rounds.history.held_segments().contains(&id) {
+    /// Deletes an object below `segments/`; `false` if it may not go now. `held` was asked for when it was known already
+    /// that no state names the object: it cannot come to be held later. (To ask for each would walk through all that open
+    /// files hold as often as that.)
+    async fn delete(&self, id: ObjectId, held: &HashSet<ObjectId>) -> Result<bool, RoundError> {
+        if !self.may() || held.contains(&id) {
             return Ok(false);
         }
         self.remote.delete(segment_name(id)).await?;
