@@ -3,7 +3,8 @@
 //! What the whole chain must do at its simplest: what is written is read back, here and from another machine, before
 //! and after a round, with the state directory kept and lost.
 
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dripfs::base::{Clock, Ino, Random};
@@ -12,6 +13,7 @@ use dripfs::format::header::Cost;
 use dripfs::fs::{Caller, RenameMode};
 use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability};
 use dripfs::store::{self, Store};
+use dripfs::vault::checkpoint::keeper::When;
 use dripfs::vault::gc::Settings;
 use dripfs::vault::{VaultError, init};
 
@@ -363,14 +365,19 @@ async fn a_file_tells_how_safe_it_is() {
 
 /// The lengths of the objects that lie below a directory of the vault.
 fn lies(place: &Place, room: &str) -> Vec<u64> {
+    lie(place, room).into_values().collect()
+}
+
+/// The objects that lie below a directory of the vault, and their lengths.
+fn lie(place: &Place, room: &str) -> HashMap<PathBuf, u64> {
     let mut todo = vec![Path::new(&place.url).join(room)];
-    let mut lens = Vec::new();
+    let mut lens = HashMap::new();
     while let Some(dir) = todo.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten() {
             let entry = entry.unwrap();
             match entry.metadata() {
                 Ok(meta) if meta.is_dir() => todo.push(entry.path()),
-                Ok(meta) => lens.push(meta.len()),
+                Ok(meta) => _ = lens.insert(entry.path(), meta.len()),
                 // It was just deleted.
                 Err(_) => {}
             }
@@ -440,6 +447,54 @@ async fn what_is_deleted_leaves_the_vault_and_all_else_stays() {
     assert_eq!(read(&elsewhere, "inline").await, inline);
     assert_eq!(read(&elsewhere, "large").await, large);
     assert!(elsewhere.fs.lookup(Ino::ROOT, b"held").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c6_nothing_goes_while_a_part_of_the_newest_checkpoint_is_missing() {
+    let place = Place::new().await;
+    let names = || lie(&place, "segments").into_keys().collect::<HashSet<_>>();
+    let drive = place.open("a").await;
+    for name in ["stays", "goes"] {
+        write(&drive, name, &noise(1, 1 << 20)).await;
+        drive.sync(|_| ()).await.unwrap();
+    }
+    drive.fs.unlink(Ino::ROOT, b"goes").await.unwrap();
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    let before = names();
+    // The log is long enough for a checkpoint at once, and then for none; no sweep.
+    let long = Duration::from_secs(24 * 3600);
+    let gc = Settings { first: long, every: long, grace: Duration::from_millis(100), requests: 1000 };
+    let checkpoint = When { bytes: u64::MAX, commits: 6 };
+    let options = DriveOptions { gc, checkpoint, ..options(&place.state("a")) };
+    let drive = Drive::open(place.store(), passphrase(), options.clone()).await.unwrap();
+    write(&drive, "first", b"a commit").await;
+    drive.sync(|_| ()).await.unwrap();
+    wait_until("a checkpoint is made", || lie(&place, "checkpoint").len() == 2).await;
+    let away = place.state("away");
+    let lost: Vec<_> = names().difference(&before).cloned().collect();
+    assert!(!lost.is_empty());
+    for path in &lost {
+        std::fs::rename(path, away.join(path.file_name().unwrap())).unwrap();
+    }
+    // One of these names it.
+    for name in ["second", "third"] {
+        write(&drive, name, b"another").await;
+        drive.sync(|_| ()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    assert!(names().is_superset(&before), "the segments of the state before are all there");
+    assert_eq!(drive.status().removed, Default::default());
+    for path in &lost {
+        std::fs::rename(away.join(path.file_name().unwrap()), path).unwrap();
+    }
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    let sweeping = DriveOptions { gc: Settings { first: Duration::ZERO, ..gc }, ..options };
+    let drive = Drive::open(place.store(), passphrase(), sweeping).await.unwrap();
+    wait_until("what nobody needs is removed", || !names().is_superset(&before)).await;
+    assert_eq!(read(&drive, "stays").await, noise(1, 1 << 20));
+    drive.close(|_| ()).await.unwrap();
 }
 
 async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -189,12 +189,7 @@ pub async fn remove_covered<R: Remove>(
                 removal.listed(names.iter().filter_map(|name| name.strip_prefix("log/")?.parse().ok().map(Sequence)));
             }
             Step::ReadBack => {
-                for object in manifest.segments() {
-                    if !read_back.contains(&object.id) {
-                        part(remote, &object).await?;
-                        read_back.insert(object.id);
-                    }
-                }
+                self::read_back(remote, manifest, read_back).await?;
                 removal.was_read_back();
             }
             Step::Look(sequence) => {
@@ -212,6 +207,21 @@ pub async fn remove_covered<R: Remove>(
             end @ (Step::Wait(_) | Step::Blocked(_) | Step::Superseded | Step::Done) => return Ok(end),
         }
     }
+}
+
+/// Reads everything that a manifest names, but what is in `whole` already: what was found whole is added there.
+pub async fn read_back<R: Remove>(
+    remote: &R,
+    manifest: &Manifest,
+    whole: &mut HashSet<ObjectId>,
+) -> Result<(), R::Error> {
+    for object in manifest.segments() {
+        if !whole.contains(&object.id) {
+            part(remote, &object).await?;
+            whole.insert(object.id);
+        }
+    }
+    Ok(())
 }
 
 /// What stands under a number; the commit itself, if it is one.

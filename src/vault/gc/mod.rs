@@ -14,6 +14,8 @@
 //!   and no round under way names it, and no unlinked open file has an extent in it. A name is drawn at random and used
 //!   once, and what is dead in the vault is named by nothing again: a file whose last name went cannot be linked again,
 //!   and is copied by its bytes. So what may be deleted once may be deleted for ever.
+//! - Nothing goes before every object of the checkpoint that counts was read back: no commit, and nothing of what its
+//!   predecessor named.
 //! - Nothing goes before a grace of a minute has passed since then, in the time of this mount: what one mount did not get
 //!   to waits the whole minute again in the next, which finds it by its sweep.
 //! - The check of C6 is made once a run, before anything goes: our newest commit and its checkpoint still stand. Within
@@ -38,7 +40,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::keeper::Counting;
-use super::checkpoint::remove::{GRACE, Now, Removal, Step, remove_covered};
+use super::checkpoint::remove::{GRACE, Now, Removal, Step, read_back, remove_covered};
 use super::checkpoint::{self, Records, end};
 use super::round::{RoundError, Rounds};
 use crate::base::{Ino, ObjectId, Sequence, plants};
@@ -194,6 +196,10 @@ impl Gc {
             return Ok(Ran::Overtaken);
         }
         let removed = self.remove(&counting).await;
+        // Whatever stopped the removal: until the checkpoint that counts now was seen to be whole, what the one before it
+        // named is the only way back to the vault's records.
+        let newest = self.rounds.keeper.counts();
+        read_back(&self.remote, &newest.manifest, &mut self.read_back).await?;
         let deleted = self.delete_dead().await?;
         if let Some(mut orphans) = orphans {
             orphans.segments.retain(|id| !deleted.contains(id));
@@ -326,9 +332,9 @@ impl Gc {
         let now = Instant::now();
         let until = if plants::on("D1-delete-at-once") { Some(now) } else { now.checked_sub(self.settings.grace) };
         let mut dead = until.map_or(Vec::new(), |until| self.rounds.keeper.take_dead(until));
-        let (mut kept, mut deleted) = (Vec::new(), HashSet::new());
+        let (mut kept, mut deleted, held) = (Vec::new(), HashSet::new(), self.rounds.history.held_segments());
         while let Some((since, id)) = dead.pop() {
-            match self.delete(id).await {
+            match self.delete(id, &held).await {
                 Ok(true) => _ = deleted.insert(id),
                 Ok(false) => kept.push((since, id)),
                 Err(error) => {
@@ -343,8 +349,9 @@ impl Gc {
 
     /// D2.
     async fn delete_orphans(&self, orphans: Orphans) -> Result<(), RoundError> {
+        let held = self.rounds.history.held_segments();
         for id in orphans.segments {
-            self.delete(id).await?;
+            self.delete(id, &held).await?;
         }
         for id in orphans.checkpoints {
             if !self.may() {
@@ -356,9 +363,11 @@ impl Gc {
         Ok(())
     }
 
-    /// Deletes an object below `segments/`; `false` if it may not go now.
-    async fn delete(&self, id: ObjectId) -> Result<bool, RoundError> {
-        if !self.may() || self.rounds.history.held_segments().contains(&id) {
+    /// Deletes an object below `segments/`; `false` if it may not go now. `held` was asked for when it was known already
+    /// that no state names the object: it cannot come to be held later. (To ask for each would walk through all that open
+    /// files hold as often as that.)
+    async fn delete(&self, id: ObjectId, held: &HashSet<ObjectId>) -> Result<bool, RoundError> {
+        if !self.may() || held.contains(&id) {
             return Ok(false);
         }
         self.remote.delete(segment_name(id)).await?;
