@@ -712,7 +712,7 @@ impl Journal {
         tokio::select! {
             biased;
             _ = done => {}
-            _ = progress.wait_for(|progress| progress.closed) => {}
+            _ = progress.wait_for(|progress| progress.closed || progress.failing.is_some()) => {}
         }
     }
 

@@ -350,6 +350,23 @@ async fn j4_while_the_disk_refuses_waiters_wait_for_a_time_and_nothing_is_lost()
     assert!(names.iter().all(|name| !name.ends_with(".new")), "failed attempts leave nothing: {names:?}");
 }
 
+/// A mount that ends asks for a new file: it must not wait for a disk that others have filled.
+#[tokio::test(start_paused = true)]
+async fn j4_nobody_waits_for_a_new_file_while_the_disk_refuses() {
+    let disk = SimulatedDisk::new(1);
+    let journal = open(&disk);
+    let _running = run(&journal);
+    disk.set_capacity(Some(0));
+    let position = journal.append(change(1), vec![extent(1)]);
+    journal.wait_durable(position).await.unwrap_err();
+    let begun = tokio::time::timeout(WAIT_LIMIT, journal.begin_file()).await;
+    assert!(begun.is_ok(), "it waits without bound");
+    disk.set_capacity(None);
+    journal.wait_durable(position).await.unwrap();
+    journal.begin_file().await;
+    assert_eq!(numbers(&recover(&disk, 0).unwrap()), [1]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn j4_close_says_when_not_everything_is_durable() {
     let disk = SimulatedDisk::new(1);

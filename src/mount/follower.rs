@@ -78,7 +78,7 @@ impl From<VaultError> for Trouble {
     fn from(error: VaultError) -> Trouble {
         match error {
             VaultError::Store(error) => Trouble::Outage(error.to_string()),
-            VaultError::Tampered(why) => Trouble::Refused(why),
+            VaultError::Tampered(why) | VaultError::RolledBack(why) => Trouble::Refused(why),
             error => Trouble::Here(error.to_string()),
         }
     }

@@ -43,6 +43,20 @@ pub fn reserve(pins: &PinFile, pin: Pin, journal: Epoch) -> Result<Epoch, VaultE
     }
 }
 
+/// The number that the record of such a mount bears, after a log object of the epoch `newest`: the reserved one, unless the
+/// record of an earlier mount with that number arrived without its hearing of it. That epoch is over then, and a second
+/// record with its number would be no part of any log. Durable before it is used.
+pub fn of_record(pins: &PinFile, pin: Pin, newest: Epoch) -> Result<Epoch, VaultError> {
+    match pins.standing().reserved {
+        Some(epoch) if epoch > newest => Ok(epoch),
+        _ => {
+            let epoch = above(pin, newest)?;
+            pins.reserve(pin, epoch)?;
+            Ok(epoch)
+        }
+    }
+}
+
 fn above(pin: Pin, journal: Epoch) -> Result<Epoch, VaultError> {
     let highest = pin.epoch.max(journal);
     if highest >= Epoch::MAX {

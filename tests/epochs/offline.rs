@@ -63,6 +63,47 @@ async fn e4_offline_mounts_write_and_the_first_with_the_store_sends_it() {
     }
 }
 
+/// The record of an offline mount that died arrived after all. The next one, without the store again, had the same number:
+/// its record bears a higher one, or nobody could read the log any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_a_record_of_an_earlier_offline_mount_that_arrived_unheard_of_ends_no_vault() {
+    let place = Place::new().await;
+    let drive = place.open("a").await;
+    write(&drive, "old", b"old").await;
+    drive.close(|_| ()).await.unwrap();
+    drop(drive);
+    place.unplug();
+    place.copy("a", "crashed");
+    let drive = place.open("a").await;
+    let number = drive.status().epoch;
+    // The process dies here: its epoch record arrives, and nothing else.
+    place.crash("a", "crashed");
+    place.plug();
+    until_state(&drive, "ready").await;
+    drive.give_up().await.unwrap();
+    drop(drive);
+
+    place.unplug();
+    let drive = place.open("crashed").await;
+    assert_eq!(drive.status().epoch, number);
+    let first = write(&drive, "first", b"first").await;
+    place.plug();
+    drive.sync(|_| ()).await.unwrap();
+    let status = drive.status();
+    assert!(status.state == "ready" && status.epoch > number, "{status:?}");
+    let second = write(&drive, "second", b"second").await;
+    assert!(second > first);
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop(drive);
+    assert_eq!(read(&place.reader().await, "first").await, b"first");
+    for state in ["b", "crashed"] {
+        let drive = place.open(state).await;
+        assert!(drive.status().epoch > status.epoch);
+        assert_eq!(read(&drive, "second").await, b"second");
+        drive.close(|_| ()).await.unwrap();
+    }
+}
+
 /// The mount after an offline one has the store: it sends what that one left.
 #[tokio::test(flavor = "multi_thread")]
 async fn e4_what_an_offline_mount_left_is_sent_by_a_mount_with_the_store() {

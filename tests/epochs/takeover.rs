@@ -134,6 +134,104 @@ async fn e3_without_its_index_a_history_is_rescued_over_what_the_vault_has() {
     check_rescued(&out, &report);
 }
 
+/// The index of the set-aside history is gone, and another machine has changed the same files meanwhile: what both changed
+/// is told, neither mixed nor filled up with zeros; what the other one removed is not passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_without_its_index_a_file_that_both_changed_is_told() {
+    let place = Place::new().await;
+    let first = begin(&place, "a").await;
+    let second = place.take_over("b").await;
+    let ino = |drive: &Drive, name: &'static [u8]| {
+        let fs = drive.fs.clone();
+        async move { fs.lookup(Ino::ROOT, name).await.unwrap().ino }
+    };
+    let old = ino(&first, b"old").await;
+    overwrite(&first, old, 100_000, &noise(2, 5_000)).await;
+    overwrite(&first, ino(&first, b"removed").await, 0, b"changed").await;
+    // A file of its own may have holes.
+    let sparse = write(&first, "sparse", b"x").await;
+    overwrite(&first, sparse, 200_000, b"y").await;
+    second.fs.unlink(Ino::ROOT, b"old").await.unwrap();
+    write(&second, "old", b"another").await;
+    overwrite(&second, ino(&second, b"moved").await, 0, &noise(5, 40_000)).await;
+    second.fs.unlink(Ino::ROOT, b"removed").await.unwrap();
+    until_state(&first, "fenced").await;
+    first.close(|_| ()).await.unwrap();
+    drop(first);
+    second.close(|_| ()).await.unwrap();
+    drop(second);
+    place.open("a").await.close(|_| ()).await.unwrap();
+    let mut aside = fs::read_dir(place.state("a").join("aside")).unwrap().map(|entry| entry.unwrap().path());
+    let aside = aside.find(|path| path.is_dir()).unwrap();
+    fs::remove_dir_all(aside.join("index")).unwrap();
+    let out = place.root.join("out");
+    let report = rescued(&place, "a", &out, true).await;
+    let history = &report.histories[0];
+    assert!(history.based_on_vault && !report.is_whole() && !history.deleted, "{report:?}");
+    let told: Vec<_> = history.not_written.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(told.len(), 2, "the two files that the other one removed: {report:?}");
+    let sparse = fs::read(out.join("sparse")).unwrap();
+    assert!(sparse.len() == 200_001 && sparse[200_000] == b'y' && sparse[1..200_000].iter().all(|b| *b == 0));
+}
+
+/// As before, but the file still has its name: its own bytes are there, all others are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_without_its_index_what_another_machine_changed_in_a_file_is_not_mixed_in() {
+    let place = Place::new().await;
+    let first = begin(&place, "a").await;
+    let old = first.fs.lookup(Ino::ROOT, b"old").await.unwrap().ino;
+    // More pieces than a head has room for.
+    for k in 1..20 {
+        overwrite(&first, old, k * 15_000, &noise(k, 1_000)).await;
+    }
+    first.sync(|_| ()).await.unwrap();
+    let second = place.take_over("b").await;
+    overwrite(&first, old, 100_000, &noise(2, 5_000)).await;
+    overwrite(&second, old, 0, &noise(6, 300_000)).await;
+    until_state(&first, "fenced").await;
+    first.close(|_| ()).await.unwrap();
+    drop(first);
+    second.close(|_| ()).await.unwrap();
+    drop(second);
+    place.open("a").await.close(|_| ()).await.unwrap();
+    let mut aside = fs::read_dir(place.state("a").join("aside")).unwrap().map(|entry| entry.unwrap().path());
+    let aside = aside.find(|path| path.is_dir()).unwrap();
+    fs::remove_dir_all(aside.join("index")).unwrap();
+    let out = place.root.join("out");
+    let report = rescued(&place, "a", &out, false).await;
+    assert!(!out.join("old").exists(), "{report:?}");
+    let bytes = fs::read(out.join("old.incomplete")).unwrap();
+    assert!(bytes.len() == 300_000 && bytes[100_000..105_000] == noise(2, 5_000));
+    let ranges = &report.histories[0].incomplete[0].ranges;
+    assert_eq!(ranges.iter().map(|range| range.length).sum::<u64>(), 295_000, "{ranges:?}");
+}
+
+/// Names as long as names are, in a directory that only its owner could enter.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_long_names_are_rescued_and_nobody_else_may_look() {
+    let place = Place::new().await;
+    let first = begin(&place, "a").await;
+    let dir = first.fs.mkdir(Ino::ROOT, b"private", 0o700, ME).await.unwrap().ino;
+    first.sync(|_| ()).await.unwrap();
+    let second = place.take_over("b").await;
+    let name = "n".repeat(255);
+    let made = first.fs.create(dir, name.as_bytes(), 0o644, ME).await.unwrap().ino;
+    overwrite(&first, made, 0, b"long").await;
+    until_state(&first, "fenced").await;
+    first.close(|_| ()).await.unwrap();
+    drop(first);
+    second.close(|_| ()).await.unwrap();
+    drop(second);
+    place.open("a").await.close(|_| ()).await.unwrap();
+    // It is there already, and open to all.
+    let out = place.root.join("out");
+    fs::create_dir(&out).unwrap();
+    let report = rescued(&place, "a", &out, false).await;
+    assert!(report.is_whole(), "{report:?}");
+    assert_eq!(fs::read(out.join("private").join(name)).unwrap(), b"long");
+    assert_eq!(fs::metadata(out.join("private")).unwrap().mode() & 0o7777, 0o700);
+}
+
 /// Bytes that are nowhere any more are told, never made up.
 #[tokio::test(flavor = "multi_thread")]
 async fn e3_ranges_whose_base_is_gone_are_listed_and_the_file_bears_another_name() {

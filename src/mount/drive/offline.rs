@@ -175,10 +175,15 @@ impl Offline {
         if header != self.reign.header {
             return Err(Not::Fenced(fenced(parts, "the vault has a new header (its passphrase was changed)")));
         }
-        let Claim { epoch, ref host, checkpoint: when, .. } = self.reign;
+        let Claim { ref host, checkpoint: when, .. } = self.reign;
+        // An earlier try may have arrived late: of this mount, or of one before it, which had the same number.
+        let stands = newest.block == Some(self.block) && newest.link != commit.link;
+        let epoch = match (stands, known) {
+            (true, _) => newest.epoch,
+            (false, Some(pin)) => epoch::of_record(&parts.pins, pin, newest.epoch)?,
+            (false, None) => self.reign.epoch,
+        };
         let reign = Reign { epoch, header, checkpoint, host: host.clone() };
-        // An earlier try may have arrived late.
-        let stands = newest.block == Some(self.block) && newest.epoch == epoch && newest.link != commit.link;
         let link = match stands {
             true => newest.link,
             false => {

@@ -44,11 +44,22 @@ pub struct OldHistory {
     /// Files and links that a change touched, and directories that were named by one.
     pub touched: BTreeSet<Ino>,
     named_directories: BTreeSet<Ino>,
+    /// What the changes of this history removed themselves.
+    removed: BTreeSet<Ino>,
+    /// Files that the changes made, or whose contents they changed; and the pieces that they put.
+    made: BTreeSet<Ino>,
+    edited: BTreeSet<Ino>,
+    put: BTreeSet<Key>,
+    /// Where the base is the vault: files edited here whose contents another machine has changed, too.
+    base_changed: BTreeSet<Ino>,
     /// Names that were removed, and nothing tells any more what they were.
     pub names_unknown: u64,
     /// Names that changes touched, as they were before: path, and what it named.
     before: BTreeMap<Key, (PathBuf, Ino)>,
 }
+
+/// Why bytes are left out that a base from the vault has.
+pub const BASE_CHANGED: &str = "another machine has changed the file since";
 
 /// Why a piece cannot be read.
 pub enum Unread {
@@ -88,10 +99,18 @@ impl OldHistory {
             recovered,
             touched: BTreeSet::new(),
             named_directories: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            made: BTreeSet::new(),
+            edited: BTreeSet::new(),
+            put: BTreeSet::new(),
+            base_changed: BTreeSet::new(),
             names_unknown: 0,
             before: BTreeMap::new(),
         };
         old.note_changes(cut)?;
+        if based_on_vault {
+            old.note_base(cut)?;
+        }
         old.history.replay(&old.recovered.changes, replay_cut, over)?;
         Ok(old)
     }
@@ -124,6 +143,44 @@ impl OldHistory {
             }
         }
         Ok(())
+    }
+
+    /// Where the base is the vault: what the changes beyond `cut` did themselves, and which of the files that they edited
+    /// another machine has changed, too: its positions lie above `cut` (J3). Asked before they are replayed.
+    fn note_base(&mut self, cut: Position) -> Result<(), VaultError> {
+        for (at, change) in self.recovered.changes.iter().filter(|(_, change)| !change.orphan) {
+            let has = |key: Key| change.records.iter().any(|(k, record)| *k == key && record.is_some());
+            for (key, record) in &change.records {
+                match (key.part, record) {
+                    (Part::Inode, None) => _ = self.removed.insert(key.ino),
+                    (Part::Inode, Some(_)) => _ = self.removed.remove(&key.ino),
+                    _ if *at <= cut => {}
+                    (Part::Link { .. }, Some(_)) if has(Key::inode(key.ino)) && has(Key::head(key.ino)) => {
+                        self.made.insert(key.ino);
+                    }
+                    (Part::Head, Some(_)) => _ = self.edited.insert(key.ino),
+                    (Part::Map { .. }, Some(_)) => _ = self.put.insert(*key),
+                    (Part::Map { .. }, None) => _ = self.put.remove(key),
+                    _ => {}
+                }
+            }
+        }
+        for ino in self.edited.difference(&self.made) {
+            if self.head(*ino)?.is_none_or(|head| head.position > cut) {
+                self.base_changed.insert(*ino);
+            }
+        }
+        Ok(())
+    }
+
+    /// Is what this history had not changed of the file gone from the base? Then only pieces of its own are told.
+    pub fn is_base_changed(&self, ino: Ino) -> bool {
+        self.base_changed.contains(&ino)
+    }
+
+    /// Did this history remove it itself? (Where it has an index of its own, what is not there was removed.)
+    pub fn was_removed(&self, ino: Ino) -> bool {
+        !self.based_on_vault || self.removed.contains(&ino)
     }
 
     /// The first change of a name that the vault lacks: remembers what it was before.
@@ -170,11 +227,11 @@ impl OldHistory {
 
     /// All pieces of a file, in order.
     pub fn pieces(&self, ino: Ino) -> Result<Vec<Piece>, VaultError> {
-        let mut pieces = Vec::new();
-        self.history.view().scan(Key::head(ino), Key::map(ino, u64::MAX), |_, record| {
+        let (mut pieces, all) = (Vec::new(), !self.is_base_changed(ino));
+        self.history.view().scan(Key::head(ino), Key::map(ino, u64::MAX), |key, record| {
             match &**record {
                 Record::Head(head) => pieces.extend(head.pieces.iter().copied()),
-                Record::Map(piece) => pieces.push(*piece),
+                Record::Map(piece) if all || self.put.contains(key) => pieces.push(*piece),
                 _ => {}
             }
             true

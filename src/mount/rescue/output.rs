@@ -3,18 +3,18 @@
 //! Invariants: nothing that stands is written over; a file has its name once all its bytes are in it and safe; one that
 //! lacks bytes bears another name (`.incomplete`) and has holes there; no name leads out of the directory.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use serde::Serialize;
 
-use super::history::{OldHistory, Unread};
+use super::history::{BASE_CHANGED, OldHistory, Unread};
 use super::{HistoryReport, Incomplete, MountError, NotWritten, Renamed};
 use crate::base::{Ino, Timestamp, disk};
 use crate::format::record::{Head, Inode};
@@ -23,6 +23,9 @@ use crate::format::record::{Head, Inode};
 const INCOMPLETE: &str = ".incomplete";
 /// What a file is called while it is being written.
 const UNFINISHED: &str = ".dripfs-rescue";
+
+/// No name is longer, bytes.
+const NAME_MAX: usize = 255;
 
 /// Bytes of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,13 +70,17 @@ pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> R
     disk::make_dirs(to).map_err(|e| MountError::io(to.display().to_string(), e))?;
     let mut directories = Vec::new();
     for ino in old.touched.iter().copied().filter(|ino| *ino != Ino::ROOT) {
-        let Some(inode) = old.inode(ino)? else { continue };
+        let Some(inode) = old.inode(ino)? else {
+            report.not_written.extend(nowhere(old, ino));
+            continue;
+        };
         let kind = FileType::from_raw_mode(inode.mode);
         if kind == FileType::Directory && !old.is_named_anew(ino) {
             continue;
         }
         let mut paths = old.paths(ino)?;
         if paths.is_empty() {
+            report.not_written.extend(nowhere(old, ino));
             continue;
         }
         let first = paths.remove(0);
@@ -116,6 +123,12 @@ pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> R
     sync_tree(to).map_err(|e| MountError::io(to.display().to_string(), e))
 }
 
+/// A file that the history changed and did not remove, and whose name or attributes nothing tells any more.
+fn nowhere(old: &OldHistory, ino: Ino) -> Option<NotWritten> {
+    let why = "another machine has removed it since, and nothing here tells its name".to_owned();
+    (!old.was_removed(ino)).then(|| NotWritten { path: format!("(inode {ino})"), why })
+}
+
 /// Only plain names: a record could not lead elsewhere even if a program wrote it wrong.
 fn place(to: &Path, path: &Path) -> Result<PathBuf, Failed> {
     match path.components().all(|part| matches!(part, Component::Normal(_))) {
@@ -129,7 +142,8 @@ fn make_directories(to: &Path, path: &Path) -> Result<(), Failed> {
     let mut at = to.to_owned();
     for part in path.components() {
         at.push(part);
-        match fs::create_dir(&at) {
+        // What it was on the drive is not known here: files in it may be readable to all, and nobody else could reach them.
+        match DirBuilder::new().mode(0o700).create(&at) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(&at)?.is_dir() => {}
             Err(e) => return Err(e.into()),
@@ -155,7 +169,7 @@ async fn write_one(
         FileType::RegularFile => return write_file(old, to, path, ino, inode, report).await,
         FileType::Symlink => {
             let target = inode.target.as_deref().unwrap_or_default();
-            std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &at)?;
+            std::os::unix::fs::symlink(OsStr::from_bytes(target), &at)?;
         }
         kind => {
             let device = rustix::fs::makedev(libc::major(inode.rdev.into()), libc::minor(inode.rdev.into()));
@@ -178,7 +192,8 @@ async fn write_file(
         return Err(Failed::This("a file of that name stands there already".to_owned()));
     }
     let Some(head) = old.head(ino)? else { return Err(Failed::This("nothing tells its contents".to_owned())) };
-    let unfinished = to.join(with_suffix(path, &format!("{UNFINISHED}-{}", std::process::id())));
+    // Its own name may be as long as names are.
+    let unfinished = to.join(path.with_file_name(format!("{UNFINISHED}-{}", std::process::id())));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
     let written = fill(old, &file, ino, &head).await;
     let ranges = match written {
@@ -208,7 +223,8 @@ async fn write_file(
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name: OsString = path.file_name().unwrap_or_default().to_owned();
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let mut name = OsStr::from_bytes(&name[..name.len().min(NAME_MAX - suffix.len())]).to_owned();
     name.push(suffix);
     path.with_file_name(name)
 }
@@ -217,21 +233,34 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 async fn fill(old: &OldHistory, file: &File, ino: Ino, head: &Head) -> Result<Vec<Range>, Failed> {
     file.set_len(head.size)?;
     let mut lost: Vec<Range> = Vec::new();
+    let mut covered = 0;
     for piece in old.pieces(ino)? {
+        // Where another machine has changed the file, no piece does not mean that there was none.
+        if old.is_base_changed(ino) && piece.offset > covered {
+            lose(&mut lost, covered, piece.offset - covered, BASE_CHANGED.to_owned());
+        }
+        covered = covered.max(piece.offset + u64::from(piece.len));
         match old.read(&piece).await {
             Ok(bytes) => {
                 let len = (bytes.len() as u64).min(head.size.saturating_sub(piece.offset));
                 file.write_all_at(&bytes[..len as usize], piece.offset)?;
             }
-            Err(Unread::Lost(why)) => match lost.last_mut() {
-                Some(last) if last.offset + last.length == piece.offset => last.length += u64::from(piece.len),
-                _ => lost.push(Range { offset: piece.offset, length: piece.len.into(), why }),
-            },
+            Err(Unread::Lost(why)) => lose(&mut lost, piece.offset, piece.len.into(), why),
             Err(Unread::Failed(error)) => return Err(Failed::All(error.into())),
         }
     }
+    if old.is_base_changed(ino) && head.size > covered {
+        lose(&mut lost, covered, head.size - covered, BASE_CHANGED.to_owned());
+    }
     file.sync_all()?;
     Ok(lost)
+}
+
+fn lose(lost: &mut Vec<Range>, offset: u64, length: u64, why: String) {
+    match lost.last_mut() {
+        Some(last) if last.offset + last.length == offset => last.length += length,
+        _ => lost.push(Range { offset, length, why }),
+    }
 }
 
 /// Another name of a file that was written under its first.
@@ -272,14 +301,16 @@ fn attributes(
             lost.push(format!("{what}: {error}"));
         }
     };
-    note("owner", std::os::unix::fs::lchown(&at, Some(inode.uid), Some(inode.gid)));
+    let owned = std::os::unix::fs::lchown(&at, Some(inode.uid), Some(inode.gid));
+    let mode = kept_mode(inode.mode, owned.is_ok());
+    note("owner", owned);
     for xattr in ino.and_then(|ino| old.xattrs(ino).ok()).unwrap_or_default() {
         let name = String::from_utf8_lossy(&xattr.name).into_owned();
         let set = rustix::fs::lsetxattr(&at, &*xattr.name, &xattr.value, XattrFlags::empty());
         note(&name, set.map_err(Into::into));
     }
     if !symlink {
-        note("mode", fs::set_permissions(&at, Permissions::from_mode(inode.mode & 0o7777)));
+        note("mode", fs::set_permissions(&at, Permissions::from_mode(mode)));
     }
     let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
     let times = Timestamps { last_access: time, last_modification: time };
@@ -287,6 +318,11 @@ fn attributes(
     if !lost.is_empty() {
         report.attributes_lost.push(NotWritten { path: path.display().to_string(), why: lost.join("; ") });
     }
+}
+
+/// A program that runs as its owner must not run as whoever rescues it.
+fn kept_mode(mode: u32, is_owned: bool) -> u32 {
+    if is_owned { mode & 0o7777 } else { mode & 0o1777 }
 }
 
 /// Names are safe, and whatever was linked or set after a file's own fsync.
