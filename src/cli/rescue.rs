@@ -15,6 +15,7 @@ use crate::store;
 pub fn rescue(args: &Rescue) -> Result<u8, Failure> {
     let mounted = mounted(&args.place)?;
     let (url, state, to) = match (mounted, &args.to) {
+        (Some((dir, status)), _) if status.status.state == "fenced" => return Err(fenced(&dir)),
         (Some((dir, status)), to) => {
             let to = to.clone().unwrap_or_else(|| dir.join(rescue::default_name(SystemTime::now())));
             (status.status.url, PathBuf::from(status.status.state_directory), to)
@@ -56,6 +57,15 @@ pub fn rescue(args: &Rescue) -> Result<u8, Failure> {
     // The files are written: a closed pipe takes nothing away from that.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(if report.is_whole() { exit::OK } else { exit::NOT_WHOLE })
+}
+
+/// What a fenced drive could not send still lies in its journal, in use.
+fn fenced(dir: &Path) -> Failure {
+    let dir = dir.display();
+    Failure::error(format!(
+        "the drive on {dir} is fenced: what it could not send is in its journal, which the next mount sets aside; \
+         `dripfs umount {dir}`, mount it again, then rescue"
+    ))
 }
 
 /// The drive that is mounted there; `None` if `place` is no mount point.

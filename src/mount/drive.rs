@@ -439,11 +439,17 @@ fn start_writer(journal: &Arc<Journal>, own_thread: bool) -> Result<(), VaultErr
 
 /// Rounds until `stop`, and beside them what deletes what nobody needs. Should that panic, the drive goes on.
 async fn run_rounds(rounds: Arc<Rounds>, gc: gc::Settings, stop: CancellationToken) {
-    let beside = tokio::spawn(gc::run(rounds.clone(), gc, stop.clone()));
+    let deletes = AssertUnwindSafe(gc::run(rounds.clone(), gc, stop.clone())).catch_unwind();
+    let beside = tokio::spawn(async {
+        if deletes.await.is_err() {
+            log::error!(
+                "gc panicked: nothing is deleted from the vault until the next mount; this is a bug, please report it"
+            );
+        }
+    });
     rounds.run(stop).await;
-    if let Err(error) = beside.await {
-        log::error!("gc: {error}");
-    }
+    // Its panics are caught.
+    let _ = beside.await;
 }
 
 /// Sends on what is dirty for long.

@@ -85,6 +85,16 @@ pub struct HistoryReport {
 }
 
 impl HistoryReport {
+    fn of(place: &Place) -> HistoryReport {
+        let since = |aside: &SetAside| super::drive::show(Timestamp { secs: aside.about.time, nanos: 0 });
+        HistoryReport {
+            directory: place.directory.clone(),
+            set_aside: place.aside.as_ref().map(since),
+            changes: place.about.changes,
+            ..HistoryReport::default()
+        }
+    }
+
     pub fn is_whole(&self) -> bool {
         self.incomplete.is_empty() && self.not_written.is_empty()
     }
@@ -149,7 +159,15 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
     let several = places.len() > 1;
     for (number, place) in places.into_iter().enumerate() {
         let to = if several { request.to.join(format!("history-{}", number + 1)) } else { request.to.clone() };
-        let mut one = write_out(store, &keys, &request.state, &place, &to).await?;
+        let mut one = match write_out(store, &keys, &request.state, &place, &to).await {
+            // The others come all the same.
+            Err(error) if several => {
+                log::error!("{}: {error}", place.directory);
+                let failed = NotWritten { path: place.directory.clone(), why: error.to_string() };
+                HistoryReport { to, not_written: vec![failed], ..HistoryReport::of(&place) }
+            }
+            one => one?,
+        };
         if let Some(aside) = &place.aside
             && request.remove
             && one.is_whole()
@@ -238,14 +256,8 @@ async fn write_out(
 ) -> Result<HistoryReport, MountError> {
     let scratch = Scratch(state.join(format!("rescue-{}", std::process::id())));
     let old = OldHistory::open(store, keys, &place.root, &place.about, &scratch.0).await?;
-    let mut report = HistoryReport {
-        directory: place.directory.clone(),
-        set_aside: place.aside.as_ref().map(|aside| super::drive::show(Timestamp { secs: aside.about.time, nanos: 0 })),
-        changes: place.about.changes,
-        to: to.to_owned(),
-        based_on_vault: old.based_on_vault,
-        ..HistoryReport::default()
-    };
+    let mut report =
+        HistoryReport { to: to.to_owned(), based_on_vault: old.based_on_vault, ..HistoryReport::of(place) };
     output::write(&old, to, &mut report).await?;
     Ok(report)
 }
