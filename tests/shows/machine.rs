@@ -68,7 +68,7 @@ impl Machine {
         if let Some(disk) = &self.disk {
             disk.cut();
         }
-        self.vault.kill();
+        self.vault.kill_daemons();
     }
 
     /// The drive is mounted again; where the machine is lost, on another.
@@ -115,6 +115,8 @@ impl Machine {
         // It ends by the error that it gets; at the latest now.
         let _ = child.kill();
         let _ = child.wait();
+        // Not before: it would go on in the directory below the mount.
+        self.vault.kill();
         let lines = reader.join().expect("no panic");
         let complaints = complaints.join().expect("no panic");
         assert!(worked, "{program:?} did nothing: {complaints}");
