@@ -176,9 +176,12 @@ impl Sim {
         let Mounting { who, restored, .. } = *mounting;
         let before = self.remote.before(who.life);
         let parent = self.line_after(&before);
-        // A machine that took over and crashed before it came up owes nothing of what was acknowledged elsewhere.
-        let follows =
-            before.last().is_some_and(|last| last.machine == who.machine) && parent.who.machine == who.machine;
+        // A machine that took over and crashed before it came up owes nothing of what was acknowledged elsewhere. And one
+        // that another took over from, which crashed before it came up, has set its own history aside (E3).
+        let since = before.iter().skip_while(|before| before.life != parent.who.life);
+        let follows = parent.who.machine == who.machine
+            && !before.is_empty()
+            && since.into_iter().all(|before| before.machine == who.machine);
         let own = follows && !restored;
         let found = found(&model);
         let mut oracle = parent.oracle.borrow().clone();

@@ -174,6 +174,12 @@ fn a_late_epoch_record_of_an_earlier_try_was_taken_for_another_machines() {
     }
 }
 
+/// The harness took the one for going on with its own history.
+#[test]
+fn a_machine_whose_successor_never_came_up_sets_its_history_aside_all_the_same() {
+    history(308_182, false, &mut Tally::default()).expect("the history is clean");
+}
+
 /// Histories in which a planted bug must be found: less than a minute on one core.
 #[cfg(feature = "plants")]
 const PLANT_SEEDS: u64 = 2000;
