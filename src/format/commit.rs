@@ -163,6 +163,19 @@ impl LogObject {
         Ok(log)
     }
 
+    /// Is this what comes next in the log, after an object with the hash `previous`, while `reign` is the newest epoch?
+    /// Only an epoch record begins another. The error says why not.
+    pub fn check_next(&self, previous: &Hash, reign: Epoch) -> Result<(), &'static str> {
+        if self.previous != *previous {
+            return Err("does not continue the log: two histories were mixed");
+        }
+        let in_order = match self.body {
+            Body::Epoch { .. } => self.epoch > reign,
+            Body::Commit(_) => self.epoch == reign,
+        };
+        if in_order { Ok(()) } else { Err("belongs to an epoch that was over") }
+    }
+
     fn write<W: Sink>(&self, w: &mut Writer<W>) {
         let body = match &self.body {
             Body::Epoch { .. } => 1,

@@ -62,16 +62,7 @@ impl Place {
         let sequence = self.next();
         let name = log_name(sequence);
         let object = LogObject::open(keys, sequence, bytes).map_err(|error| format!("{name}: {error}"))?;
-        if object.previous != self.link.hash {
-            return Err(format!("{name} does not continue the log"));
-        }
-        let in_order = match object.body {
-            Body::Epoch { .. } => object.epoch > self.epoch,
-            Body::Commit(_) => object.epoch == self.epoch,
-        };
-        if !in_order {
-            return Err(format!("{name} belongs to an epoch that was over"));
-        }
+        object.check_next(&self.link.hash, self.epoch).map_err(|why| format!("{name} {why}"))?;
         let link = ChainLink { sequence, hash: kdf::hash(bytes) };
         let (epoch, header, checkpoint) = (object.epoch, object.header, object.checkpoint);
         let (commit, body) = match object.body {

@@ -257,20 +257,11 @@ impl<'a> Walk<'a> {
         let name = log_name(sequence);
         let mut object =
             LogObject::open(self.keys, sequence, bytes).map_err(|error| tampered(format!("{name}: {error}")))?;
-        if object.previous != self.link.hash {
-            return Err(tampered(format!("{name} does not continue the log: two histories were mixed")));
-        }
+        object.check_next(&self.link.hash, self.reign).map_err(|why| tampered(format!("{name} {why}")))?;
         self.link = ChainLink { sequence, hash: kdf::hash(bytes) };
         self.check_pin()?;
         self.blocks.push(object.block);
-        let in_order = match object.body {
-            Body::Epoch { .. } => object.epoch > self.reign,
-            Body::Commit(_) => object.epoch == self.reign,
-        };
         self.reign = object.epoch;
-        if !in_order {
-            return Err(tampered(format!("{name} belongs to an epoch that was over")));
-        }
         if let Body::Commit(commit) = &mut object.body {
             let cut = commit.cut;
             self.apply(commit).await?;

@@ -156,16 +156,7 @@ impl<'a, F: Fetch> Fold<'a, F> {
         let sequence = Sequence(self.log.link.sequence.0 + 1);
         let object =
             LogObject::open(self.keys, sequence, bytes).map_err(|error| tampered(format!("{name}: {error}")))?;
-        if object.previous != self.log.link.hash {
-            return Err(tampered(format!("{name} does not continue the log: two histories were mixed")));
-        }
-        let in_order = match object.body {
-            Body::Epoch { .. } => object.epoch > self.log.epoch,
-            Body::Commit(_) => object.epoch == self.log.epoch,
-        };
-        if !in_order {
-            return Err(tampered(format!("{name} belongs to an epoch that was over")));
-        }
+        object.check_next(&self.log.link.hash, self.log.epoch).map_err(|why| tampered(format!("{name} {why}")))?;
         self.log.link = ChainLink { sequence, hash: kdf::hash(bytes) };
         self.log.hashes.push(self.log.link.hash);
         self.log.epoch = object.epoch;
