@@ -41,7 +41,6 @@ use crate::history::overlay::Unindexed;
 use crate::index::{Beside, Folded, Ground, Index, IndexError, Mark};
 use crate::store::Store;
 use crate::vault::VaultError;
-use crate::vault::checkpoint::end;
 use crate::vault::follow::{Looks, Place};
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::walk::{self, Walked};
@@ -170,8 +169,8 @@ pub async fn prepare(
         };
         let error = match prepared.await {
             Ok(ready) => {
-                let Walked { newest, commit, checkpoint, .. } = &ready.walked;
-                if end::is_end(store, newest.link.sequence, commit.link, *checkpoint).await? {
+                let Walked { newest, commit, .. } = &ready.walked;
+                if !walk::has_moved(store, newest.link.sequence, commit).await? {
                     return Ok(ready);
                 }
                 VaultError::Tampered("the log does not end as it must".to_owned())
@@ -333,7 +332,7 @@ impl Follower {
 
     /// Do the newest commit and its checkpoint stand? (C6)
     async fn stands(&self, place: &Place) -> Result<bool, Trouble> {
-        Ok(end::stands(&self.store, place.commit.link, place.checkpoint).await?)
+        Ok(place.commit.stands(&self.store).await?)
     }
 
     /// The records of a part of a commit; `None` if it is not there, or is another.
@@ -477,7 +476,7 @@ impl Follower {
         })
         .await?;
         let place = Place::of(&walked);
-        if !end::is_end(&self.store, place.link.sequence, place.commit.link, place.checkpoint).await? {
+        if walk::has_moved(&self.store, place.link.sequence, &place.commit).await? {
             return Ok(false);
         }
         self.pin(&place)?;

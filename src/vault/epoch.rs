@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::VaultError;
-use super::checkpoint::end;
 use super::pin::{PIN_FILE, Pin, PinFile};
 use super::walk::{Newest, NewestCommit};
 use crate::base::{Clock, Epoch, ObjectId, Random, Sequence, plants};
@@ -106,8 +105,7 @@ pub async fn open(
             Ok(Created::Exists) => match store.get(&name).await? {
                 Some(standing) if standing == object || plants::on("C4-own-by-name") => break,
                 _ => {
-                    let (host, time) = ("another machine, which mounts it right now".to_owned(), "now".to_owned());
-                    return Err(VaultError::InUse { host, time });
+                    return Err(VaultError::in_use_now("mounts it"));
                 }
             },
             Err(_) if plants::on("E1-record-not-awaited") => break,
@@ -124,12 +122,9 @@ pub async fn open(
 /// The record stands; but is it in the log? Its number may have been that of a commit which is covered and removed by now
 /// (C6). Nothing is uploaded, deleted or freed before this went well.
 pub async fn check(store: &Store, commit: &NewestCommit) -> Result<(), VaultError> {
-    match commit.standing() {
-        Some((link, checkpoint)) if end::stands(store, link, checkpoint).await? => Ok(()),
-        _ => {
-            let (host, time) = ("another machine, which writes to it right now".to_owned(), "now".to_owned());
-            Err(VaultError::InUse { host, time })
-        }
+    match commit.stands(store).await? {
+        true => Ok(()),
+        false => Err(VaultError::in_use_now("writes to it")),
     }
 }
 

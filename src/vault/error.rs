@@ -60,6 +60,13 @@ pub enum VaultError {
     Index(#[from] IndexError),
 }
 
+impl VaultError {
+    /// Another machine was met at work on the vault; which one, its object does not tell.
+    pub fn in_use_now(does: &str) -> VaultError {
+        VaultError::InUse { host: format!("another machine, which {does} right now"), time: "now".to_owned() }
+    }
+}
+
 impl From<StoreError> for VaultError {
     fn from(error: StoreError) -> VaultError {
         match error {

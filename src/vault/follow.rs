@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::checkpoint::remove::GRACE;
 use super::walk::{NewestCommit, Walked};
-use crate::base::{Epoch, ObjectId, Sequence, Timestamp};
+use crate::base::{Epoch, Sequence, Timestamp};
 use crate::crypto::kdf;
 use crate::format::commit::{Body, ChainLink, Commit, Hash, LogObject, log_name};
 use crate::format::keys::Keys;
@@ -36,9 +36,8 @@ pub struct Place {
     pub epoch: Epoch,
     /// The newest commit at or before.
     pub commit: NewestCommit,
-    /// As the newest log object names them.
+    /// As the newest log object names it.
     pub header: (u64, Hash),
-    pub checkpoint: (ObjectId, Hash),
 }
 
 impl Place {
@@ -48,7 +47,6 @@ impl Place {
             epoch: walked.newest.epoch,
             commit: walked.commit.clone(),
             header: walked.header,
-            checkpoint: walked.checkpoint,
         }
     }
 
@@ -64,12 +62,12 @@ impl Place {
         let object = LogObject::open(keys, sequence, bytes).map_err(|error| format!("{name}: {error}"))?;
         object.check_next(&self.link.hash, self.epoch).map_err(|why| format!("{name} {why}"))?;
         let link = ChainLink { sequence, hash: kdf::hash(bytes) };
-        let (epoch, header, checkpoint) = (object.epoch, object.header, object.checkpoint);
+        let (epoch, header) = (object.epoch, object.header);
         let (commit, body) = match object.body {
             Body::Epoch { .. } => (self.commit.clone(), None),
-            Body::Commit(commit) => (NewestCommit::new(link, commit.cut, object.time, checkpoint), Some(commit)),
+            Body::Commit(commit) => (NewestCommit::new(link, commit.cut, object.time, object.checkpoint), Some(commit)),
         };
-        Ok((Place { link, epoch, commit, header, checkpoint }, body))
+        Ok((Place { link, epoch, commit, header }, body))
     }
 }
 
@@ -108,7 +106,7 @@ impl Looks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Position, Random};
+    use crate::base::{ObjectId, Position, Random};
     use crate::crypto::secret::Key;
     use crate::format::commit::BlockRef;
 
@@ -138,7 +136,6 @@ mod tests {
             epoch: Epoch(2),
             commit: NewestCommit::new(link, Position(9), Timestamp::default(), (ObjectId([2; 16]), [2; 32])),
             header: (1, [1; 32]),
-            checkpoint: (ObjectId([2; 16]), [2; 32]),
         }
     }
 

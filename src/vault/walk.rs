@@ -78,6 +78,14 @@ impl NewestCommit {
     pub fn standing(&self) -> Option<(ChainLink, (ObjectId, Hash))> {
         Some((self.link, self.checkpoint?))
     }
+
+    /// Does all of that stand? Where it is not known what the commit names, that is no: begin again.
+    pub async fn stands<F: checkpoint::Fetch>(&self, fetch: &F) -> Result<bool, F::Error> {
+        match self.standing() {
+            Some((link, checkpoint)) => end::stands(fetch, link, checkpoint).await,
+            None => Ok(false),
+        }
+    }
 }
 
 struct Walk<'a> {
@@ -192,11 +200,8 @@ impl<'a> Walk<'a> {
         let (Some(_), Some(commit)) = (&self.newest, &self.commit) else {
             return Err(tampered(format!("the log of {} is gone", self.store.url())));
         };
-        match commit.standing() {
-            Some((link, checkpoint)) => end::stands(self.store, link, checkpoint).await,
-            // A commit that names the checkpoint comes after it.
-            None => Ok(false),
-        }
+        // Of a commit that a checkpoint covers it is not known; one that names the checkpoint comes after it.
+        commit.stands(self.store).await
     }
 
     async fn begin_at(&mut self, from: ChainLink) -> Result<(), VaultError> {
