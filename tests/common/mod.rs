@@ -101,6 +101,14 @@ impl Vault {
         self.mounted = true;
     }
 
+    /// Mounts a vault that this machine knows, also without its store.
+    pub fn mount_again(&mut self, options: &[&str]) {
+        let mut command = self.dripfs(["mount", "--background"]);
+        command.arg("--state").arg(&self.state).args(options).arg(self.remote()).arg(self.mountpoint());
+        succeed(&mut command);
+        self.mounted = true;
+    }
+
     /// Mounts another one's vault read-only, as a machine of its own beside it.
     pub fn follow(&mut self, other: &Vault, options: &[&str]) {
         let mut command = self.dripfs(["mount", "--read-only", "--background"]);

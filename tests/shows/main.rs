@@ -1,6 +1,6 @@
 //! What the drive must show, in figures: each test prints its own on stdout (`--nocapture` shows them).
 //!
-//! DRIPFS_LONG=1 runs the long forms: 200 kills, 50 power cuts, 100 machines lost, a minute of
+//! DRIPFS_LONG=1 runs the long forms: 200 kills, 50 power cuts, 100 machines lost, 50,000 changes offline, a minute of
 //! rewriting, 10 GiB.
 
 #[path = "../common/mod.rs"]
@@ -10,6 +10,7 @@ mod latency;
 mod machine;
 mod memory;
 mod objects;
+mod offline_week;
 mod power;
 mod rename_loop;
 mod secrecy;
