@@ -291,5 +291,5 @@ fn sqlite_opens_from_the_vault_after_each_lost_machine() {
 
 #[test]
 fn a_git_repository_passes_fsck_from_the_vault_after_each_lost_machine() {
-    git_repository(End::Loss, times(1, 20));
+    git_repository(End::Loss, times(1, 100));
 }
