@@ -189,7 +189,7 @@ impl Source for Entry {
             // Nobody misses it.
             inner.finished = inner.started;
             drop(inner);
-            self.budget.give_back(frozen.runs.bytes());
+            self.budget.give_back(frozen.runs.cost());
             self.settled.notify_waiters();
             return;
         }
