@@ -45,6 +45,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         accept_rollback: false,
         compress,
         cache_bytes: 8 << 20,
+        caching: Default::default(),
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),

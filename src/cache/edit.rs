@@ -45,7 +45,7 @@ impl Cache {
         let gone = inner.abandon();
         inner.only_grown = false;
         drop(inner);
-        self.budget.give_back(gone.bytes());
+        self.budget.give_back(gone.cost());
         entry.settled.notify_waiters();
         Ok(position)
     }

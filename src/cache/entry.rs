@@ -11,6 +11,7 @@
 //! - The entry's lock is taken before the history mutex, and held over the append: between the change that stores
 //!   frozen bytes and their leaving memory there is no instant at which a read sees neither.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,10 +38,12 @@ pub struct Entry {
     inner: Mutex<Inner>,
     /// A capture ended, well or not.
     pub settled: Notify,
-    /// Reads and writes of this entry.
-    pub hits: AtomicU64,
-    /// The kernel forgot the file, and nobody asked for it since.
-    pub forgotten: AtomicBool,
+    /// Files with dirty bytes: this one joins them here.
+    dirty: Arc<DirtyFiles>,
+    /// What of it memory has answered: frames, and reads of dirty bytes.
+    hits: AtomicU64,
+    /// Bytes of it went to the kernel or came from there, so the kernel may have pages of them.
+    pub pages: AtomicBool,
     /// Where the last read ended: the next one that begins there is sequential.
     pub read_end: AtomicU64,
 }
@@ -61,6 +64,26 @@ pub struct Inner {
     pub only_grown: bool,
 }
 
+/// Which files have dirty bytes: all that do, and some that did. Its lock is the last of all.
+#[derive(Default)]
+pub struct DirtyFiles(Mutex<BTreeSet<Ino>>);
+
+impl DirtyFiles {
+    pub fn joins(&self, ino: Ino) {
+        self.0.lock().insert(ino);
+    }
+
+    /// Only who holds the entry's lock, or has taken the entry out of the table, knows that it has none.
+    pub fn leaves(&self, ino: Ino) {
+        self.0.lock().remove(&ino);
+    }
+
+    /// In order, so that a simulation can repeat what goes over all of them.
+    pub fn all(&self) -> Vec<Ino> {
+        self.0.lock().iter().copied().collect()
+    }
+}
+
 pub struct Frozen {
     pub runs: Runs,
     /// For each extent of the capture: places and lengths in the file.
@@ -71,7 +94,7 @@ pub struct Frozen {
 }
 
 impl Entry {
-    pub fn new(ino: Ino, history: Arc<History>, budget: Arc<Budget>) -> Entry {
+    pub fn new(ino: Ino, history: Arc<History>, budget: Arc<Budget>, dirty: Arc<DirtyFiles>) -> Entry {
         let inner = Inner {
             active: Dirty::default(),
             frozen: None,
@@ -89,8 +112,9 @@ impl Entry {
             budget,
             inner: Mutex::new(inner),
             settled: Notify::new(),
+            dirty,
             hits: AtomicU64::new(0),
-            forgotten: AtomicBool::new(false),
+            pages: AtomicBool::new(false),
             read_end: AtomicU64::new(u64::MAX),
         }
     }
@@ -101,6 +125,28 @@ impl Entry {
 
     pub fn hit(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Bytes were written into it: it is dirty, if it was not yet. The entry is locked.
+    pub fn dirtied(&self, inner: &mut Inner) {
+        if inner.dirty_since.is_none() {
+            inner.dirty_since = Some(Instant::now());
+            self.dirty.joins(self.ino);
+        }
+    }
+
+    /// Is all of it in the journal, and nothing under way? Then it is none of the dirty files any more.
+    pub fn is_safe(&self) -> bool {
+        let inner = self.lock();
+        let safe = inner.active.is_empty() && inner.frozen.is_none();
+        if safe {
+            self.dirty.leaves(self.ino);
+        }
+        safe
     }
 }
 
@@ -189,7 +235,7 @@ impl Source for Entry {
             // Nobody misses it.
             inner.finished = inner.started;
             drop(inner);
-            self.budget.give_back(frozen.runs.bytes());
+            self.budget.give_back(frozen.runs.cost());
             self.settled.notify_waiters();
             return;
         }
@@ -200,6 +246,7 @@ impl Source for Entry {
                 self.budget.take(inner.active.write(*offset, run));
             }
             self.budget.give_back(frozen.runs.cost() + newer.cost());
+            // It never ceased to be one of the dirty files.
             inner.dirty_since.get_or_insert_with(Instant::now);
         }
         inner.failures += 1;

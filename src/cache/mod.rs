@@ -1,27 +1,43 @@
 //! The cache: one entry a file, with its plaintext: dirty bytes, frozen bytes, clean frames.
 //!
-//! Owns all plaintext of files that this process holds, and its bounds: dirty bytes (writers wait above it) and clean
-//! frames (least recently used go). A read that memory answers short-cuts the download pipeline; dirty bytes leave by
-//! the upload pipeline when somebody asks, when a file has a whole extent of them, when they are a few seconds old,
-//! or when memory runs short.
+//! | file | what it holds |
+//! |---|---|
+//! | `entries` | the table of entries and their timers: who was not used for a minute dies |
+//! | `entry` | one file's dirty and frozen bytes |
+//! | `frames` | clean plaintext of all entries, least recently used first to go |
+//! | `budget`, `dirty` | memory for written bytes |
+//! | `read`, `edit` | what is asked of contents |
+//!
+//! Owns all plaintext of files that this process holds, and its bounds: dirty bytes (writers wait above it), clean
+//! frames and what the entries themselves take (least recently used go), and time (promise 7). A read that memory
+//! answers short-cuts the download pipeline; dirty bytes leave by the upload pipeline when somebody asks, when a file has
+//! a whole extent of them, when they are a few seconds old, or when memory runs short.
 //! Does not own: sealed bytes, names, what the vault holds.
+//!
+//! Invariants
+//! - Clean plaintext belongs to an entry: when that dies, all of it is wiped, and the kernel is told to drop its pages.
+//! - An entry with dirty bytes, or with a request under way, does not die.
+//! - Frames are found by extent, and an extent's bytes never change: no entry, however old, answers for a new version.
+//! - Locks: the table of entries, then an entry, then history; frames and the dirty files last. Whoever hears of deaths
+//!   is told under none.
 
 pub mod budget;
 pub mod dirty;
 pub mod edit;
+mod entries;
 pub mod entry;
 pub mod frames;
 mod read;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::time::Instant;
 
 use crate::base::sizes::{EXTENT_MAX, FILE_MAX};
 use crate::base::{Clock, Ino, Timestamp, disk};
@@ -34,7 +50,8 @@ use crate::journal::JournalError;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
 use budget::Budget;
-use entry::Entry;
+use entries::{ENTRY_COST, Entries};
+use entry::{DirtyFiles, Entry};
 use frames::Frames;
 
 /// How old dirty bytes may be before they are sent on without anybody's asking (promise 4: "within seconds").
@@ -89,11 +106,18 @@ pub struct Live {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Clean plaintext, bytes.
+    /// Memory for clean plaintext and for entries, bytes.
     pub clean_bytes: usize,
     /// Memory for dirty plaintext, bytes.
     pub dirty_bytes: usize,
+    /// How long an entry lives after its last use.
+    pub ttl: Duration,
 }
+
+/// How long an entry lives after its last use, if nobody says otherwise.
+pub const TTL: Duration = Duration::from_secs(60);
+/// Entries may take so much of the memory for what is clean; above it those that were not used for longest die early.
+const ENTRIES_SHARE: usize = 4;
 
 /// What status tells of the cache.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,15 +141,17 @@ pub struct Cache {
     /// `None` on a read-only mount.
     uploads: Option<Starter>,
     downloads: Arc<download::starter::Starter>,
-    /// In order, so that a simulation can repeat what goes over all of them.
-    entries: Mutex<BTreeMap<Ino, Arc<Entry>>>,
+    entries: Entries,
+    dirty: Arc<DirtyFiles>,
     budget: Arc<Budget>,
     frames: Frames,
     clock: Clock,
-    hits: AtomicU64,
-    misses: AtomicU64,
     lookout: OnceLock<Arc<dyn Lookout>>,
+    undertaker: OnceLock<Undertaker>,
 }
+
+/// Is told of files whose entries died, and of which the kernel may have pages. Must not wait.
+pub type Undertaker = Box<dyn Fn(BTreeSet<Ino>) + Send + Sync>;
 
 impl Cache {
     pub fn new(
@@ -139,13 +165,13 @@ impl Cache {
             history,
             uploads,
             downloads,
-            entries: Mutex::new(BTreeMap::new()),
+            entries: Entries::new(bounds.ttl, bounds.clean_bytes / ENTRIES_SHARE / ENTRY_COST),
+            dirty: Arc::default(),
             budget: Arc::new(Budget::new(bounds.dirty_bytes)),
             frames: Frames::new(bounds.clean_bytes),
             clock,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
             lookout: OnceLock::new(),
+            undertaker: OnceLock::new(),
         })
     }
 
@@ -154,21 +180,57 @@ impl Cache {
         let _ = self.lookout.set(lookout);
     }
 
+    /// Whom to tell of deaths. Set once.
+    pub fn on_death(&self, undertaker: Undertaker) {
+        let _ = self.undertaker.set(undertaker);
+    }
+
     fn existing(&self, ino: Ino) -> Option<Arc<Entry>> {
-        self.entries.lock().get(&ino).cloned()
+        self.entries.existing(ino)
     }
 
     fn entry(&self, ino: Ino) -> Arc<Entry> {
-        let mut entries = self.entries.lock();
-        let entry =
-            entries.entry(ino).or_insert_with(|| Arc::new(Entry::new(ino, self.history.clone(), self.budget.clone())));
-        entry.forgotten.store(false, Ordering::Relaxed);
-        entry.clone()
+        let make = || Entry::new(ino, self.history.clone(), self.budget.clone(), self.dirty.clone());
+        let (entry, made) = self.entries.entry(ino, make, Entry::is_safe);
+        if let Some(dead) = made {
+            self.bury(dead);
+        }
+        entry
+    }
+
+    /// A use of the file that needs nothing of its entry.
+    pub fn used(&self, ino: Ino) {
+        drop(self.existing(ino));
+    }
+
+    /// Lets those die whose time is over, and those that the kernel forgot.
+    pub fn expire(&self) {
+        let left = self.entries.left(|entry| self.may_leave(entry), Entry::is_safe);
+        self.bury(left);
+        self.entries.expire(Entry::is_safe, |dead| self.bury(dead));
+    }
+
+    /// What follows from deaths. They are in the table no more, and under no lock.
+    fn bury(&self, dead: Vec<Arc<Entry>>) {
+        self.frames.charge(self.entries.len() * ENTRY_COST);
+        let mut pages = BTreeSet::new();
+        for entry in dead {
+            self.frames.wipe(entry.ino);
+            self.discard(&entry);
+            if entry.pages.load(Ordering::Relaxed) {
+                pages.insert(entry.ino);
+            }
+        }
+        if !pages.is_empty()
+            && let Some(tell) = self.undertaker.get()
+        {
+            tell(pages);
+        }
     }
 
     /// What a file's attributes are while bytes of it are not in the journal; `None` if its stored head tells all.
     pub fn live(&self, ino: Ino) -> Option<Live> {
-        self.existing(ino)?.lock().live
+        self.entries.peek(ino)?.lock().live
     }
 
     /// A file was created by this mount just now (it has only grown so far).
@@ -176,42 +238,49 @@ impl Cache {
         self.entry(ino).lock().only_grown = true;
     }
 
-    /// Made by this mount, and nothing of it overwritten since (L2, change of mode)?
+    /// Made by this mount, and nothing of it overwritten since (L2, change of mode)? Forgotten with the entry: then the
+    /// answer is no, and costs a barrier that might have been spared.
     pub fn only_grown(&self, ino: Ino) -> bool {
         self.existing(ino).is_some_and(|entry| entry.lock().only_grown)
     }
 
     /// Files with bytes that the journal does not hold yet.
     pub fn dirty_files(&self) -> Vec<Ino> {
-        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
-        entries.iter().filter(|entry| !entry.lock().is_clean()).map(|entry| entry.ino).collect()
+        self.dirty_entries().iter().filter(|entry| !entry.lock().is_clean()).map(|entry| entry.ino).collect()
     }
 
-    /// The kernel forgot the file. A dirty entry stays until its bytes are safe; the next sweep takes it.
+    /// Those with dirty bytes, in order; and those that lost them a moment ago.
+    fn dirty_entries(&self) -> Vec<Arc<Entry>> {
+        let entries = self.dirty.all().into_iter().filter_map(|ino| self.entries.peek(ino));
+        entries.filter(|entry| !entry.is_safe()).collect()
+    }
+
+    /// The kernel forgot the file, and has no pages of it any more. A dirty entry stays until its bytes are safe, one
+    /// that holds clean bytes for the rest of its time.
     pub fn forget(&self, ino: Ino) {
-        let mut entries = self.entries.lock();
-        let Some(entry) = entries.get(&ino) else { return };
-        entry.forgotten.store(true, Ordering::Relaxed);
-        if self.is_done_with(entry)
-            && let Some(entry) = entries.remove(&ino)
-        {
-            drop(entries);
-            self.discard(&entry);
+        let gone = self.entries.leave(ino, |entry| self.may_leave(entry));
+        if let Some(entry) = gone {
+            entry.pages.store(false, Ordering::Relaxed);
+            self.bury(vec![entry]);
         }
     }
 
-    /// May this entry, which the kernel forgot, go now? Called under the lock of `entries`, so that nobody else can
-    /// take hold of it: who holds it already (a capture, or a write that came right behind the forgetting) may put
-    /// bytes into it, which must not be lost.
-    fn is_done_with(&self, entry: &Arc<Entry>) -> bool {
-        Arc::strong_count(entry) == 1
-            && entry.forgotten.load(Ordering::Relaxed)
-            && (entry.lock().is_clean() || !self.has_head(entry.ino))
+    /// May this entry, which the kernel forgot and which nobody else holds, go at once? An unlinked file's dirty bytes
+    /// die with it.
+    fn may_leave(&self, entry: &Entry) -> bool {
+        if !self.has_head(entry.ino) {
+            self.dirty.leaves(entry.ino);
+            return true;
+        }
+        entry.is_safe() && self.frames.held(entry.ino).frames == 0
     }
 
-    /// An unlinked file's dirty bytes die with it.
+    /// Dirty bytes of a file that is no more.
     fn discard(&self, entry: &Entry) {
         let mut inner = entry.lock();
+        if inner.active.is_empty() {
+            return;
+        }
         let runs = inner.active.take();
         if inner.frozen.is_none() {
             inner.live = None;
@@ -244,7 +313,7 @@ impl Cache {
             return Ok(());
         }
         let entry = self.entry(ino);
-        entry.hit();
+        entry.pages.store(true, Ordering::Relaxed);
         let mut inner = entry.lock();
         let now = self.clock.now();
         let mut live = match inner.live {
@@ -260,7 +329,7 @@ impl Cache {
         inner.live = Some(live);
         let grown = inner.active.write(offset, data);
         self.budget.take(grown);
-        inner.dirty_since.get_or_insert_with(Instant::now);
+        entry.dirtied(&mut inner);
         let full = inner.active.bytes() >= EXTENT_MAX && inner.frozen.is_none();
         drop(inner);
         if full {
@@ -300,20 +369,10 @@ impl Cache {
         }
     }
 
-    /// Begins captures of all files whose dirty bytes are at least this old; forgets entries that nobody uses.
+    /// Begins captures of all files whose dirty bytes are at least this old.
     pub fn send_on(&self, age: Duration) {
-        let mut done = Vec::new();
-        self.entries.lock().retain(|_, entry| {
-            let keep = !self.is_done_with(entry);
-            if !keep {
-                done.push(entry.clone());
-            }
-            keep
-        });
-        done.iter().for_each(|entry| self.discard(entry));
-        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
         let pressed = self.budget.is_pressed();
-        for entry in entries {
+        for entry in self.dirty_entries() {
             let due = {
                 let inner = entry.lock();
                 inner.frozen.is_none() && inner.dirty_since.is_some_and(|since| pressed || since.elapsed() >= age)
@@ -375,16 +434,16 @@ impl Cache {
     }
 
     pub fn counts(&self) -> Counts {
-        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
-        let dirty: Vec<_> =
-            entries.iter().map(|entry| entry.lock().bytes() as u64).filter(|bytes| *bytes > 0).collect();
+        let dirty: Vec<u64> =
+            self.dirty_entries().iter().map(|entry| entry.lock().bytes() as u64).filter(|bytes| *bytes > 0).collect();
+        let (hits, misses) = self.frames.counts();
         Counts {
             clean_bytes: self.frames.bytes() as u64,
             dirty_bytes: dirty.iter().sum(),
             dirty_files: dirty.len() as u64,
-            entries: entries.len() as u64,
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
+            entries: self.entries.len() as u64,
+            hits,
+            misses,
         }
     }
 }

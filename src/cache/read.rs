@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::entry::Inner;
+use super::entry::{Entry, Inner};
 use super::{Cache, CacheError};
 use crate::base::{ExtentId, Ino};
 use crate::download::DownloadError;
@@ -76,13 +76,14 @@ impl Cache {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, CacheError> {
+        // Held until the end: the entry does not die meanwhile.
         let entry = self.entry(ino);
-        entry.hit();
+        entry.pages.store(true, Ordering::Relaxed);
         let sequential = entry.read_end.swap(offset.saturating_add(len as u64), Ordering::Relaxed) == offset;
         let mut lookout = self.lookout.get();
         for _ in 0..LOOKS {
             let Some(mut plan) = self.plan(ino, version, offset, len)? else { return Ok(Bytes::new()) };
-            match self.fill(&mut plan, offset, sequential).await {
+            match self.fill(&entry, &mut plan, offset, sequential).await {
                 Ok(()) => return Ok(Bytes::from_owner(plan.out)),
                 Err(DownloadError::Gone) => {}
                 Err(error) if error.is_of_the_bytes() && lookout.is_some() => {
@@ -146,14 +147,18 @@ impl Cache {
         Ok(false)
     }
 
-    async fn fill(&self, plan: &mut Plan, offset: u64, sequential: bool) -> Result<(), DownloadError> {
+    async fn fill(&self, entry: &Entry, plan: &mut Plan, offset: u64, sequential: bool) -> Result<(), DownloadError> {
         let Plan { out, filled, wanted } = plan;
+        if !filled.is_empty() {
+            entry.hit();
+            self.frames.hit();
+        }
         for wanted in wanted.iter() {
             let Record::Extent(record) = &*wanted.record else { return Err(DownloadError::Gone) };
             let from = (wanted.piece.offset - offset) as usize;
             for stretch in subtract(from..from + wanted.piece.len as usize, filled) {
                 let start = wanted.piece.start + (stretch.start - from) as u32;
-                self.copy(wanted.piece.extent, record, start, &mut out.0[stretch], sequential).await?;
+                self.copy(entry, wanted.piece.extent, record, start, &mut out.0[stretch], sequential).await?;
             }
         }
         Ok(())
@@ -162,6 +167,7 @@ impl Cache {
     /// Copies plaintext of an extent from `start` on, by frames.
     async fn copy(
         &self,
+        entry: &Entry,
         id: ExtentId,
         record: &Extent,
         start: u32,
@@ -173,18 +179,14 @@ impl Cache {
         while at < end {
             let frames = extent::frames_of(record, at..end);
             let number = frames.start;
-            let frame = match self.frames.get(id, number) {
-                Some(frame) => {
-                    self.hits.fetch_add(1, Ordering::Relaxed);
-                    frame
-                }
+            let frame = match self.frames.get(entry, id, number) {
+                Some(frame) => frame,
                 None => {
-                    self.misses.fetch_add(1, Ordering::Relaxed);
                     let until = if sequential { end.max(at + SEQUENTIAL_BYTES) } else { end }.min(record.len);
-                    let wanted = self.absent(id, extent::frames_of(record, at..until));
+                    let wanted = self.absent(entry.ino, id, extent::frames_of(record, at..until));
                     let fetched = self.downloads.fetch(id, record, wanted.clone()).await?;
                     for (k, frame) in fetched.iter().enumerate() {
-                        self.frames.put(id, wanted.start + k as u32, frame.clone());
+                        self.frames.put(entry, id, wanted.start + k as u32, frame.clone());
                     }
                     fetched.first().cloned().ok_or(DownloadError::Opening)?
                 }
@@ -199,8 +201,8 @@ impl Cache {
     }
 
     /// The leading frames of a run that are not in memory (the first one is not).
-    fn absent(&self, id: ExtentId, frames: Range<u32>) -> Range<u32> {
-        let known = (frames.start + 1..frames.end).find(|number| self.frames.get(id, *number).is_some());
+    fn absent(&self, ino: Ino, id: ExtentId, frames: Range<u32>) -> Range<u32> {
+        let known = (frames.start + 1..frames.end).find(|number| self.frames.has(ino, id, *number));
         frames.start..known.unwrap_or(frames.end)
     }
 }

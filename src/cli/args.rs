@@ -87,6 +87,7 @@ Options for -o, separated by commas:
   durability=LEVEL     the same as --durability
   state=DIR            the same as --state
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
+  cache_ttl=SECONDS    how long they are kept, and the kernel's copies, when the file is not used (60)
   dirty=SIZE           written bytes kept in memory; writers wait above it (128M)
   journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it (4G)
   follow=SECONDS       how often a read-only mount looks for what others have written (5)

@@ -82,6 +82,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             accept_rollback: args.accept_rollback,
             compress: options.compress,
             cache_bytes: options.cache_bytes,
+            caching: options.caching,
             dirty_bytes: options.dirty_bytes,
             journal_bytes: options.journal_bytes,
             checkpoint: When::default(),

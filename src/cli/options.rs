@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::exit::Failure;
-use crate::mount::drive::Durability;
+use crate::mount::drive::{Caching, Durability};
 use crate::mount::follower::EVERY;
 
 const MIB: u64 = 1024 * 1024;
-/// The slowest pace of a read-only mount, seconds: a day.
-const FOLLOW_MAX: u64 = 86_400;
+/// The slowest pace of a read-only mount, and the longest life of decrypted bytes that nobody uses, seconds: a day.
+const SECONDS_MAX: u64 = 86_400;
 
 /// What all `-o` together say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,7 @@ pub struct MountOptions {
     pub state: Option<PathBuf>,
     pub compress: bool,
     pub cache_bytes: u64,
+    pub caching: Caching,
     pub dirty_bytes: u64,
     pub journal_bytes: u64,
     /// How often a read-only mount looks whether the vault has gone on.
@@ -34,6 +35,7 @@ impl Default for MountOptions {
             state: None,
             compress: true,
             cache_bytes: 256 * MIB,
+            caching: Caching::default(),
             dirty_bytes: 128 * MIB,
             journal_bytes: 4096 * MIB,
             follow_seconds: EVERY.as_secs(),
@@ -120,13 +122,20 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         "cache" => options.cache_bytes = size(name, value, 16 * MIB)?,
         "dirty" => options.dirty_bytes = size(name, value, 16 * MIB)?,
         "journal" => options.journal_bytes = size(name, value, 64 * MIB)?,
-        "follow" => match value.parse() {
-            Ok(seconds @ 1..=FOLLOW_MAX) => options.follow_seconds = seconds,
-            _ => return Err(choice(&format!("the numbers of seconds from 1 to {FOLLOW_MAX}"))),
-        },
+        "cache_ttl" => {
+            options.caching.ttl_seconds =
+                seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
+        }
+        "follow" => {
+            options.follow_seconds = seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
+        }
         _ => return Err(unknown(name)),
     }
     Ok(())
+}
+
+fn seconds(value: &str) -> Option<u64> {
+    value.parse().ok().filter(|seconds| (1..=SECONDS_MAX).contains(seconds))
 }
 
 fn unknown(name: &str) -> Failure {
@@ -159,13 +168,18 @@ mod tests {
 
     #[test]
     fn settings_and_words_are_read_from_all_lists() {
-        let options =
-            parse(["ro,noexec,cache=1G", "dirty=65536K,journal=67108864,compress=off", "follow=9,state=/s,"]).unwrap();
+        let options = parse([
+            "ro,noexec,cache=1G",
+            "dirty=65536K,journal=67108864,compress=off",
+            "follow=9,cache_ttl=7,state=/s,",
+        ])
+        .unwrap();
         assert!(options.read_only && !options.compress);
         assert_eq!(options.kernel_words, ["noexec"]);
         assert_eq!(options.cache_bytes, 1 << 30);
         assert_eq!((options.dirty_bytes, options.journal_bytes), (64 << 20, 64 << 20));
-        assert_eq!((options.state, options.follow_seconds), (Some("/s".into()), 9));
+        assert_eq!((options.caching.ttl_seconds, options.follow_seconds), (7, 9));
+        assert_eq!(options.state, Some("/s".into()));
         let later = parse(["ro,durability=async", "rw,durability=remote"]).unwrap();
         assert!(!later.read_only);
         assert_eq!(later.durability, Some(Durability::Remote));
@@ -192,6 +206,7 @@ mod tests {
             ("state=", "state="),
             ("follow=0", "from 1 to 86400"),
             ("follow=5s", "follow=5s"),
+            ("cache_ttl=0", "from 1 to 86400"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

@@ -29,6 +29,7 @@ impl Fs {
             self.check_writable()?;
         }
         records::inode(&self.history.view(), ino)?;
+        self.cache.used(ino);
         match truncate {
             true => self.truncate(ino, 0, caller.uid != 0).await,
             false => Ok(Privileges::Kept),

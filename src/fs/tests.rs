@@ -33,7 +33,7 @@ pub(super) const USER: Caller = Caller { uid: 1000, gid: 100, pid: 1 };
 pub(super) const SUPERUSER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
 /// Runs what must not wait.
-pub(super) fn now<T>(operation: impl Future<Output = T>) -> T {
+pub(crate) fn now<T>(operation: impl Future<Output = T>) -> T {
     operation.now_or_never().expect("an operation on names waited although all it needs is in memory")
 }
 
@@ -48,7 +48,7 @@ pub(super) fn with_clock(clock: Clock) -> Fs {
 }
 
 /// With the journal's writer yet to be started.
-pub(super) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -> (Fs, Arc<Journal>) {
+pub(crate) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -> (Fs, Arc<Journal>) {
     let keys = Arc::new(Keys::from_master(&SecretKey::from_bytes([7; 32])));
     let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
     let recovered = Journal::recover(disk, "journal", keys.clone(), Position(0)).expect("recover");
@@ -67,9 +67,9 @@ pub(super) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -
     (Fs::new(history, keys, cache, Safety::Async(journal.clone())), journal)
 }
 
-const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20 };
+pub(crate) const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20, ttl: crate::cache::TTL };
 
-const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: Settings = Settings {
     file_bytes: 1 << 30,
     sync_interval: Duration::from_secs(5),
     sync_bytes: 1 << 30,
@@ -84,12 +84,12 @@ impl Fs {
         now(self.create(parent, name.as_bytes(), 0o644, USER)).expect("create").ino
     }
 
-    pub(super) fn put(&self, ino: Ino, text: &str) {
+    pub(crate) fn put(&self, ino: Ino, text: &str) {
         self.try_write(ino, 0, text.as_bytes(), false).expect("there is room").expect("write");
     }
 
     /// Is this file's last byte in the journal?
-    pub(super) fn is_settled(&self, ino: Ino) -> bool {
+    pub(crate) fn is_settled(&self, ino: Ino) -> bool {
         !self.cache.dirty_files().contains(&ino)
     }
 
@@ -109,7 +109,7 @@ impl Fs {
         now(self.rename(from.0, from.1.as_bytes(), to.0, to.1.as_bytes(), mode))
     }
 
-    pub(super) fn rm(&self, parent: Ino, name: &str) -> Result<(), FsError> {
+    pub(crate) fn rm(&self, parent: Ino, name: &str) -> Result<(), FsError> {
         now(self.unlink(parent, name.as_bytes()))
     }
 

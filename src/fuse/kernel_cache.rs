@@ -1,7 +1,9 @@
-//! What the kernel believes of names and attributes, where it would go on believing what is no longer so.
+//! What the kernel believes of names and attributes, where it would go on believing what is no longer so; and its pages
+//! of files, where they have been kept long enough.
 //!
 //! Nearly everything that changes on a writing mount is the kernel's own request, and it knows what its requests
-//! change. This is about the exceptions, and about what other machines change under a follower.
+//! change. This is about the exceptions, about what other machines change under a follower, and about plaintext, which
+//! the kernel is to keep no longer than the cache does (promise 7).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -60,11 +62,13 @@ impl KernelCache {
     }
 }
 
-/// Takes pages back from the kernel when commits of another machine change contents: in a thread of its own, for the
-/// kernel waits for reads of those pages that are under way, and so for our own replies.
+/// Takes pages back from the kernel when commits of another machine change contents, and when a file's entry died: in a
+/// thread of its own, for the kernel waits for reads of those pages that are under way, and so for our own replies; and
+/// writes back what memory maps have made dirty.
 ///
-/// Only what memory maps show depends on it. Names and attributes of a follower are never remembered (the kernel asks
-/// each time), and reads of its open files go past the pages.
+/// No reply depends on it. Of a follower's files only what memory maps show does: names and attributes are never
+/// remembered (the kernel asks each time), and reads of open files go past the pages. On a writing mount the pages are
+/// right, and only old.
 pub(super) struct Invalidator {
     waiting: Mutex<Waiting>,
     more: Condvar,

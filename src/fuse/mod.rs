@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::fs::Fs;
+use crate::history::follow::Changed;
 use adapter::Adapter;
 use kernel_cache::{Invalidator, KernelCache};
 use lookups::Lookups;
@@ -36,19 +37,20 @@ pub use options::{MountOptions, WRITER_TTL, negotiate};
 pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> {
     let kernel = Arc::new(KernelCache::default());
     let lookups: Arc<Lookups> = Arc::default();
-    let invalidator = fs.history.is_follower().then(Invalidator::new);
-    if let Some(invalidator) = invalidator.clone() {
+    let invalidator = Invalidator::new();
+    if fs.history.is_follower() {
+        let invalidator = invalidator.clone();
         fs.history.on_change(Box::new(move |changed| invalidator.changed(changed)));
     }
+    let dead = invalidator.clone();
+    fs.cache.on_death(Box::new(move |files| dead.changed(Changed::These(files))));
     let adapter = Adapter::new(fs, kernel.clone(), lookups.clone(), Handle::current(), &options);
     let mounted = attach(adapter, &options, |notifier| kernel.reach(notifier))?;
-    if let Some(invalidator) = invalidator {
-        start(invalidator, kernel, lookups, mounted.ended.clone())?;
-    }
+    start(invalidator, kernel, lookups, mounted.ended.clone())?;
     Ok(mounted)
 }
 
-/// Tells the kernel of what other machines change, until the session is over.
+/// Tells the kernel of what other machines change, and of plaintext whose time is over, until the session is.
 fn start(
     invalidator: Arc<Invalidator>,
     kernel: Arc<KernelCache>,

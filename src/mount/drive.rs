@@ -35,7 +35,7 @@ use super::follower::{self, Follower};
 use super::indexer::{Indexer, Ready};
 use crate::base::disk::Disk;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
-use crate::cache::{Bounds, Cache, DIRTY_AGE};
+use crate::cache::{self, Bounds, Cache, DIRTY_AGE};
 use crate::download;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
@@ -97,6 +97,9 @@ pub struct DriveOptions {
     pub compress: bool,
     /// Clean plaintext in memory, bytes.
     pub cache_bytes: u64,
+    /// How long plaintext stays after its last use.
+    #[serde(default)]
+    pub caching: Caching,
     /// Dirty plaintext in memory, bytes; writers wait above it.
     pub dirty_bytes: u64,
     /// What the journal may hold on disk, bytes; writers wait above it.
@@ -109,6 +112,19 @@ pub struct DriveOptions {
     /// When the vault is swept for what nobody needs, and how fast.
     #[serde(default)]
     pub gc: gc::Settings,
+}
+
+/// How long and where what was read is kept, beside the bytes of memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Caching {
+    /// An entry lives so long after its last use, seconds.
+    pub ttl_seconds: u64,
+}
+
+impl Default for Caching {
+    fn default() -> Caching {
+        Caching { ttl_seconds: cache::TTL.as_secs() }
+    }
 }
 
 fn follow_seconds() -> u64 {
@@ -135,7 +151,7 @@ pub enum Closed {
 pub(super) const JOURNAL_DIR: &str = "journal";
 /// What of the journal's room is kept for what frees space, at most.
 const RESERVE: u64 = 4 << 20;
-/// How often files with old dirty bytes are looked for.
+/// How often files with old dirty bytes, and entries whose time is over, are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What a drive stands on.
@@ -311,6 +327,7 @@ impl Drive {
         cache.look_out(follower.clone());
         let stop = CancellationToken::new();
         let task = Mutex::new(Some(tokio::spawn(follower.clone().run(stop.clone()))));
+        tokio::spawn(sweep(cache.clone(), stop.clone()));
         let reader = Some(Reader { follower, task, _ends: stop.clone().drop_guard(), stop });
         Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, reader, durability }
     }
@@ -402,7 +419,8 @@ impl Drive {
 fn bounds(options: &DriveOptions) -> Bounds {
     // All that is dirty of a file goes into the journal at once: what the journal cannot take whole, it never takes.
     let dirty = options.dirty_bytes.min(options.journal_bytes / 4);
-    Bounds { clean_bytes: options.cache_bytes as usize, dirty_bytes: dirty as usize }
+    let ttl = Duration::from_secs(options.caching.ttl_seconds.max(1));
+    Bounds { clean_bytes: options.cache_bytes as usize, dirty_bytes: dirty as usize, ttl }
 }
 
 fn settings(options: &DriveOptions) -> Settings {
@@ -452,14 +470,16 @@ async fn run_rounds(rounds: Arc<Rounds>, gc: gc::Settings, stop: CancellationTok
     let _ = beside.await;
 }
 
-/// Sends on what is dirty for long.
+/// Sends on what is dirty for long, and lets entries die whose time is over.
 async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP) => cache.send_on(DIRTY_AGE),
+            () = tokio::time::sleep(SWEEP) => {}
         }
+        cache.send_on(DIRTY_AGE);
+        cache.expire();
     }
 }
 

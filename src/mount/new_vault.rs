@@ -169,6 +169,7 @@ mod tests {
             accept_rollback: false,
             compress: false,
             cache_bytes: 1 << 20,
+            caching: Default::default(),
             dirty_bytes: 1 << 20,
             journal_bytes: 1 << 24,
             checkpoint: Default::default(),

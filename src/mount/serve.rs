@@ -503,6 +503,7 @@ mod tests {
                     accept_rollback: false,
                     compress: true,
                     cache_bytes: 1,
+                    caching: Default::default(),
                     dirty_bytes: 2,
                     journal_bytes: 3,
                     checkpoint: Default::default(),

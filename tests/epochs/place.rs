@@ -112,6 +112,7 @@ fn options(state: &Path) -> DriveOptions {
         accept_rollback: false,
         compress: true,
         cache_bytes: 8 << 20,
+        caching: Default::default(),
         dirty_bytes: 16 << 20,
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),

@@ -80,6 +80,7 @@ impl Place {
             takeover: false,
             compress: false,
             cache_bytes: 1 << 20,
+            caching: Default::default(),
             dirty_bytes: 8 << 20,
             journal_bytes: 64 << 20,
             checkpoint: When { bytes: u64::MAX, commits: u64::MAX },

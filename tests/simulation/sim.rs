@@ -330,6 +330,7 @@ impl Sim {
             accept_rollback: false,
             compress: self.compress,
             cache_bytes: 1 << 20,
+            caching: Default::default(),
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
             checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
