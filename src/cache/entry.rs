@@ -41,8 +41,6 @@ pub struct Entry {
     pub hits: AtomicU64,
     /// The kernel forgot the file, and nobody asked for it since.
     pub forgotten: AtomicBool,
-    /// Where the last read ended: the next one that begins there is sequential.
-    pub read_end: AtomicU64,
 }
 
 pub struct Inner {
@@ -91,7 +89,6 @@ impl Entry {
             settled: Notify::new(),
             hits: AtomicU64::new(0),
             forgotten: AtomicBool::new(false),
-            read_end: AtomicU64::new(u64::MAX),
         }
     }
 

@@ -6,6 +6,7 @@
 //! or when memory runs short.
 //! Does not own: sealed bytes, names, what the vault holds.
 
+mod ahead;
 pub mod budget;
 pub mod dirty;
 pub mod edit;
@@ -15,7 +16,7 @@ mod read;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -33,6 +34,7 @@ use crate::index::IndexError;
 use crate::journal::JournalError;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
+use ahead::Ahead;
 use budget::Budget;
 use entry::Entry;
 use frames::Frames;
@@ -93,6 +95,8 @@ pub struct Bounds {
     pub clean_bytes: usize,
     /// Memory for dirty plaintext, bytes.
     pub dirty_bytes: usize,
+    /// The most that is read ahead for one reader, bytes; 0: nothing.
+    pub readahead_bytes: usize,
 }
 
 /// What status tells of the cache.
@@ -121,6 +125,7 @@ pub struct Cache {
     entries: Mutex<BTreeMap<Ino, Arc<Entry>>>,
     budget: Arc<Budget>,
     frames: Frames,
+    ahead: Mutex<Ahead>,
     clock: Clock,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -135,18 +140,24 @@ impl Cache {
         bounds: Bounds,
         clock: Clock,
     ) -> Arc<Cache> {
-        Arc::new(Cache {
+        // What is brought before it is asked for must still be there when it is.
+        let ahead = Ahead::new(bounds.readahead_bytes as u64, bounds.clean_bytes as u64 / 2);
+        let cache = Arc::new(Cache {
             history,
             uploads,
             downloads,
             entries: Mutex::new(BTreeMap::new()),
             budget: Arc::new(Budget::new(bounds.dirty_bytes)),
             frames: Frames::new(bounds.clean_bytes),
+            ahead: Mutex::new(ahead),
             clock,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             lookout: OnceLock::new(),
-        })
+        });
+        let sink: Weak<dyn download::Sink> = Arc::<Cache>::downgrade(&cache);
+        cache.downloads.fill_into(sink);
+        cache
     }
 
     /// Whom to ask when an object is missing. Set once.

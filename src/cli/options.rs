@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::exit::Failure;
 use crate::mount::drive::Durability;
 use crate::mount::follower::EVERY;
+use crate::pipeline;
 
 const MIB: u64 = 1024 * 1024;
 /// The slowest pace of a read-only mount, seconds: a day.
@@ -22,6 +23,8 @@ pub struct MountOptions {
     pub journal_bytes: u64,
     /// How often a read-only mount looks whether the vault has gone on.
     pub follow_seconds: u64,
+    /// How much each stage of the pipelines takes.
+    pub pipelines: pipeline::Settings,
     /// For the kernel, in order.
     pub kernel_words: Vec<String>,
 }
@@ -37,6 +40,7 @@ impl Default for MountOptions {
             dirty_bytes: 128 * MIB,
             journal_bytes: 4096 * MIB,
             follow_seconds: EVERY.as_secs(),
+            pipelines: pipeline::Settings::default(),
             kernel_words: Vec::new(),
         }
     }

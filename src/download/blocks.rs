@@ -168,34 +168,30 @@ impl Blocks {
     /// The missing blocks around a run that are one stretch with it, within so many blocks of the grid.
     fn widen(&mut self, object: ObjectId, run: Range<u32>, wanted: u32) -> Range<u32> {
         let bounds = match wanted < OBJECT_BLOCKS {
-            true => (run.start / wanted * wanted).min(run.start)..(run.end.div_ceil(wanted) * wanted).min(OBJECT_BLOCKS),
+            true => {
+                (run.start / wanted * wanted).min(run.start)..(run.end.div_ceil(wanted) * wanted).min(OBJECT_BLOCKS)
+            }
             false => 0..OBJECT_BLOCKS,
         };
-        let (mut from, mut to) = (run.start, run.end);
-        // A few that are kept are no reason to ask twice.
-        let mut gap = 0;
-        for n in (bounds.start..run.start).rev() {
-            match (self.coming.contains_key(&(object, n)), self.is_missing(object, n)) {
-                (true, _) => break,
-                (false, true) => (from, gap) = (n, 0),
-                (false, false) => gap += 1,
+        let from = self.reach(object, (bounds.start..run.start).rev()).unwrap_or(run.start);
+        let to = self.reach(object, run.end..bounds.end).map_or(run.end, |last| last + 1);
+        from..to
+    }
+
+    /// The last missing block of those that are one stretch. A few that are kept are no reason to ask twice.
+    fn reach(&mut self, object: ObjectId, blocks: impl Iterator<Item = u32>) -> Option<u32> {
+        let (mut last, mut gap) = (None, 0);
+        for n in blocks {
+            if self.is_missing(object, n) {
+                (last, gap) = (Some(n), 0);
+            } else {
+                gap += 1;
             }
-            if gap > GAP * GROWTH {
+            if gap > GAP * GROWTH || self.coming.contains_key(&(object, n)) {
                 break;
             }
         }
-        gap = 0;
-        for n in run.end..bounds.end {
-            match (self.coming.contains_key(&(object, n)), self.is_missing(object, n)) {
-                (true, _) => break,
-                (false, true) => (to, gap) = (n + 1, 0),
-                (false, false) => gap += 1,
-            }
-            if gap > GAP * GROWTH {
-                break;
-            }
-        }
-        from..to.max(run.end)
+        last
     }
 
     /// A GET ended. What it brought is kept as far as that is worth it.
@@ -210,7 +206,7 @@ impl Blocks {
             // Only an object's last block is short, and nothing comes behind it.
             let is_sound = block.len() == READ_GRID || (!block.is_empty() && (k + 1) * READ_GRID > bytes.len());
             let is_end = n == run.blocks.start || n + 1 == run.blocks.end;
-            if is_sound && (all || is_end) && (block.len() == READ_GRID || run.whole || n + 1 == run.blocks.end) {
+            if is_sound && (all || is_end) {
                 self.kept.put((run.object, n), Bytes::copy_from_slice(&block));
             }
         }

@@ -22,7 +22,7 @@ use crate::format::commit::{Body, LogObject, log_name, segment_name};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
 use crate::journal::Journal;
-use crate::pipeline::{Class, Demand, Job, Stage, StageStatus, Urgency};
+use crate::pipeline::{Demand, Job, Stage, StageStatus, Urgency};
 use crate::store::Store;
 
 /// Commits whose inline bytes are kept.
@@ -176,7 +176,10 @@ impl RemoteStorage {
         {
             let bytes = arrived(coming).await?;
             let start = (range.start - coming.blocks.start * READ_GRID as u32) as usize;
-            return bytes.get(start..start + range.len()).map(|_| bytes.slice(start..start + range.len())).ok_or_else(missing);
+            return bytes
+                .get(start..start + range.len())
+                .map(|_| bytes.slice(start..start + range.len()))
+                .ok_or_else(missing);
         }
         let mut kept = Vec::with_capacity(sources.len());
         for (source, n) in sources.iter().zip(wanted) {
@@ -204,7 +207,8 @@ impl RemoteStorage {
     /// Makes a GET, which runs to its end, whoever waits for it.
     fn begin(&self, name: &str, run: Run, urgency: &Urgency) {
         let range = u64::from(run.blocks.start) * READ_GRID as u64..u64::from(run.blocks.end) * READ_GRID as u64;
-        let (bytes, get) = (range.end - range.start, Get { store: self.store.clone(), name: name.to_owned(), range: Some(range) });
+        let (bytes, get) =
+            (range.end - range.start, Get { store: self.store.clone(), name: name.to_owned(), range: Some(range) });
         let (gets, blocks, urgency) = (self.gets.clone(), self.blocks.clone(), urgency.clone());
         tokio::spawn(async move {
             let got = gets.process(&urgency, bytes as usize, get).await;
@@ -228,7 +232,12 @@ impl RemoteStorage {
             coming
         };
         if let Some(mut coming) = coming {
-            return told(&mut coming).await;
+            let told = told(&mut coming).await;
+            if matches!(told, Err(DownloadError::Opening)) {
+                // Whoever brought it ended without a word: the next one asks anew.
+                self.inline.lock().coming.retain(|(other, _)| *other != sequence);
+            }
+            return told;
         }
         let brought = self.bring_inline(sequence, name, urgency).await;
         let mut inline = self.inline.lock();

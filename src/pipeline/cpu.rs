@@ -16,12 +16,13 @@ pub const INLINE_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct Cpu {
     jobs: Option<mpsc::UnboundedSender<Job>>,
+    threads: usize,
 }
 
 impl Cpu {
     /// Everything runs where it is asked for.
     pub fn inline() -> Cpu {
-        Cpu { jobs: None }
+        Cpu { jobs: None, threads: 1 }
     }
 
     /// `threads` threads; they end when the last clone is dropped.
@@ -40,7 +41,20 @@ impl Cpu {
                 }
             })?;
         }
-        Ok(Cpu { jobs: Some(sender) })
+        Ok(Cpu { jobs: Some(sender), threads })
+    }
+
+    /// How much can run at once.
+    pub fn count(&self) -> usize {
+        self.threads
+    }
+
+    /// As [`Cpu::run`]; a panic of `work` goes on in the caller, whose stage knows what to do about it.
+    pub async fn run_or_panic<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self.run(bytes, work).await {
+            Some(done) => done,
+            None => std::panic::resume_unwind(Box::new("its work panicked")),
+        }
     }
 
     /// Runs `work`, which handles `bytes`, and returns what it returned; `None` if it panicked.

@@ -3,12 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Cpu;
 use crate::base::sizes::MIB;
 
 /// A stage's workers and its demand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Demand {
-    /// Jobs that run at once.
+    /// Jobs that run at once; 0 in a stage that works the processors: one for each.
     pub workers: usize,
     /// It asks again when it has so few jobs or fewer, running and queued, ...
     pub min: usize,
@@ -21,6 +22,11 @@ pub struct Demand {
 }
 
 impl Demand {
+    /// For a stage that works the processors.
+    pub fn on(self, cpu: &Cpu) -> Demand {
+        if self.workers > 0 { self } else { Demand { workers: cpu.count(), ..self } }
+    }
+
     /// What can be done: at least one worker that takes anything, and a demand that keeps all of them busy.
     pub fn sound(self) -> Demand {
         let workers = self.workers.max(1);
@@ -50,14 +56,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        // Sealing and opening are a processor's work, whatever number of files asks for it.
-        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         Settings {
-            seal: Demand { workers: cpus, min: cpus, max: 4 * cpus, bytes: 32 * MIB, kept: 0 },
+            seal: Demand { workers: 0, min: 2, max: 8, bytes: 32 * MIB, kept: 0 },
             append: Demand { workers: 8, min: 4, max: 16, bytes: 64 * MIB, kept: 2 },
             put: Demand { workers: 4, min: 2, max: 6, bytes: 48 * MIB, kept: 1 },
             get: Demand { workers: 24, min: 24, max: 48, bytes: 64 * MIB, kept: 8 },
-            open: Demand { workers: cpus, min: cpus, max: 4 * cpus, bytes: 32 * MIB, kept: 0 },
+            open: Demand { workers: 0, min: 2, max: 8, bytes: 32 * MIB, kept: 0 },
             inflight_bytes: 128 * MIB,
             readahead_bytes: 32 * MIB,
         }
