@@ -37,6 +37,7 @@ fn options(state: &Path) -> DriveOptions {
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
         follow_seconds: 5,
+        pipelines: Default::default(),
         gc: Default::default(),
     }
 }

@@ -50,6 +50,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
         follow_seconds: 5,
+        pipelines: Default::default(),
         gc: Default::default(),
     }
 }

@@ -44,8 +44,6 @@ pub struct Entry {
     hits: AtomicU64,
     /// Bytes of it went to the kernel or came from there, so the kernel may have pages of them.
     pub pages: AtomicBool,
-    /// Where the last read ended: the next one that begins there is sequential.
-    pub read_end: AtomicU64,
 }
 
 pub struct Inner {
@@ -115,7 +113,6 @@ impl Entry {
             dirty,
             hits: AtomicU64::new(0),
             pages: AtomicBool::new(false),
-            read_end: AtomicU64::new(u64::MAX),
         }
     }
 

@@ -56,17 +56,19 @@ impl Frames {
         Frames { inner: Mutex::new(inner), most, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
-    /// A frame that a read of this entry needs. Counted.
+    /// A frame that a read of this entry needs. Counted if it is here.
     pub fn get(&self, entry: &Entry, id: ExtentId, frame: u32) -> Option<Arc<Frame>> {
         let found = self.inner.lock().frames.get(&(entry.ino, id, frame)).cloned();
-        match found {
-            Some(_) => {
-                entry.hit();
-                self.hit();
-            }
-            None => _ = self.misses.fetch_add(1, Ordering::Relaxed),
+        if found.is_some() {
+            entry.hit();
+            self.hit();
         }
         found
+    }
+
+    /// Counts frames that a read needs and that are not here.
+    pub fn missed(&self, frames: u64) {
+        self.misses.fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Counts a read that memory answered without a frame.

@@ -21,6 +21,7 @@
 //! - Locks: the table of entries, then an entry, then history; frames and the dirty files last. Whoever hears of deaths
 //!   is told under none.
 
+mod ahead;
 pub mod budget;
 pub mod dirty;
 pub mod edit;
@@ -33,10 +34,11 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::base::sizes::{EXTENT_MAX, FILE_MAX};
@@ -49,6 +51,7 @@ use crate::index::IndexError;
 use crate::journal::JournalError;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
+use ahead::Ahead;
 use budget::Budget;
 use entries::{ENTRY_COST, Entries};
 use entry::{DirtyFiles, Entry};
@@ -112,6 +115,8 @@ pub struct Bounds {
     pub dirty_bytes: usize,
     /// How long an entry lives after its last use.
     pub ttl: Duration,
+    /// The most that is read ahead for one reader, bytes; 0: nothing.
+    pub readahead_bytes: usize,
 }
 
 /// How long an entry lives after its last use, if nobody says otherwise.
@@ -145,6 +150,7 @@ pub struct Cache {
     dirty: Arc<DirtyFiles>,
     budget: Arc<Budget>,
     frames: Frames,
+    ahead: Mutex<Ahead>,
     clock: Clock,
     lookout: OnceLock<Arc<dyn Lookout>>,
     undertaker: OnceLock<Undertaker>,
@@ -161,7 +167,9 @@ impl Cache {
         bounds: Bounds,
         clock: Clock,
     ) -> Arc<Cache> {
-        Arc::new(Cache {
+        // What is brought before it is asked for must still be there when it is.
+        let ahead = Ahead::new(bounds.readahead_bytes as u64, bounds.clean_bytes as u64 / 2);
+        let cache = Arc::new(Cache {
             history,
             uploads,
             downloads,
@@ -169,10 +177,14 @@ impl Cache {
             dirty: Arc::default(),
             budget: Arc::new(Budget::new(bounds.dirty_bytes)),
             frames: Frames::new(bounds.clean_bytes),
+            ahead: Mutex::new(ahead),
             clock,
             lookout: OnceLock::new(),
             undertaker: OnceLock::new(),
-        })
+        });
+        let sink: Weak<dyn download::Sink> = Arc::<Cache>::downgrade(&cache);
+        cache.downloads.fill_into(sink);
+        cache
     }
 
     /// Whom to ask when an object is missing. Set once.

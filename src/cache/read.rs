@@ -1,5 +1,9 @@
 //! Reading: from dirty and frozen bytes, then clean frames, then the download pipeline.
+//!
+//! All that a read lacks is asked for at once, so it costs one round trip however many extents it touches. Behind it
+//! comes what the reader will ask for next ([`super::ahead`]); nobody waits for that.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,15 +13,20 @@ use bytes::Bytes;
 use super::entry::{Entry, Inner};
 use super::{Cache, CacheError};
 use crate::base::{ExtentId, Ino};
-use crate::download::DownloadError;
-use crate::format::extent;
+use crate::download::starter::Asked;
+use crate::download::{self, DownloadError, Sink};
+use crate::format::extent::{self, Frame};
 use crate::format::key::Key;
 use crate::format::record::{Extent, Piece, Record};
 use crate::history::map::{self, Contents};
 use crate::history::versions::VersionId;
 
-/// What a sequential reader fetches at once beyond what it asked for: eight kernel requests.
-const SEQUENTIAL_BYTES: u32 = 1024 * 1024;
+/// What is read ahead comes in pieces: enough of them at once to fill the window, none larger than this.
+const PIECE_MAX: u32 = 2 * 1024 * 1024;
+/// ... nor smaller, where there is so much.
+const PIECE_MIN: u32 = 256 * 1024;
+/// Into so many pieces a window is cut.
+const PIECES: u64 = 8;
 
 /// How often a read looks again when an extent died under it. Each time the file was rewritten meanwhile.
 const LOOKS: usize = 64;
@@ -79,11 +88,15 @@ impl Cache {
         // Held until the end: the entry does not die meanwhile.
         let entry = self.entry(ino);
         entry.pages.store(true, Ordering::Relaxed);
-        let sequential = entry.read_end.swap(offset.saturating_add(len as u64), Ordering::Relaxed) == offset;
+        let mut ahead = self.ahead.lock().read(ino, offset..offset.saturating_add(len as u64));
         let mut lookout = self.lookout.get();
         for _ in 0..LOOKS {
             let Some(mut plan) = self.plan(ino, version, offset, len)? else { return Ok(Bytes::new()) };
-            match self.fill(&entry, &mut plan, offset, sequential).await {
+            let asked = self.ask(&entry, &plan, offset);
+            if let Some(range) = ahead.take() {
+                self.bring_ahead(ino, version, range);
+            }
+            match self.fill(&entry, &mut plan, offset, asked).await {
                 Ok(()) => return Ok(Bytes::from_owner(plan.out)),
                 Err(DownloadError::Gone) => {}
                 Err(error) if error.is_of_the_bytes() && lookout.is_some() => {
@@ -117,21 +130,31 @@ impl Cache {
 
     /// `None` at or past the end.
     fn plan(&self, ino: Ino, version: Option<VersionId>, offset: u64, len: usize) -> Result<Option<Plan>, CacheError> {
+        self.look(ino, version, |contents, inner| plan_of(contents, inner, ino, offset, len))
+    }
+
+    /// One look at a file's state, memory and stored.
+    fn look<T>(
+        &self,
+        ino: Ino,
+        version: Option<VersionId>,
+        see: impl Fn(&dyn Contents, Option<&Inner>) -> Result<T, CacheError>,
+    ) -> Result<T, CacheError> {
         let entry = self.existing(ino);
         // The entry's lock is held over both looks, memory and stored: see its invariants.
         let inner = entry.as_ref().map(|entry| entry.lock());
         let view = self.history.view();
         if let Some(version) = version {
             let at = view.version(version).ok_or(CacheError::Stale)?;
-            return plan_of(&at, None, ino, offset, len);
+            return see(&at, None);
         }
-        match plan_of(&view, inner.as_deref(), ino, offset, len) {
+        match see(&view, inner.as_deref()) {
             // Deleted elsewhere, and still mapped into memory: its last contents.
             Err(CacheError::NotFound) => match view.last_version(ino) {
-                Some(at) => plan_of(&at, None, ino, offset, len),
+                Some(at) => see(&at, None),
                 None => Err(CacheError::NotFound),
             },
-            plan => plan,
+            seen => seen,
         }
     }
 
@@ -147,57 +170,76 @@ impl Cache {
         Ok(false)
     }
 
-    async fn fill(&self, entry: &Entry, plan: &mut Plan, offset: u64, sequential: bool) -> Result<(), DownloadError> {
-        let Plan { out, filled, wanted } = plan;
-        if !filled.is_empty() {
+    /// Takes what memory has of a plan's frames, and asks for all the others: runs of them, in order.
+    fn ask(&self, entry: &Entry, plan: &Plan, offset: u64) -> Vec<Run> {
+        if !plan.filled.is_empty() {
             entry.hit();
             self.frames.hit();
         }
-        for wanted in wanted.iter() {
-            let Record::Extent(record) = &*wanted.record else { return Err(DownloadError::Gone) };
-            let from = (wanted.piece.offset - offset) as usize;
-            for stretch in subtract(from..from + wanted.piece.len as usize, filled) {
-                let start = wanted.piece.start + (stretch.start - from) as u32;
-                self.copy(entry, wanted.piece.extent, record, start, &mut out.0[stretch], sequential).await?;
+        let mut runs = Vec::new();
+        for (wanted, record, start, stretch) in plan.stretches(offset) {
+            let id = wanted.piece.extent;
+            let mut frames = extent::frames_of(record, start..start + stretch.len() as u32);
+            while !frames.is_empty() {
+                let here: Vec<_> = frames.clone().map_while(|number| self.frames.get(entry, id, number)).collect();
+                if !here.is_empty() {
+                    let first = frames.start;
+                    frames.start += here.len() as u32;
+                    runs.push(Run { id, first, frames: Found::Here(here) });
+                    continue;
+                }
+                let absent = self.absent(entry.ino, id, frames.clone());
+                self.frames.missed(absent.len() as u64);
+                frames.start = absent.end;
+                let first = absent.start;
+                let asked = self.downloads.ask(entry.ino, id, record, absent);
+                runs.push(Run { id, first, frames: Found::Asked(asked) });
             }
         }
+        runs
+    }
+
+    async fn fill(&self, entry: &Entry, plan: &mut Plan, offset: u64, asked: Vec<Run>) -> Result<(), DownloadError> {
+        // In the order in which they were asked for; each frame stays in memory until it is copied.
+        let mut runs = VecDeque::new();
+        for Run { id, first, frames } in asked {
+            let frames = match frames {
+                Found::Here(here) => here,
+                Found::Asked(asked) => self.keep(entry, id, first, asked.wait().await?),
+            };
+            runs.push_back((first, frames));
+        }
+        if plan.wanted.iter().any(|wanted| !matches!(&*wanted.record, Record::Extent(_))) {
+            return Err(DownloadError::Gone);
+        }
+        let mut out = std::mem::replace(&mut plan.out, Answer(Vec::new()));
+        for (_, record, start, stretch) in plan.stretches(offset) {
+            let end = start + stretch.len() as u32;
+            let mut at = start;
+            while at < end {
+                let (first, frames) = runs.pop_front().ok_or(DownloadError::Opening)?;
+                for (number, frame) in (first..).zip(&frames) {
+                    let plain = extent::plain_range(record, number..number + 1);
+                    let (from, to) = (at.max(plain.start), end.min(plain.end));
+                    let place = stretch.start + (from - start) as usize;
+                    let bytes = frame.get((from - plain.start) as usize..(to - plain.start) as usize);
+                    out.0[place..place + (to - from) as usize].copy_from_slice(bytes.ok_or(DownloadError::Opening)?);
+                    at = to;
+                }
+            }
+        }
+        plan.out = out;
         Ok(())
     }
 
-    /// Copies plaintext of an extent from `start` on, by frames.
-    async fn copy(
-        &self,
-        entry: &Entry,
-        id: ExtentId,
-        record: &Extent,
-        start: u32,
-        out: &mut [u8],
-        sequential: bool,
-    ) -> Result<(), DownloadError> {
-        let end = start + out.len() as u32;
-        let mut at = start;
-        while at < end {
-            let frames = extent::frames_of(record, at..end);
-            let number = frames.start;
-            let frame = match self.frames.get(entry, id, number) {
-                Some(frame) => frame,
-                None => {
-                    let until = if sequential { end.max(at + SEQUENTIAL_BYTES) } else { end }.min(record.len);
-                    let wanted = self.absent(entry.ino, id, extent::frames_of(record, at..until));
-                    let fetched = self.downloads.fetch(id, record, wanted.clone()).await?;
-                    for (k, frame) in fetched.iter().enumerate() {
-                        self.frames.put(entry, id, wanted.start + k as u32, frame.clone());
-                    }
-                    fetched.first().cloned().ok_or(DownloadError::Opening)?
-                }
-            };
-            let plain = extent::plain_range(record, number..number + 1);
-            let (from, to) = ((at - plain.start) as usize, (end.min(plain.end) - plain.start) as usize);
-            let place = (at - start) as usize;
-            out[place..place + (to - from)].copy_from_slice(&frame[from..to]);
-            at = plain.end.min(end);
+    /// A fetch that another file's reader began, which shares the extent, filled only that one's entry.
+    fn keep(&self, entry: &Entry, id: ExtentId, first: u32, frames: download::Frames) -> Vec<Arc<Frame>> {
+        for (number, frame) in (first..).zip(frames.iter()) {
+            if !self.frames.has(entry.ino, id, number) {
+                self.frames.put(entry, id, number, frame.clone());
+            }
         }
-        Ok(())
+        frames.to_vec()
     }
 
     /// The leading frames of a run that are not in memory (the first one is not).
@@ -205,16 +247,111 @@ impl Cache {
         let known = (frames.start + 1..frames.end).find(|number| self.frames.has(ino, id, *number));
         frames.start..known.unwrap_or(frames.end)
     }
+
+    /// Begins to bring what a reader will ask for. Nobody waits for it, so whatever is wrong with it will be told when
+    /// somebody does.
+    fn bring_ahead(&self, ino: Ino, version: Option<VersionId>, range: Range<u64>) {
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let most = ((range.end - range.start) / PIECES).clamp(PIECE_MIN.into(), PIECE_MAX.into()) as u32;
+        let wanted = match self.look(ino, version, |contents, inner| wanted_of(contents, inner, ino, range.start, len))
+        {
+            Ok(Some((_, wanted))) => wanted,
+            Ok(None) => return,
+            Err(error) => return log::debug!("{ino}: nothing is read ahead: {error}"),
+        };
+        for Wanted { piece, record } in wanted {
+            let Record::Extent(record) = &*record else { continue };
+            let mut frames = extent::frames_of(record, piece.start..piece.start + piece.len);
+            let step = (most >> record.frame_log2).max(1);
+            while !frames.is_empty() {
+                if self.frames.has(ino, piece.extent, frames.start) {
+                    frames.start += 1;
+                    continue;
+                }
+                let run = frames.start..frames.end.min(frames.start + step);
+                let run = self.absent(ino, piece.extent, run);
+                if !self.downloads.ahead(ino, piece.extent, record, run.clone()) {
+                    let within = extent::plain_range(record, run).start.saturating_sub(piece.start);
+                    self.ahead.lock().refused(ino, piece.offset + u64::from(within));
+                    return;
+                }
+                frames.start = run.end;
+            }
+        }
+    }
+}
+
+impl Sink for Cache {
+    /// Nothing is kept for a file whose entry died meanwhile.
+    fn fill(&self, reader: Ino, id: ExtentId, first: u32, frames: &download::Frames) {
+        let Some(entry) = self.entries.peek(reader) else { return };
+        for (number, frame) in (first..).zip(frames.iter()) {
+            self.frames.put(&entry, id, number, frame.clone());
+        }
+    }
+}
+
+/// Frames of one extent that a read needs, from the first on.
+struct Run {
+    id: ExtentId,
+    first: u32,
+    frames: Found,
+}
+
+enum Found {
+    Here(Vec<Arc<Frame>>),
+    Asked(Asked),
+}
+
+impl Plan {
+    /// What is to be copied from extents: from which byte of the extent on, to which bytes of the answer.
+    fn stretches(&self, offset: u64) -> impl Iterator<Item = (&Wanted, &Extent, u32, Range<usize>)> {
+        self.wanted.iter().flat_map(move |wanted| {
+            let from = (wanted.piece.offset - offset) as usize;
+            let stretches = match &*wanted.record {
+                Record::Extent(_) => subtract(from..from + wanted.piece.len as usize, &self.filled),
+                _ => Vec::new(),
+            };
+            stretches.into_iter().filter_map(move |stretch| match &*wanted.record {
+                Record::Extent(record) => {
+                    Some((wanted, record, wanted.piece.start + (stretch.start - from) as u32, stretch))
+                }
+                _ => None,
+            })
+        })
+    }
 }
 
 /// One look at contents, and at what memory holds of them.
 fn plan_of(
-    contents: &impl Contents,
+    contents: &dyn Contents,
     inner: Option<&Inner>,
     ino: Ino,
     offset: u64,
     len: usize,
 ) -> Result<Option<Plan>, CacheError> {
+    let Some((range, wanted)) = wanted_of(contents, inner, ino, offset, len)? else { return Ok(None) };
+    // Holes are zeros because no piece covers them, and only then.
+    let mut out = Answer(vec![0; (range.end - range.start) as usize]);
+    let mut filled = Vec::new();
+    if let Some(inner) = inner {
+        inner.visit(&range, |at, bytes| {
+            let from = (at - offset) as usize;
+            out.0[from..from + bytes.len()].copy_from_slice(bytes);
+            filled.push(from..from + bytes.len());
+        });
+    }
+    Ok(Some(Plan { out, filled, wanted }))
+}
+
+/// The bytes that there are of these, and the stored stretches in which they lie.
+fn wanted_of(
+    contents: &dyn Contents,
+    inner: Option<&Inner>,
+    ino: Ino,
+    offset: u64,
+    len: usize,
+) -> Result<Option<(Range<u64>, Vec<Wanted>)>, CacheError> {
     let Some(record) = contents.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
     let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
     let size = inner.and_then(|inner| inner.live).map_or(head.size, |live| live.size);
@@ -231,17 +368,7 @@ fn plan_of(
             None => return Err(CacheError::Io(format!("{ino}: the map names an extent that is not there"))),
         }
     }
-    // Holes are zeros because no piece covers them, and only then.
-    let mut out = Answer(vec![0; (end - offset) as usize]);
-    let mut filled = Vec::new();
-    if let Some(inner) = inner {
-        inner.visit(&range, |at, bytes| {
-            let from = (at - offset) as usize;
-            out.0[from..from + bytes.len()].copy_from_slice(bytes);
-            filled.push(from..from + bytes.len());
-        });
-    }
-    Ok(Some(Plan { out, filled, wanted }))
+    Ok(Some((range, wanted)))
 }
 
 /// Lies the piece within its extent? Nothing else may be computed with.

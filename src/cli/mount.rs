@@ -87,6 +87,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             journal_bytes: options.journal_bytes,
             checkpoint: When::default(),
             follow_seconds: options.follow_seconds,
+            pipelines: options.pipelines,
             gc: Default::default(),
         },
         init: args.init.then_some(new),

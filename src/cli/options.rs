@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::exit::Failure;
 use crate::mount::drive::{Caching, Durability};
 use crate::mount::follower::EVERY;
+use crate::pipeline;
 
 const MIB: u64 = 1024 * 1024;
 /// The slowest pace of a read-only mount, and the longest life of decrypted bytes that nobody uses, seconds: a day.
@@ -23,6 +24,8 @@ pub struct MountOptions {
     pub journal_bytes: u64,
     /// How often a read-only mount looks whether the vault has gone on.
     pub follow_seconds: u64,
+    /// How much each stage of the pipelines takes.
+    pub pipelines: pipeline::Settings,
     /// For the kernel, in order.
     pub kernel_words: Vec<String>,
 }
@@ -39,6 +42,7 @@ impl Default for MountOptions {
             dirty_bytes: 128 * MIB,
             journal_bytes: 4096 * MIB,
             follow_seconds: EVERY.as_secs(),
+            pipelines: pipeline::Settings::default(),
             kernel_words: Vec::new(),
         }
     }

@@ -1,24 +1,61 @@
-//! Encryption: opens sealed frames on the processor threads.
+//! Encryption: opens sealed frames on the processor threads, as many runs of frames at once as there are workers.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::{DownloadError, Frames};
 use crate::format::extent;
 use crate::format::keys::Keys;
 use crate::format::record::Extent;
-use crate::pipeline::Cpu;
+use crate::pipeline::{Cpu, Demand, Job, Stage, StageStatus, Urgency};
 
 pub struct Encryption {
     keys: Arc<Keys>,
     cpu: Cpu,
+    stage: Stage<Open>,
+}
+
+/// A run of one extent's frames.
+pub struct Open {
+    keys: Arc<Keys>,
+    cpu: Cpu,
+    extent: Extent,
+    frames: Range<u32>,
+    sealed: Bytes,
+    name: String,
+}
+
+impl Job for Open {
+    type Done = Frames;
+    type Error = DownloadError;
+
+    fn run(self: Arc<Self>) -> BoxFuture<'static, Result<Frames, DownloadError>> {
+        async move {
+            let (cpu, bytes) = (self.cpu.clone(), self.sealed.len());
+            let work = move || open(&self.keys, &self.extent, self.frames.clone(), &self.sealed, &self.name);
+            cpu.run_or_panic(bytes, work).await
+        }
+        .boxed()
+    }
 }
 
 impl Encryption {
-    pub fn new(keys: Arc<Keys>, cpu: Cpu) -> Encryption {
-        Encryption { keys, cpu }
+    pub fn new(keys: Arc<Keys>, cpu: Cpu, demand: Demand) -> Encryption {
+        let stage = Stage::new("download/open", demand.on(&cpu));
+        Encryption { keys, cpu, stage }
+    }
+
+    pub fn status(&self) -> StageStatus {
+        self.stage.status()
+    }
+
+    /// Some fetch's urgency was raised.
+    pub fn look_again(&self) {
+        self.stage.look_again();
     }
 
     pub async fn open(
@@ -27,9 +64,11 @@ impl Encryption {
         frames: Range<u32>,
         sealed: Bytes,
         name: String,
+        urgency: &Urgency,
     ) -> Result<Frames, DownloadError> {
-        let (keys, bytes) = (self.keys.clone(), sealed.len());
-        self.cpu.run(bytes, move || open(&keys, &extent, frames, &sealed, &name)).await.ok_or(DownloadError::Opening)?
+        let bytes = sealed.len();
+        let job = Open { keys: self.keys.clone(), cpu: self.cpu.clone(), extent, frames, sealed, name };
+        self.stage.process(urgency, bytes, job).await
     }
 
     /// Opens on this thread: for what is small.

@@ -1,27 +1,30 @@
 //! RemoteStorage: brings sealed bytes, from the journal while it holds them, else from the store.
 //!
-//! Ranges are widened to a 64 KiB grid (A24). A small memory of sealed grid blocks serves what lies side by side, such
-//! as small files packed together; it holds ciphertext only.
+//! Ranges are widened to a 64 KiB grid (A24), and what lies side by side is one GET. Several GETs are in flight; a block
+//! that is on its way already is waited for, whoever asked for it. A small memory of sealed grid blocks
+//! ([`super::blocks`]) serves what lies side by side, such as small files packed together; it holds ciphertext only.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::DownloadError;
+use super::blocks::{self, Blocks, Coming, Run, SmallFile, Source};
 use crate::base::sizes::READ_GRID;
-use crate::base::{ExtentId, ObjectId, Sequence};
+use crate::base::{ExtentId, ObjectId, Sequence, watch};
 use crate::format::commit::{Body, LogObject, log_name, segment_name};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
 use crate::journal::Journal;
+use crate::pipeline::{Demand, Job, Stage, StageStatus, Urgency};
 use crate::store::Store;
 
-/// Sealed grid blocks kept: 16 MiB.
-const BLOCKS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Commits whose inline bytes are kept.
 const INLINE_COMMITS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
@@ -30,19 +33,58 @@ pub struct RemoteStorage {
     keys: Arc<Keys>,
     /// `None` on a read-only mount.
     journal: Option<Arc<Journal>>,
-    blocks: Mutex<LruCache<(ObjectId, u32), Bytes>>,
-    inline: Mutex<LruCache<Sequence, Bytes>>,
+    gets: Stage<Get>,
+    blocks: Arc<Mutex<Blocks>>,
+    inline: Mutex<Inline>,
+}
+
+struct Inline {
+    kept: LruCache<Sequence, Bytes>,
+    coming: Vec<(Sequence, watch::Receiver<blocks::Got>)>,
+}
+
+/// One GET: a range of an object, or all of it.
+pub struct Get {
+    store: Store,
+    name: String,
+    range: Option<Range<u64>>,
+}
+
+impl Job for Get {
+    type Done = Bytes;
+    type Error = DownloadError;
+
+    fn run(self: Arc<Self>) -> BoxFuture<'static, Result<Bytes, DownloadError>> {
+        async move {
+            let got = match &self.range {
+                Some(range) => self.store.get_range(&self.name, range.clone()).await,
+                None => self.store.get(&self.name).await,
+            };
+            got?.ok_or_else(|| DownloadError::Missing(self.name.clone()))
+        }
+        .boxed()
+    }
 }
 
 impl RemoteStorage {
-    pub fn new(store: Store, keys: Arc<Keys>, journal: Option<Arc<Journal>>) -> RemoteStorage {
+    pub fn new(store: Store, keys: Arc<Keys>, journal: Option<Arc<Journal>>, get: Demand) -> RemoteStorage {
         RemoteStorage {
             store,
             keys,
             journal,
-            blocks: Mutex::new(LruCache::new(BLOCKS)),
-            inline: Mutex::new(LruCache::new(INLINE_COMMITS)),
+            gets: Stage::new("download/get", get),
+            blocks: Arc::default(),
+            inline: Mutex::new(Inline { kept: LruCache::new(INLINE_COMMITS), coming: Vec::new() }),
         }
+    }
+
+    pub fn status(&self) -> StageStatus {
+        self.gets.status()
+    }
+
+    /// Some fetch's urgency was raised.
+    pub fn look_again(&self) {
+        self.gets.look_again();
     }
 
     /// Sealed bytes that the journal holds; `None` if it does not hold the extent. One that is placed in the vault may have
@@ -54,12 +96,30 @@ impl RemoteStorage {
         Some(self.journal.as_ref()?.read(id, stored)?.map_err(DownloadError::from))
     }
 
+    /// Sealed bytes that came along with others, and the object's name; `None` if they are not all here.
+    pub fn kept(&self, extent: &Extent, stored: Range<u32>) -> Option<(Bytes, String)> {
+        match extent.place {
+            Place::Local => None,
+            Place::Segment { id, offset } => {
+                let range = offset + stored.start..offset + stored.end;
+                let kept = self.blocks.lock().all_kept(id, grid(&range))?;
+                Some((join(&kept, &range)?, segment_name(id)))
+            }
+            Place::Inline { sequence, offset } => {
+                let inline = self.inline.lock().kept.get(&sequence)?.clone();
+                let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
+                (range.end <= inline.len()).then(|| (inline.slice(range), log_name(sequence)))
+            }
+        }
+    }
+
     /// Sealed bytes of an extent, and the object's name for messages.
     pub async fn sealed_bytes(
         &self,
         id: ExtentId,
         extent: &Extent,
         stored: Range<u32>,
+        urgency: &Urgency,
     ) -> Result<(Bytes, String), DownloadError> {
         if let Some(local) = self.local(id, extent, stored.clone()) {
             return Ok((local?, "journal".to_owned()));
@@ -67,13 +127,16 @@ impl RemoteStorage {
         match extent.place {
             // It died, or a round placed it, after the caller looked.
             Place::Local => Err(DownloadError::Gone),
-            Place::Segment { id, offset } => {
-                let name = segment_name(id);
-                Ok((self.segment_bytes(id, &name, offset + stored.start..offset + stored.end).await?, name))
+            Place::Segment { id: object, offset } => {
+                let name = segment_name(object);
+                let is_small = extent.stored as usize <= READ_GRID && stored.len() == extent.stored as usize;
+                let small = is_small.then_some(SmallFile(id.owner));
+                let range = offset + stored.start..offset + stored.end;
+                Ok((self.segment_bytes(object, &name, range, small, urgency).await?, name))
             }
             Place::Inline { sequence, offset } => {
                 let name = log_name(sequence);
-                let inline = self.inline(sequence, &name).await?;
+                let inline = self.inline(sequence, &name, urgency).await?;
                 let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
                 if range.end > inline.len() {
                     return Err(DownloadError::Missing(name));
@@ -87,72 +150,143 @@ impl RemoteStorage {
     /// a frame in it opens, and other frames in it may be wrong even then. Returns whether the store may be asked again.
     pub fn forget(&self, extent: &Extent, stored: Range<u32>) -> bool {
         let Place::Segment { id, offset } = extent.place else { return false };
-        let mut blocks = self.blocks.lock();
-        for n in grid(&(offset + stored.start..offset + stored.end)) {
-            blocks.pop(&(id, n));
-        }
+        self.blocks.lock().forget(id, grid(&(offset + stored.start..offset + stored.end)));
         true
     }
 
-    /// Grid blocks that are kept, and one GET from the first that is not to the last that is not.
-    async fn segment_bytes(&self, id: ObjectId, name: &str, range: Range<u32>) -> Result<Bytes, DownloadError> {
+    async fn segment_bytes(
+        &self,
+        id: ObjectId,
+        name: &str,
+        range: Range<u32>,
+        small: Option<SmallFile>,
+        urgency: &Urgency,
+    ) -> Result<Bytes, DownloadError> {
         let wanted = grid(&range);
-        let first = wanted.start;
-        let mut kept: Vec<Option<Bytes>> = {
-            let mut blocks = self.blocks.lock();
-            wanted.map(|n| blocks.get(&(id, n)).cloned()).collect()
-        };
-        let missing = |kept: &[Option<Bytes>]| -> Option<(usize, usize)> {
-            Some((kept.iter().position(Option::is_none)?, kept.iter().rposition(Option::is_none)? + 1))
-        };
-        if let Some((from, to)) = missing(&kept) {
-            let wanted =
-                u64::from(first + from as u32) * READ_GRID as u64..u64::from(first + to as u32) * READ_GRID as u64;
-            let got = self.get(name, wanted).await?;
-            let mut blocks = self.blocks.lock();
-            for (k, slot) in kept[from..to].iter_mut().enumerate() {
-                let begin = (k * READ_GRID).min(got.len());
-                let block = got.slice(begin..(begin + READ_GRID).min(got.len()));
-                // Only an object's last block is short; bulk reads would only push out what is read again.
-                let whole = block.len() == READ_GRID || (from + k + 1 == to && !block.is_empty());
-                if whole && to - from <= 2 {
-                    blocks.put((id, first + (from + k) as u32), Bytes::copy_from_slice(&block));
-                }
-                *slot = Some(block);
+        let (sources, runs) = self.blocks.lock().find(id, wanted.clone(), small, urgency);
+        for run in runs {
+            self.begin(name, run, urgency);
+        }
+        self.raise(&sources, urgency);
+        let missing = || DownloadError::Missing(name.to_owned());
+        // One GET for all of it: its bytes need not be copied.
+        if let Some(Source::Coming(coming)) = sources.first()
+            && coming.blocks.start <= wanted.start
+            && coming.blocks.end >= wanted.end
+        {
+            let bytes = arrived(coming).await?;
+            let start = (range.start - coming.blocks.start * READ_GRID as u32) as usize;
+            return bytes
+                .get(start..start + range.len())
+                .map(|_| bytes.slice(start..start + range.len()))
+                .ok_or_else(missing);
+        }
+        let mut kept = Vec::with_capacity(sources.len());
+        for (source, n) in sources.iter().zip(wanted) {
+            kept.push(match source {
+                Source::Kept(block) => block.clone(),
+                Source::Coming(coming) => blocks::block(&arrived(coming).await?, (n - coming.blocks.start) as usize),
+            });
+        }
+        join(&kept, &range).ok_or_else(missing)
+    }
+
+    /// Whoever joins what is on its way for somebody less urgent makes it more so.
+    fn raise(&self, sources: &[Source], urgency: &Urgency) {
+        let mut raised = false;
+        for source in sources {
+            if let Source::Coming(coming) = source {
+                raised |= coming.urgency.raise(urgency.class());
             }
         }
-        // Short in the middle, it would shift what comes after it.
-        if kept.iter().rev().skip(1).flatten().any(|block| block.len() != READ_GRID) {
-            return Err(DownloadError::Missing(name.to_owned()));
+        if raised {
+            self.gets.look_again();
         }
-        let start = (range.start - first * READ_GRID as u32) as usize;
-        let want = range.len();
-        let out = if let [Some(one)] = &kept[..] {
-            one.get(start..start + want).map(|_| one.slice(start..start + want))
-        } else {
-            let mut joined = BytesMut::with_capacity(kept.len() * READ_GRID);
-            kept.iter().flatten().for_each(|block| joined.extend_from_slice(block));
-            (joined.len() >= start + want).then(|| joined.freeze().slice(start..start + want))
+    }
+
+    /// Makes a GET, which runs to its end, whoever waits for it.
+    fn begin(&self, name: &str, run: Run, urgency: &Urgency) {
+        let range = u64::from(run.blocks.start) * READ_GRID as u64..u64::from(run.blocks.end) * READ_GRID as u64;
+        let (bytes, get) =
+            (range.end - range.start, Get { store: self.store.clone(), name: name.to_owned(), range: Some(range) });
+        let (gets, blocks, urgency) = (self.gets.clone(), self.blocks.clone(), urgency.clone());
+        tokio::spawn(async move {
+            let got = gets.process(&urgency, bytes as usize, get).await;
+            blocks.lock().came(&run, &got);
+            run.tell.send_replace(Some(got));
+        });
+    }
+
+    /// The bytes that a commit carries.
+    async fn inline(&self, sequence: Sequence, name: &str, urgency: &Urgency) -> Result<Bytes, DownloadError> {
+        let (tell, answer) = watch::channel(None);
+        let coming = {
+            let mut inline = self.inline.lock();
+            if let Some(kept) = inline.kept.get(&sequence) {
+                return Ok(kept.clone());
+            }
+            let coming = inline.coming.iter().find(|(other, _)| *other == sequence).map(|(_, answer)| answer.clone());
+            if coming.is_none() {
+                inline.coming.push((sequence, answer));
+            }
+            coming
         };
-        out.ok_or_else(|| DownloadError::Missing(name.to_owned()))
-    }
-
-    /// The bytes of a grid range; the object may end inside its last block.
-    async fn get(&self, name: &str, range: Range<u64>) -> Result<Bytes, DownloadError> {
-        self.store.get_range(name, range).await?.ok_or_else(|| DownloadError::Missing(name.to_owned()))
-    }
-
-    async fn inline(&self, sequence: Sequence, name: &str) -> Result<Bytes, DownloadError> {
-        if let Some(inline) = self.inline.lock().get(&sequence) {
-            return Ok(inline.clone());
+        if let Some(mut coming) = coming {
+            let told = told(&mut coming).await;
+            if matches!(told, Err(DownloadError::Opening)) {
+                // Whoever brought it ended without a word: the next one asks anew.
+                self.inline.lock().coming.retain(|(other, _)| *other != sequence);
+            }
+            return told;
         }
-        let object = self.store.get(name).await?.ok_or_else(|| DownloadError::Missing(name.to_owned()))?;
+        let brought = self.bring_inline(sequence, name, urgency).await;
+        let mut inline = self.inline.lock();
+        inline.coming.retain(|(other, _)| *other != sequence);
+        if let Ok(bytes) = &brought {
+            inline.kept.put(sequence, bytes.clone());
+        }
+        drop(inline);
+        tell.send_replace(Some(brought.clone()));
+        brought
+    }
+
+    async fn bring_inline(&self, sequence: Sequence, name: &str, urgency: &Urgency) -> Result<Bytes, DownloadError> {
+        let get = Get { store: self.store.clone(), name: name.to_owned(), range: None };
+        let object = self.gets.process(urgency, READ_GRID, get).await?;
         let opened = LogObject::open(&self.keys, sequence, &object)
             .map_err(|why| DownloadError::Format { name: name.to_owned(), why })?;
         let Body::Commit(commit) = opened.body else { return Err(DownloadError::Missing(name.to_owned())) };
-        self.inline.lock().put(sequence, commit.inline.clone());
         Ok(commit.inline)
     }
+}
+
+/// What a GET brought that is on its way.
+async fn arrived(coming: &Coming) -> Result<Bytes, DownloadError> {
+    told(&mut coming.answer.clone()).await
+}
+
+async fn told(answer: &mut watch::Receiver<blocks::Got>) -> Result<Bytes, DownloadError> {
+    match answer.wait_for(Option::is_some).await {
+        Ok(got) => got.clone().unwrap_or(Err(DownloadError::Opening)),
+        // Whoever brought it ended without a word.
+        Err(_) => Err(DownloadError::Opening),
+    }
+}
+
+/// These bytes of an object, from the grid blocks in which they lie; `None` if those fall short.
+fn join(blocks: &[Bytes], range: &Range<u32>) -> Option<Bytes> {
+    // Short in the middle, it would shift what comes after it.
+    if blocks.iter().rev().skip(1).any(|block| block.len() != READ_GRID) {
+        return None;
+    }
+    let start = range.start as usize % READ_GRID;
+    let end = start + range.len();
+    if let [one] = blocks {
+        return one.get(start..end).map(|_| one.slice(start..end));
+    }
+    let mut joined = BytesMut::with_capacity(blocks.len() * READ_GRID);
+    blocks.iter().for_each(|block| joined.extend_from_slice(block));
+    (joined.len() >= end).then(|| joined.freeze().slice(start..end))
 }
 
 /// The grid blocks in which these bytes of an object lie.

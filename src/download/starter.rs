@@ -1,80 +1,242 @@
-//! Starter: one fetch for each run of frames, however many ask for it.
+//! Starter: one fetch for each frame, however many ask for it, in whatever runs; what is waited for before what is read
+//! ahead.
+//!
+//! A request's frames that are on their way already are waited for, and made as urgent as it is; the others are fetched.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
 
 use super::encryption::Encryption;
-use super::notifier::{self, Answer};
+use super::notifier::{self, Answer, Notifier};
 use super::remote_storage::RemoteStorage;
-use super::{DownloadError, Frames};
-use crate::base::{ExtentId, watch};
-use crate::format::record::Extent;
-
-type Wanted = (ExtentId, u32, u32);
+use super::{DownloadError, Frames, Sink};
+use crate::base::{ExtentId, Ino, watch};
+use crate::format::extent::stored_range;
+use crate::format::record::{Extent, Place};
+use crate::pipeline::{Class, INLINE_BYTES, Memory, Permit, StageStatus, Urgency, Use};
 
 pub struct Starter {
     remote: RemoteStorage,
     encryption: Encryption,
-    in_flight: Mutex<HashMap<Wanted, watch::Receiver<Answer>>>,
+    notifier: Notifier,
+    memory: Memory,
+    coming: Mutex<BTreeMap<ExtentId, Vec<Coming>>>,
+}
+
+/// Frames of an extent on their way.
+struct Coming {
+    frames: Range<u32>,
+    /// Where they are fetched from. An extent that was placed anew meanwhile is fetched anew.
+    place: Place,
+    urgency: Urgency,
+    answer: watch::Receiver<Answer>,
+}
+
+/// Frames that were asked for.
+pub enum Asked {
+    Here(Result<Frames, DownloadError>),
+    /// Runs of them, each in a fetch of so many frames from the first.
+    Coming(Vec<(Range<u32>, u32, watch::Receiver<Answer>)>),
+}
+
+impl Asked {
+    /// All of them, in order.
+    pub async fn wait(self) -> Result<Frames, DownloadError> {
+        let parts = match self {
+            Asked::Here(result) => return result,
+            Asked::Coming(parts) => parts,
+        };
+        let mut all = Vec::new();
+        let alone = parts.len() == 1;
+        for (run, first, answer) in parts {
+            let frames = notifier::answer(answer).await?;
+            if alone && run.len() == frames.len() {
+                return Ok(frames);
+            }
+            let (from, to) = ((run.start - first) as usize, (run.end - first) as usize);
+            all.extend_from_slice(frames.get(from..to).ok_or(DownloadError::Opening)?);
+        }
+        Ok(Arc::new(all))
+    }
 }
 
 impl Starter {
-    pub fn new(remote: RemoteStorage, encryption: Encryption) -> Arc<Starter> {
-        Arc::new(Starter { remote, encryption, in_flight: Mutex::new(HashMap::new()) })
+    pub fn new(remote: RemoteStorage, encryption: Encryption, memory: Memory) -> Arc<Starter> {
+        let (notifier, coming) = (Notifier::default(), Mutex::new(BTreeMap::new()));
+        Arc::new(Starter { remote, encryption, notifier, memory, coming })
+    }
+
+    /// Where opened frames go, besides to who asked. Set once.
+    pub fn fill_into(&self, sink: Weak<dyn Sink>) {
+        self.notifier.fill_into(sink);
+    }
+
+    pub fn status(&self) -> [StageStatus; 2] {
+        [self.remote.status(), self.encryption.status()]
     }
 
     /// Brings these frames of an extent.
     pub async fn fetch(
         self: &Arc<Self>,
+        reader: Ino,
         id: ExtentId,
         extent: &Extent,
         frames: Range<u32>,
     ) -> Result<Frames, DownloadError> {
-        // What this machine holds and is quickly opened needs no task of its own.
-        if let Some(result) = self.local(id, extent, &frames) {
-            return result;
-        }
-        let wanted = (id, frames.start, frames.end);
-        let answer = match self.in_flight.lock().entry(wanted) {
-            Entry::Occupied(entry) => entry.get().clone(),
-            Entry::Vacant(entry) => {
-                let (sender, receiver) = watch::channel(None);
-                entry.insert(receiver.clone());
-                let (this, extent) = (self.clone(), extent.clone());
-                tokio::spawn(async move {
-                    // A panic must not leave the range marked as being fetched for ever.
-                    let bringing = AssertUnwindSafe(this.bring(id, extent, frames)).catch_unwind();
-                    let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
-                    this.in_flight.lock().remove(&wanted);
-                    sender.send_replace(Some(result));
-                });
-                receiver
-            }
-        };
-        notifier::answer(answer).await
+        self.ask(reader, id, extent, frames).wait().await
     }
 
-    fn local(&self, id: ExtentId, extent: &Extent, frames: &Range<u32>) -> Option<Result<Frames, DownloadError>> {
-        let stored = crate::format::extent::stored_range(extent, frames.clone());
-        if stored.len() > crate::pipeline::INLINE_BYTES {
+    /// Begins to bring these frames of an extent, for somebody who waits and reads this file.
+    pub fn ask(self: &Arc<Self>, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Asked {
+        // What this machine holds and is quickly opened needs no task of its own.
+        if let Some(result) = self.here(reader, id, extent, &frames) {
+            return Asked::Here(result);
+        }
+        let mut coming = self.coming.lock();
+        let (mut parts, mut raised, mut at) = (Vec::new(), false, frames.start);
+        while at < frames.end {
+            let known = coming.get(&id).and_then(|all| joined(all, extent, at));
+            let end = match known {
+                Some(one) => {
+                    raised |= one.urgency.raise(Class::Waited);
+                    let end = one.frames.end.min(frames.end);
+                    parts.push((at..end, one.frames.start, one.answer.clone()));
+                    end
+                }
+                None => {
+                    let end = gap(coming.get(&id).map_or(&[], Vec::as_slice), extent, at..frames.end);
+                    let answer = self.begin(&mut coming, reader, id, extent, at..end, Class::Waited, None);
+                    parts.push((at..end, at, answer));
+                    end
+                }
+            };
+            at = end;
+        }
+        drop(coming);
+        if raised {
+            self.remote.look_again();
+            self.encryption.look_again();
+        }
+        Asked::Coming(parts)
+    }
+
+    /// Begins to bring what is not on its way of these frames, before anybody asks; they go to the sink. False if there
+    /// is no room for them now.
+    pub fn ahead(self: &Arc<Self>, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> bool {
+        let mut coming = self.coming.lock();
+        let mut at = frames.start;
+        while at < frames.end {
+            let all = coming.get(&id).map_or(&[][..], Vec::as_slice);
+            if let Some(one) = joined(all, extent, at) {
+                at = one.frames.end;
+                continue;
+            }
+            let run = at..gap(all, extent, at..frames.end);
+            let Some(permit) = self.memory.try_take(Use::ReadAhead, stored_range(extent, run.clone()).len()) else {
+                return false;
+            };
+            at = run.end;
+            self.begin(&mut coming, reader, id, extent, run, Class::Bulk, Some(permit));
+        }
+        true
+    }
+
+    fn here(
+        &self,
+        reader: Ino,
+        id: ExtentId,
+        extent: &Extent,
+        frames: &Range<u32>,
+    ) -> Option<Result<Frames, DownloadError>> {
+        let stored = stored_range(extent, frames.clone());
+        if stored.len() > INLINE_BYTES {
             return None;
         }
-        let sealed = self.remote.local(id, extent, stored)?;
-        Some(sealed.and_then(|sealed| self.encryption.open_here(extent, frames.clone(), &sealed, "journal")))
+        if let Some(sealed) = self.remote.local(id, extent, stored.clone()) {
+            let open = |sealed: bytes::Bytes| self.encryption.open_here(extent, frames.clone(), &sealed, "journal");
+            return Some(self.filled(reader, id, frames, sealed.and_then(open)));
+        }
+        // What does not open here is fetched anew.
+        let (sealed, name) = self.remote.kept(extent, stored)?;
+        let opened = self.encryption.open_here(extent, frames.clone(), &sealed, &name).ok()?;
+        Some(self.filled(reader, id, frames, Ok(opened)))
+    }
+
+    fn filled(
+        &self,
+        reader: Ino,
+        id: ExtentId,
+        frames: &Range<u32>,
+        result: Result<Frames, DownloadError>,
+    ) -> Result<Frames, DownloadError> {
+        if let Ok(opened) = &result {
+            self.notifier.fill(reader, id, frames.start, opened);
+        }
+        result
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        coming: &mut BTreeMap<ExtentId, Vec<Coming>>,
+        reader: Ino,
+        id: ExtentId,
+        extent: &Extent,
+        frames: Range<u32>,
+        class: Class,
+        permit: Option<Permit>,
+    ) -> watch::Receiver<Answer> {
+        let (sender, receiver) = watch::channel(None);
+        let urgency = Urgency::new(class);
+        let one =
+            Coming { frames: frames.clone(), place: extent.place, urgency: urgency.clone(), answer: receiver.clone() };
+        coming.entry(id).or_default().push(one);
+        let (this, extent) = (self.clone(), extent.clone());
+        tokio::spawn(async move {
+            let (run, place) = (frames.clone(), extent.place);
+            // A panic must not leave the range marked as being fetched for ever.
+            let bringing = AssertUnwindSafe(this.bring(id, extent, frames, urgency, permit)).catch_unwind();
+            let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
+            // It is where it is kept before it is no longer on its way: nobody fetches it in between.
+            let result = this.filled(reader, id, &run, result);
+            this.ended(id, &run, place);
+            sender.send_replace(Some(result));
+        });
+        receiver
+    }
+
+    fn ended(&self, id: ExtentId, frames: &Range<u32>, place: Place) {
+        let mut coming = self.coming.lock();
+        if let Some(all) = coming.get_mut(&id) {
+            // No two have a frame in common, unless the extent was placed anew.
+            all.retain(|one| one.frames != *frames || one.place != place);
+            if all.is_empty() {
+                coming.remove(&id);
+            }
+        }
     }
 
     /// What does not open is fetched once more: a block kept since an earlier fetch may be wrong where nobody looked.
-    async fn bring(&self, id: ExtentId, extent: Extent, frames: Range<u32>) -> Result<Frames, DownloadError> {
-        let stored = crate::format::extent::stored_range(&extent, frames.clone());
+    async fn bring(
+        &self,
+        id: ExtentId,
+        extent: Extent,
+        frames: Range<u32>,
+        urgency: Urgency,
+        permit: Option<Permit>,
+    ) -> Result<Frames, DownloadError> {
+        let stored = stored_range(&extent, frames.clone());
+        let _permit = match permit {
+            Some(permit) => permit,
+            None => self.memory.take(Use::Read, &urgency, stored.len()).await,
+        };
         let mut again = true;
         loop {
-            let error = match self.bring_once(id, &extent, frames.clone()).await {
+            let error = match self.bring_once(id, &extent, frames.clone(), &urgency).await {
                 Err(error) if error.is_of_the_bytes() => error,
                 other => return other,
             };
@@ -85,11 +247,28 @@ impl Starter {
         }
     }
 
-    async fn bring_once(&self, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Result<Frames, DownloadError> {
-        let stored = crate::format::extent::stored_range(extent, frames.clone());
-        let (sealed, name) = self.remote.sealed_bytes(id, extent, stored).await?;
-        self.encryption.open(extent.clone(), frames, sealed, name).await
+    async fn bring_once(
+        &self,
+        id: ExtentId,
+        extent: &Extent,
+        frames: Range<u32>,
+        urgency: &Urgency,
+    ) -> Result<Frames, DownloadError> {
+        let stored = stored_range(extent, frames.clone());
+        let (sealed, name) = self.remote.sealed_bytes(id, extent, stored, urgency).await?;
+        self.encryption.open(extent.clone(), frames, sealed, name, urgency).await
     }
+}
+
+/// The fetch that brings this frame.
+fn joined<'a>(all: &'a [Coming], extent: &Extent, frame: u32) -> Option<&'a Coming> {
+    all.iter().find(|one| one.place == extent.place && one.frames.contains(&frame))
+}
+
+/// Where the first fetch begins that brings some of these frames; their end, if none does.
+fn gap(all: &[Coming], extent: &Extent, frames: Range<u32>) -> u32 {
+    let begins = all.iter().filter(|one| one.place == extent.place).map(|one| one.frames.start);
+    begins.filter(|start| frames.contains(start)).min().unwrap_or(frames.end)
 }
 
 #[cfg(test)]
@@ -102,7 +281,7 @@ mod tests {
     use crate::format::extent::{frames_of, seal};
     use crate::format::keys::Keys;
     use crate::format::record::Place;
-    use crate::pipeline::Cpu;
+    use crate::pipeline::{Cpu, Settings};
     use crate::store::Store;
     use crate::store::faulty::{Fault, Faulty};
 
@@ -127,8 +306,10 @@ mod tests {
         });
         let objects = Faulty::new(Fault::Down, 0);
         let store = Store::over(objects.clone(), "memory:///");
-        let remote = RemoteStorage::new(store, keys.clone(), None);
-        let starter = Starter::new(remote, Encryption::new(keys, Cpu::threads(1).unwrap()));
+        let settings = Settings::default();
+        let remote = RemoteStorage::new(store, keys.clone(), None, settings.get);
+        let encryption = Encryption::new(keys, Cpu::threads(1).unwrap(), settings.open);
+        let starter = Starter::new(remote, encryption, Memory::new(settings.inflight_bytes));
         Side { objects, name: segment_name(id), starter, extents, object }
     }
 
@@ -140,7 +321,7 @@ mod tests {
         async fn read(&self, which: usize, bytes: Range<u32>) -> Result<Frames, DownloadError> {
             let extent = &self.extents[which];
             let id = ExtentId { owner: Ino(2), number: which as u64 };
-            self.starter.fetch(id, extent, frames_of(extent, bytes)).await
+            self.starter.fetch(id.owner, id, extent, frames_of(extent, bytes)).await
         }
     }
 

@@ -27,7 +27,7 @@ use crate::format::key::Key;
 use crate::format::record::{Inode, Record};
 use crate::journal::Settings;
 use crate::pipeline::Cpu;
-use crate::{download, store, upload};
+use crate::{download, pipeline, store, upload};
 
 pub(super) const USER: Caller = Caller { uid: 1000, gid: 100, pid: 1 };
 pub(super) const SUPERUSER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -57,9 +57,10 @@ pub(crate) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -
     let (index, mark) = crate::index::tests::holding(&keys, &[(Key::inode(Ino::ROOT), root)]);
     let history = Arc::new(History::new(index, &mark, Some(journal.clone()), clock.clone(), Epoch(1)));
     let store = store::open("memory:///").expect("a store in memory");
-    let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()));
-    let opening = download::encryption::Encryption::new(keys.clone(), Cpu::inline());
-    let downloads = download::starter::Starter::new(remote, opening);
+    let (demand, memory) = (pipeline::Settings::default(), pipeline::Memory::new(64 << 20));
+    let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()), demand.get);
+    let opening = download::encryption::Encryption::new(keys.clone(), Cpu::inline(), demand.open);
+    let downloads = download::starter::Starter::new(remote, opening, memory);
     let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline());
     let stage = upload::journal::JournalStage::new(journal.clone());
     let uploads = upload::starter::Starter::new(sealing, stage);
@@ -67,7 +68,8 @@ pub(crate) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -
     (Fs::new(history, keys, cache, Safety::Async(journal.clone())), journal)
 }
 
-pub(crate) const BOUNDS: Bounds = Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20, ttl: crate::cache::TTL };
+pub(crate) const BOUNDS: Bounds =
+    Bounds { clean_bytes: 1 << 20, dirty_bytes: 1 << 20, ttl: crate::cache::TTL, readahead_bytes: 1 << 20 };
 
 pub(crate) const SETTINGS: Settings = Settings {
     file_bytes: 1 << 30,

@@ -80,7 +80,12 @@ fn spilled(
 }
 
 /// Pieces that reach into `range`, in order, cut to it.
-pub fn pieces(contents: &impl Contents, ino: Ino, head: &Head, range: Range<u64>) -> Result<Vec<Piece>, IndexError> {
+pub fn pieces(
+    contents: &(impl Contents + ?Sized),
+    ino: Ino,
+    head: &Head,
+    range: Range<u64>,
+) -> Result<Vec<Piece>, IndexError> {
     if range.is_empty() {
         return Ok(Vec::new());
     }

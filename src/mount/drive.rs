@@ -42,7 +42,7 @@ use crate::fs::{Fs, Safety};
 use crate::history::History;
 use crate::index::{Ground, Tables};
 use crate::journal::{Journal, Settings};
-use crate::pipeline::Cpu;
+use crate::pipeline::{self, Cpu, Memory};
 use crate::store::Store;
 use crate::upload;
 use crate::upload::notifier::Notifier;
@@ -112,6 +112,9 @@ pub struct DriveOptions {
     /// When the vault is swept for what nobody needs, and how fast.
     #[serde(default)]
     pub gc: gc::Settings,
+    /// How much each stage of the pipelines takes.
+    #[serde(default)]
+    pub pipelines: pipeline::Settings,
 }
 
 /// How long and where what was read is kept, beside the bytes of memory.
@@ -309,7 +312,8 @@ impl Drive {
         let Ready { index, mark, walked, .. } = ready;
         let opened = Opened { pin, last_commit: walked.commit.time, notices: Vec::new() };
         let history = Arc::new(History::new(index.clone(), &mark, None, world.clock.clone(), Epoch(0)));
-        let downloads = downloads(&world, &keys, None);
+        let memory = Memory::new(options.pipelines.inflight_bytes);
+        let downloads = downloads(&world, &keys, None, &options.pipelines, &memory);
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), Safety::Nothing));
         let (disk, state_dir) = (world.disk.clone(), options.state.clone());
@@ -353,7 +357,8 @@ impl Drive {
         );
         let stage = upload::journal::JournalStage::new(journal.clone());
         let uploads = upload::starter::Starter::new(encryption, stage);
-        let downloads = downloads(&world, &keys, Some(journal.clone()));
+        let memory = Memory::new(options.pipelines.inflight_bytes);
+        let downloads = downloads(&world, &keys, Some(journal.clone()), &options.pipelines, &memory);
         let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
         let safety = match options.durability {
             Durability::Local => Safety::Local(journal.clone()),
@@ -420,7 +425,8 @@ fn bounds(options: &DriveOptions) -> Bounds {
     // All that is dirty of a file goes into the journal at once: what the journal cannot take whole, it never takes.
     let dirty = options.dirty_bytes.min(options.journal_bytes / 4);
     let ttl = Duration::from_secs(options.caching.ttl_seconds.max(1));
-    Bounds { clean_bytes: options.cache_bytes as usize, dirty_bytes: dirty as usize, ttl }
+    let (clean_bytes, readahead_bytes) = (options.cache_bytes as usize, options.pipelines.readahead_bytes);
+    Bounds { clean_bytes, dirty_bytes: dirty as usize, ttl, readahead_bytes }
 }
 
 fn settings(options: &DriveOptions) -> Settings {
@@ -435,9 +441,16 @@ fn settings(options: &DriveOptions) -> Settings {
     }
 }
 
-fn downloads(world: &World, keys: &Arc<Keys>, journal: Option<Arc<Journal>>) -> Arc<download::starter::Starter> {
-    let remote = download::remote_storage::RemoteStorage::new(world.store.clone(), keys.clone(), journal);
-    download::starter::Starter::new(remote, download::encryption::Encryption::new(keys.clone(), world.cpu.clone()))
+fn downloads(
+    world: &World,
+    keys: &Arc<Keys>,
+    journal: Option<Arc<Journal>>,
+    settings: &pipeline::Settings,
+    memory: &Memory,
+) -> Arc<download::starter::Starter> {
+    let remote = download::remote_storage::RemoteStorage::new(world.store.clone(), keys.clone(), journal, settings.get);
+    let encryption = download::encryption::Encryption::new(keys.clone(), world.cpu.clone(), settings.open);
+    download::starter::Starter::new(remote, encryption, memory.clone())
 }
 
 fn start_writer(journal: &Arc<Journal>, own_thread: bool) -> Result<(), VaultError> {

@@ -174,6 +174,7 @@ mod tests {
             journal_bytes: 1 << 24,
             checkpoint: Default::default(),
             follow_seconds: 5,
+            pipelines: Default::default(),
             gc: Default::default(),
         };
         let result = Drive::open(store.clone(), passphrase.clone(), options.clone()).await.map(|_| ());

@@ -508,6 +508,7 @@ mod tests {
                     journal_bytes: 3,
                     checkpoint: Default::default(),
                     follow_seconds: 5,
+                    pipelines: Default::default(),
                     gc: Default::default(),
                 },
                 dir,

@@ -1,58 +1,35 @@
-//! What stages are made of: the fixed pool of processor threads that seals and opens.
+//! What pipelines are made of: stages with demand, one budget of memory in flight, the processor threads.
 //!
-//! Owns its threads. Does not own what runs on them. In a simulation there are no threads: work runs where it is
-//! asked for. Work is bounded by the permits of the stage that brings it (one worker a stage for now), not here.
+//! | file | what it holds |
+//! |---|---|
+//! | `stage` | a stage: asks its producers for work, queues it, runs it, tries it again, counts it |
+//! | `memory` | the budget of bytes in flight, a share for each use |
+//! | `urgency` | who goes first |
+//! | `settings` | how much each stage takes, with measured defaults |
+//! | `metrics` | what a stage tells of itself |
+//! | `cpu` | the threads on which bytes are sealed and opened |
+//!
+//! Does not own what is done in a stage: [`crate::upload`] and [`crate::download`] say that, and draw how theirs hang
+//! together.
+//!
+//! Invariants
+//! - Whatever waits between two stages is bounded by count and by bytes. Its permits ride inside the job and come
+//!   back when that is dropped, however it ends.
+//! - Nothing here draws lots, has threads or wakes in an order of its own: in a runtime of one thread the same calls
+//!   bring the same order.
 
-use std::sync::Arc;
-use std::thread;
+mod cpu;
+mod memory;
+mod metrics;
+mod settings;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod urgency;
 
-use tokio::sync::{mpsc, oneshot};
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// Below this many bytes sealing or opening takes less than handing it to another thread and back (some 20 us).
-pub const INLINE_BYTES: usize = 64 * 1024;
-
-#[derive(Clone)]
-pub struct Cpu {
-    jobs: Option<mpsc::UnboundedSender<Job>>,
-}
-
-impl Cpu {
-    /// Everything runs where it is asked for.
-    pub fn inline() -> Cpu {
-        Cpu { jobs: None }
-    }
-
-    /// `threads` threads; they end when the last clone is dropped.
-    pub fn threads(threads: usize) -> std::io::Result<Cpu> {
-        let (sender, receiver) = mpsc::unbounded_channel::<Job>();
-        let receiver = Arc::new(parking_lot::Mutex::new(receiver));
-        for number in 0..threads {
-            let receiver = receiver.clone();
-            thread::Builder::new().name(format!("dripfs-cpu-{number}")).spawn(move || {
-                loop {
-                    let job = receiver.lock().blocking_recv();
-                    match job {
-                        Some(job) => job(),
-                        None => return,
-                    }
-                }
-            })?;
-        }
-        Ok(Cpu { jobs: Some(sender) })
-    }
-
-    /// Runs `work`, which handles `bytes`, and returns what it returned; `None` if it panicked.
-    pub async fn run<T: Send + 'static>(&self, bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let guarded = move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok();
-        let Some(jobs) = self.jobs.as_ref().filter(|_| bytes > INLINE_BYTES) else {
-            return guarded();
-        };
-        let (sender, receiver) = oneshot::channel();
-        // Whoever asked may have gone; then nobody misses the answer.
-        let job: Job = Box::new(move || drop(sender.send(guarded())));
-        jobs.send(job).ok()?;
-        receiver.await.ok()?
-    }
-}
+pub use cpu::{Cpu, INLINE_BYTES};
+pub use memory::{Memory, Permit, Use};
+pub use metrics::StageStatus;
+pub use settings::{Demand, Settings};
+pub use stage::{Asked, Job, Lost, Stage, Told};
+pub use urgency::{Class, Urgency};

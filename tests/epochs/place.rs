@@ -118,6 +118,7 @@ fn options(state: &Path) -> DriveOptions {
         checkpoint: Default::default(),
         gc: Default::default(),
         follow_seconds: 5,
+        pipelines: Default::default(),
     }
 }
 

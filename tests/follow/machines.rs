@@ -85,6 +85,7 @@ impl Place {
             journal_bytes: 64 << 20,
             checkpoint: When { bytes: u64::MAX, commits: u64::MAX },
             follow_seconds: 5,
+            pipelines: Default::default(),
             gc: Default::default(),
         };
         change(&mut options);

@@ -335,6 +335,7 @@ impl Sim {
             journal_bytes: self.journal_bytes,
             checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
             follow_seconds: 5,
+            pipelines: Default::default(),
             gc,
         }
     }

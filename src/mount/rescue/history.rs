@@ -26,6 +26,7 @@ use crate::history::{History, Replay};
 use crate::index::{Ground, Index, IndexError, Mark, SledTables};
 use crate::journal::{ExtentPlace, Journal, Recovered};
 use crate::mount::indexer;
+use crate::pipeline::{Class, Settings, Urgency};
 use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::aside::About;
@@ -94,7 +95,7 @@ impl OldHistory {
             based_on_vault,
             history,
             keys: keys.clone(),
-            remote: RemoteStorage::new(store.clone(), keys.clone(), None),
+            remote: RemoteStorage::new(store.clone(), keys.clone(), None, Settings::default().get),
             local: recovered.extent_places(),
             recovered,
             touched: BTreeSet::new(),
@@ -352,7 +353,7 @@ impl OldHistory {
                 false => Err(Unread::Lost("the journal holds another".to_owned())),
             };
         }
-        match self.remote.sealed_bytes(id, extent, stored).await {
+        match self.remote.sealed_bytes(id, extent, stored, &Urgency::new(Class::Waited)).await {
             Ok((bytes, _)) => Ok(bytes),
             Err(DownloadError::Store(error)) => Err(Unread::Failed(error.into())),
             Err(error) => Err(Unread::Lost(error.to_string())),

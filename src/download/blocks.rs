@@ -1,0 +1,226 @@
+//! Grid blocks of segments, sealed: which are kept, which are on their way, and which more are worth bringing.
+//!
+//! Owns the decision what is asked of the store. Does not ask. Holds ciphertext only.
+//!
+//! Small files that were made together lie side by side in one segment. When whole small extents of *different* files of
+//! one segment are missed one after the other, a directory is being read: each further miss brings a larger run around it
+//! (1, 4, 16 blocks, then all), so that a segment of two thousand files costs four requests, in whatever order they are
+//! read. Reads in one file never bring a neighbour.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lru::LruCache;
+use tokio::time::Instant;
+
+use super::DownloadError;
+use crate::base::sizes::{CLASS_MAX, READ_GRID};
+use crate::base::{Ino, ObjectId, watch};
+use crate::pipeline::Urgency;
+
+/// Blocks kept: 32 MiB, four whole segments.
+const KEPT: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+/// Segments of which it is remembered that small files were missed.
+const WATCHED: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Misses further apart than this have nothing to do with each other.
+const TOGETHER: Duration = Duration::from_secs(10);
+/// How much larger each run is.
+const GROWTH: u32 = 4;
+/// A segment has no more.
+const OBJECT_BLOCKS: u32 = CLASS_MAX.div_ceil(READ_GRID) as u32;
+/// Runs of at most so many blocks are kept, as are those that bring neighbours; of larger ones only the blocks at both
+/// ends, which others share: bulk would push out what is read again.
+const SMALL_RUN: u32 = 4;
+/// Two missing runs with no more blocks between them that are here already are one GET.
+const GAP: u32 = 2;
+
+pub type Got = Option<Result<Bytes, DownloadError>>;
+
+/// One GET on its way: so many blocks from the first.
+#[derive(Clone)]
+pub struct Coming {
+    pub blocks: Range<u32>,
+    pub urgency: Urgency,
+    pub answer: watch::Receiver<Got>,
+}
+
+/// A GET to be made.
+pub struct Run {
+    pub object: ObjectId,
+    pub blocks: Range<u32>,
+    /// All of it is kept.
+    pub whole: bool,
+    pub tell: watch::Sender<Got>,
+}
+
+/// Where the bytes of some blocks are.
+#[derive(Clone)]
+pub enum Source {
+    Kept(Bytes),
+    Coming(Coming),
+}
+
+/// Who asks for bytes that are a whole small extent.
+#[derive(Clone, Copy)]
+pub struct SmallFile(pub Ino);
+
+struct Misses {
+    last: Ino,
+    files: u32,
+    at: Instant,
+}
+
+pub struct Blocks {
+    kept: LruCache<(ObjectId, u32), Bytes>,
+    coming: BTreeMap<(ObjectId, u32), Coming>,
+    misses: LruCache<ObjectId, Misses>,
+}
+
+impl Default for Blocks {
+    fn default() -> Blocks {
+        Blocks { kept: LruCache::new(KEPT), coming: BTreeMap::new(), misses: LruCache::new(WATCHED) }
+    }
+}
+
+impl Blocks {
+    /// The blocks, if all of them are kept.
+    pub fn all_kept(&mut self, object: ObjectId, blocks: Range<u32>) -> Option<Vec<Bytes>> {
+        blocks.map(|n| self.kept.get(&(object, n)).cloned()).collect()
+    }
+
+    /// Where each of these blocks comes from, in order, and the GETs that are to be made for it.
+    pub fn find(
+        &mut self,
+        object: ObjectId,
+        blocks: Range<u32>,
+        small: Option<SmallFile>,
+        urgency: &Urgency,
+    ) -> (Vec<Source>, Vec<Run>) {
+        let missing: Vec<u32> = blocks.clone().filter(|n| self.is_missing(object, *n)).collect();
+        let mut runs: Vec<Range<u32>> = Vec::new();
+        for n in missing {
+            match runs.last_mut() {
+                Some(run) if n - run.end <= GAP && (run.end..n).all(|k| !self.coming.contains_key(&(object, k))) => {
+                    run.end = n + 1;
+                }
+                _ => runs.push(n..n + 1),
+            }
+        }
+        let mut whole = false;
+        if let (Some(SmallFile(ino)), Some(first)) = (small, runs.first().cloned()) {
+            let wanted = self.neighbours(object, ino);
+            if wanted > 1 {
+                // One more run around the first: what of it is missing, up to what is not.
+                runs[0] = self.widen(object, first, wanted);
+                whole = true;
+            }
+        }
+        let begun = runs.into_iter().map(|run| self.begin(object, run, whole, urgency)).collect();
+        let sources = blocks.filter_map(|n| self.source(object, n)).collect();
+        (sources, begun)
+    }
+
+    fn is_missing(&mut self, object: ObjectId, n: u32) -> bool {
+        self.kept.get(&(object, n)).is_none() && !self.coming.contains_key(&(object, n))
+    }
+
+    fn source(&mut self, object: ObjectId, n: u32) -> Option<Source> {
+        // What is on its way comes first: a block that is kept may go before it is looked at.
+        match self.coming.get(&(object, n)) {
+            Some(coming) => Some(Source::Coming(coming.clone())),
+            None => self.kept.get(&(object, n)).cloned().map(Source::Kept),
+        }
+    }
+
+    fn begin(&mut self, object: ObjectId, blocks: Range<u32>, whole: bool, urgency: &Urgency) -> Run {
+        let (tell, answer) = watch::channel(None);
+        let coming = Coming { blocks: blocks.clone(), urgency: urgency.clone(), answer };
+        for n in blocks.clone() {
+            self.coming.insert((object, n), coming.clone());
+        }
+        Run { object, blocks, whole, tell }
+    }
+
+    /// How many blocks a miss of a small file is worth.
+    fn neighbours(&mut self, object: ObjectId, ino: Ino) -> u32 {
+        let now = Instant::now();
+        let fresh = |misses: &&mut Misses| now - misses.at < TOGETHER;
+        match self.misses.get_mut(&object).filter(fresh) {
+            None => {
+                self.misses.put(object, Misses { last: ino, files: 1, at: now });
+                1
+            }
+            Some(misses) => {
+                misses.at = now;
+                if misses.last == ino {
+                    return 1;
+                }
+                misses.last = ino;
+                misses.files += 1;
+                GROWTH.saturating_pow(misses.files - 1).min(OBJECT_BLOCKS)
+            }
+        }
+    }
+
+    /// The missing blocks around a run that are one stretch with it, within so many blocks of the grid.
+    fn widen(&mut self, object: ObjectId, run: Range<u32>, wanted: u32) -> Range<u32> {
+        let bounds = match wanted < OBJECT_BLOCKS {
+            true => {
+                (run.start / wanted * wanted).min(run.start)..(run.end.div_ceil(wanted) * wanted).min(OBJECT_BLOCKS)
+            }
+            false => 0..OBJECT_BLOCKS,
+        };
+        let from = self.reach(object, (bounds.start..run.start).rev()).unwrap_or(run.start);
+        let to = self.reach(object, run.end..bounds.end).map_or(run.end, |last| last + 1);
+        from..to
+    }
+
+    /// The last missing block of those that are one stretch. A few that are kept are no reason to ask twice.
+    fn reach(&mut self, object: ObjectId, blocks: impl Iterator<Item = u32>) -> Option<u32> {
+        let (mut last, mut gap) = (None, 0);
+        for n in blocks {
+            if self.is_missing(object, n) {
+                (last, gap) = (Some(n), 0);
+            } else {
+                gap += 1;
+            }
+            if gap > GAP * GROWTH || self.coming.contains_key(&(object, n)) {
+                break;
+            }
+        }
+        last
+    }
+
+    /// A GET ended. What it brought is kept as far as that is worth it.
+    pub fn came(&mut self, run: &Run, got: &Result<Bytes, DownloadError>) {
+        for n in run.blocks.clone() {
+            self.coming.remove(&(run.object, n));
+        }
+        let Ok(bytes) = got else { return };
+        let all = run.whole || run.blocks.len() <= SMALL_RUN as usize;
+        for (k, n) in run.blocks.clone().enumerate() {
+            let block = block(bytes, k);
+            // Only an object's last block is short, and nothing comes behind it.
+            let is_sound = block.len() == READ_GRID || (!block.is_empty() && (k + 1) * READ_GRID > bytes.len());
+            let is_end = n == run.blocks.start || n + 1 == run.blocks.end;
+            if is_sound && (all || is_end) {
+                self.kept.put((run.object, n), Bytes::copy_from_slice(&block));
+            }
+        }
+    }
+
+    pub fn forget(&mut self, object: ObjectId, blocks: Range<u32>) {
+        for n in blocks {
+            self.kept.pop(&(object, n));
+        }
+    }
+}
+
+/// The `k`th block of a run's bytes; short or empty where they end.
+pub fn block(bytes: &Bytes, k: usize) -> Bytes {
+    let begin = (k * READ_GRID).min(bytes.len());
+    bytes.slice(begin..(begin + READ_GRID).min(bytes.len()))
+}
