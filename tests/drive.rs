@@ -37,6 +37,7 @@ fn options(state: &Path) -> DriveOptions {
         checkpoint: Default::default(),
         follow_seconds: 5,
         gc: Default::default(),
+        rounds: Default::default(),
     }
 }
 

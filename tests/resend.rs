@@ -50,6 +50,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         checkpoint: Default::default(),
         follow_seconds: 5,
         gc: Default::default(),
+        rounds: Default::default(),
     }
 }
 

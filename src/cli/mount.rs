@@ -87,6 +87,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             checkpoint: When::default(),
             follow_seconds: options.follow_seconds,
             gc: Default::default(),
+            rounds: Default::default(),
         },
         init: args.init.then_some(new),
         kernel_words: options.kernel_words,

@@ -174,6 +174,7 @@ mod tests {
             checkpoint: Default::default(),
             follow_seconds: 5,
             gc: Default::default(),
+            rounds: Default::default(),
         };
         let result = Drive::open(store.clone(), passphrase.clone(), options.clone()).await.map(|_| ());
         assert!(matches!(&result, Err(VaultError::Store(StoreError::NoConditionalCreate(_)))), "{result:?}");

@@ -508,6 +508,7 @@ mod tests {
                     checkpoint: Default::default(),
                     follow_seconds: 5,
                     gc: Default::default(),
+                    rounds: Default::default(),
                 },
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),

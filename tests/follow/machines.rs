@@ -85,6 +85,7 @@ impl Place {
             checkpoint: When { bytes: u64::MAX, commits: u64::MAX },
             follow_seconds: 5,
             gc: Default::default(),
+            rounds: Default::default(),
         };
         change(&mut options);
         let disk = machine.disk.clone();
