@@ -39,6 +39,7 @@ fn options(state: &Path) -> DriveOptions {
         follow_seconds: 5,
         pipelines: Default::default(),
         gc: Default::default(),
+        rounds: Default::default(),
     }
 }
 

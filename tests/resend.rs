@@ -52,6 +52,7 @@ fn options(state: &FilePath, compress: bool) -> DriveOptions {
         follow_seconds: 5,
         pipelines: Default::default(),
         gc: Default::default(),
+        rounds: Default::default(),
     }
 }
 

@@ -89,6 +89,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             follow_seconds: options.follow_seconds,
             pipelines: options.pipelines,
             gc: Default::default(),
+            rounds: Default::default(),
         },
         init: args.init.then_some(new),
         kernel_words: options.kernel_words,

@@ -19,6 +19,7 @@ pub mod fold;
 pub mod follow;
 pub mod map;
 pub mod overlay;
+mod spill;
 pub mod transaction;
 pub mod versions;
 
@@ -71,6 +72,8 @@ pub struct State {
     /// When the oldest change of the round under way was made, and the inodes that it changes.
     sending_since: Option<tokio::time::Instant>,
     sending: HashSet<Ino>,
+    /// Segments on their way to which extents of unlinked open files spill (L4).
+    spilling: HashSet<ObjectId>,
     /// A follower's open files, and how many commits it has made visible.
     versions: Versions,
     followed: Position,
@@ -84,6 +87,8 @@ pub struct History {
     read_only: AtomicBool,
     /// Something waits for the vault now.
     changed: Notify,
+    /// An unlinked open file ended.
+    orphan_ended: Notify,
     /// Who is told when a commit of another machine changes contents.
     listener: OnceLock<follow::Listener>,
 }
@@ -175,6 +180,7 @@ impl History {
             dying_before: Vec::new(),
             sending_since: None,
             sending: HashSet::new(),
+            spilling: HashSet::new(),
             versions: Versions::default(),
             followed: Position(0),
         };
@@ -184,6 +190,7 @@ impl History {
             clock,
             read_only: AtomicBool::new(read_only),
             changed: Notify::new(),
+            orphan_ended: Notify::new(),
             listener: OnceLock::new(),
         }
     }
@@ -380,6 +387,8 @@ impl History {
         let mut state = self.state.write();
         let dead = state.overlay.forget(ino);
         state.dying.extend(dead);
+        drop(state);
+        self.orphan_ended.notify_one();
     }
 
     /// A round begins: the durable end is its cut. `None` if no change waits for the vault there.
@@ -462,7 +471,7 @@ impl History {
     pub fn held_segments(&self) -> HashSet<ObjectId> {
         let state = self.state.read();
         let segment = |place| if let Place::Segment { id, .. } = place { Some(id) } else { None };
-        state.overlay.orphan_places().filter_map(segment).collect()
+        state.overlay.orphan_places().filter_map(segment).chain(state.spilling.iter().copied()).collect()
     }
 
     /// Which of these extents of one file, as they lie in the vault, does the state name as they are there? (The state
@@ -664,7 +673,7 @@ impl State {
             self.overlay.apply(position, writes, before.into_iter());
         }
         for (ino, records) in orphans {
-            self.overlay.orphan(ino, records);
+            self.overlay.orphan(position, ino, records);
         }
         self.dying.extend(dying);
         if waits {

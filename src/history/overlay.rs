@@ -10,7 +10,7 @@
 //! - An extent lives as long as a piece of its owner's map names it: there is no other count. A dead one's record may
 //!   stay for a while.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -43,7 +43,10 @@ pub struct Overlay {
     index: Arc<Index>,
     recent: BTreeMap<Key, Recent>,
     orphans: BTreeMap<Key, Arc<Record>>,
-    orphan_inodes: HashSet<Ino>,
+    /// With the position of the change that took the last name.
+    orphan_inodes: HashMap<Ino, Position>,
+    /// Sealed bytes of orphans that only the journal holds.
+    orphan_bytes: u64,
     steps: VecDeque<Step>,
     /// Of all that is here and in the index, but the link: that of the steps that were given.
     mark: Mark,
@@ -84,14 +87,15 @@ impl Overlay {
             index,
             recent: BTreeMap::new(),
             orphans: BTreeMap::new(),
-            orphan_inodes: HashSet::new(),
+            orphan_inodes: HashMap::new(),
+            orphan_bytes: 0,
             steps: VecDeque::new(),
             mark: Mark { block: None, clean: false, ..mark.clone() },
         }
     }
 
     pub fn is_orphan(&self, ino: Ino) -> bool {
-        !self.orphan_inodes.is_empty() && self.orphan_inodes.contains(&ino)
+        !self.orphan_inodes.is_empty() && self.orphan_inodes.contains_key(&ino)
     }
 
     pub fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, IndexError> {
@@ -152,15 +156,18 @@ impl Overlay {
 
     /// Puts or deletes a record of an orphan.
     pub fn apply_orphan(&mut self, key: Key, record: Option<Arc<Record>>) {
-        match record {
+        self.orphan_bytes += record.as_deref().map_or(0, |record| local_bytes(&key, record));
+        let old = match record {
             Some(record) => self.orphans.insert(key, record),
             None => self.orphans.remove(&key),
         };
+        self.orphan_bytes -= old.map_or(0, |record| local_bytes(&key, &record));
     }
 
-    /// Makes an inode an orphan with these records (L4). Their deletion from the state is applied by the caller.
-    pub fn orphan(&mut self, ino: Ino, records: Vec<(Key, Arc<Record>)>) {
-        self.orphan_inodes.insert(ino);
+    /// The change at `position` makes an inode an orphan with these records (L4). Their deletion from the state is
+    /// applied by the caller.
+    pub fn orphan(&mut self, position: Position, ino: Ino, records: Vec<(Key, Arc<Record>)>) {
+        self.orphan_inodes.insert(ino, position);
         for (key, record) in records {
             let record = match &*record {
                 Record::Inode(inode) => {
@@ -170,8 +177,32 @@ impl Overlay {
                 }
                 _ => record,
             };
-            self.orphans.insert(key, record);
+            self.apply_orphan(key, Some(record));
         }
+    }
+
+    /// Sealed bytes of orphans that only the journal holds.
+    pub fn orphan_bytes(&self) -> u64 {
+        self.orphan_bytes
+    }
+
+    /// Of orphans whose last name went at or before `durable`, and whose inode `may` go: extents that only the journal
+    /// holds, in key order, until they are `most` bytes.
+    pub fn orphan_extents(&self, durable: Position, may: impl Fn(Ino) -> bool, most: u64) -> Vec<(ExtentId, Extent)> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let mut inodes: Vec<Ino> =
+            self.orphan_inodes.iter().filter(|(_, at)| **at <= durable).map(|(ino, _)| *ino).collect();
+        inodes.sort_unstable();
+        for (key, record) in inodes.into_iter().filter(|ino| may(*ino)).flat_map(|ino| self.orphans.range(whole(ino))) {
+            if let (Some(id), Record::Extent(extent)) = (local_extent(key, record), &**record) {
+                bytes += u64::from(extent.stored);
+                found.push((id, extent.clone()));
+                if bytes >= most {
+                    break;
+                }
+            }
+        }
+        found
     }
 
     /// The places in the vault of what unlinked open files hold.
@@ -185,7 +216,7 @@ impl Overlay {
     /// Drops an orphan for good; returns its extents that only the journal holds.
     pub fn forget(&mut self, ino: Ino) -> Vec<ExtentId> {
         let mut dead = Vec::new();
-        if !self.orphan_inodes.remove(&ino) {
+        if self.orphan_inodes.remove(&ino).is_none() {
             return dead;
         }
         let keys: Vec<Key> = self.orphans.range(whole(ino)).map(|(key, _)| *key).collect();
@@ -193,6 +224,7 @@ impl Overlay {
             if let Some(record) = self.orphans.remove(&key)
                 && let Some(id) = local_extent(&key, &record)
             {
+                self.orphan_bytes -= local_bytes(&key, &record);
                 dead.push(id);
             }
         }
@@ -209,7 +241,7 @@ impl Overlay {
             }
             let record = Arc::new(Record::Extent(extent.clone()));
             match self.is_orphan(id.owner) {
-                true => _ = self.orphans.insert(key, record),
+                true => self.apply_orphan(key, Some(record)),
                 false => {
                     self.recent.insert(key, Recent { position, record: Some(record.clone()) });
                     writes.push((key, Some(record)));
@@ -313,6 +345,13 @@ pub fn local_extent(key: &Key, record: &Record) -> Option<ExtentId> {
             Some(ExtentId { owner: key.ino, number })
         }
         _ => None,
+    }
+}
+
+fn local_bytes(key: &Key, record: &Record) -> u64 {
+    match (local_extent(key, record), record) {
+        (Some(_), Record::Extent(extent)) => u64::from(extent.stored),
+        _ => 0,
     }
 }
 

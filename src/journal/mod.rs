@@ -39,6 +39,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -429,7 +430,7 @@ impl Journal {
             None if purpose == Purpose::Add => *full_since = None,
             Some(Lack::Journal | Lack::Disk) if full_since.is_none() => {
                 *full_since = Some((Instant::now(), bytes));
-                self.starved.notify_one();
+                self.starved.notify_waiters();
             }
             _ => {}
         }
@@ -505,6 +506,19 @@ impl Journal {
         files > room / 2 || self.shortage().is_some()
     }
 
+    /// The journal and its side file take more than `most` (by default half of the room there is), or somebody waits for
+    /// room: what no round takes should leave it too.
+    pub fn is_crowded(&self, most: Option<u64>) -> bool {
+        let taken = self.disk_bytes();
+        let room = || self.settings.disk_bytes.min(taken.saturating_add(self.disk_room()));
+        taken > most.unwrap_or_else(|| room() / 2) || self.shortage().is_some()
+    }
+
+    /// Does somebody wait for room?
+    pub fn is_short(&self) -> bool {
+        self.shortage().is_some()
+    }
+
     /// What those lack who last asked for room in vain.
     fn shortage(&self) -> Option<Lack> {
         let (_, bytes) = (*self.full_since.lock())?;
@@ -517,9 +531,9 @@ impl Journal {
         self.pressed() && self.table.lock().waits_for_cut(cut, durable)
     }
 
-    /// Returns when somebody begins to wait for room.
-    pub async fn starved(&self) {
-        self.starved.notified().await
+    /// Returns when somebody begins to wait for room, or a file holds nothing any more, after this call.
+    pub fn starved(&self) -> Notified<'_> {
+        self.starved.notified()
     }
 
     /// The disk is full, and something that frees space must get through: gives the reserve back to the disk.
@@ -641,6 +655,8 @@ impl Journal {
         drop(table);
         if emptied {
             self.look_at_files(None);
+            // Who waits for a cut that lets files go looks again.
+            self.starved.notify_waiters();
         }
     }
 

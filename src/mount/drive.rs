@@ -26,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -51,7 +52,8 @@ use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::Reign;
 use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
-use crate::vault::round::{Chain, Rounds};
+use crate::vault::round::{self, Chain, Rounds};
+use crate::vault::spill;
 pub use status::{CacheStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
 /// When fsync returns (promise 2).
@@ -112,6 +114,9 @@ pub struct DriveOptions {
     /// When the vault is swept for what nobody needs, and how fast.
     #[serde(default)]
     pub gc: gc::Settings,
+    /// What rounds take, and when.
+    #[serde(default)]
+    pub rounds: round::Settings,
     /// How much each stage of the pipelines takes.
     #[serde(default)]
     pub pipelines: pipeline::Settings,
@@ -227,6 +232,7 @@ struct Parts {
     random: Random,
     clock: Clock,
     found: HashSet<ExtentId>,
+    settings: round::Settings,
     stop: CancellationToken,
 }
 
@@ -239,8 +245,10 @@ impl Parts {
         found: HashSet<ExtentId>,
         pins: &Arc<PinFile>,
         cut: Position,
+        settings: round::Settings,
     ) -> Parts {
         Parts {
+            settings,
             store: world.store.clone(),
             keys: keys.clone(),
             history: history.clone(),
@@ -263,6 +271,7 @@ impl Parts {
             self.stop,
         );
         Arc::new(Rounds {
+            settings: self.settings,
             keeper,
             requests: Default::default(),
             usage: Mutex::new(None),
@@ -470,17 +479,21 @@ fn start_writer(journal: &Arc<Journal>, own_thread: bool) -> Result<(), VaultErr
 
 /// Rounds until `stop`, and beside them what deletes what nobody needs. Should that panic, the drive goes on.
 async fn run_rounds(rounds: Arc<Rounds>, gc: gc::Settings, stop: CancellationToken) {
-    let deletes = AssertUnwindSafe(gc::run(rounds.clone(), gc, stop.clone())).catch_unwind();
-    let beside = tokio::spawn(async {
-        if deletes.await.is_err() {
-            log::error!(
-                "gc panicked: nothing is deleted from the vault until the next mount; this is a bug, please report it"
-            );
-        }
-    });
+    let beside = |what: &'static str, task: BoxFuture<'static, ()>| {
+        let task = AssertUnwindSafe(task).catch_unwind();
+        tokio::spawn(async move {
+            if task.await.is_err() {
+                log::error!("{what} until the next mount; this is a bug, please report it");
+            }
+        })
+    };
+    let deletes = gc::run(rounds.clone(), gc, stop.clone()).boxed();
+    let deletes = beside("gc panicked: nothing is deleted from the vault", deletes);
+    let spills = spill::run(rounds.clone(), stop.clone()).boxed();
+    let spills = beside("spilling panicked: what unlinked files hold stays in the journal", spills);
     rounds.run(stop).await;
-    // Its panics are caught.
-    let _ = beside.await;
+    // Their panics are caught.
+    let _ = (deletes.await, spills.await);
 }
 
 /// Sends on what is dirty for long, and lets entries die whose time is over.

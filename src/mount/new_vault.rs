@@ -176,6 +176,7 @@ mod tests {
             follow_seconds: 5,
             pipelines: Default::default(),
             gc: Default::default(),
+            rounds: Default::default(),
         };
         let result = Drive::open(store.clone(), passphrase.clone(), options.clone()).await.map(|_| ());
         assert!(matches!(&result, Err(VaultError::Store(StoreError::NoConditionalCreate(_)))), "{result:?}");

@@ -510,6 +510,7 @@ mod tests {
                     follow_seconds: 5,
                     pipelines: Default::default(),
                     gc: Default::default(),
+                    rounds: Default::default(),
                 },
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),

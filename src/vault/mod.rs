@@ -1,8 +1,8 @@
 //! The vault: how one begins, is opened, and goes forward.
 //!
 //! [`init`] makes one, [`unlock`] opens its header, [`walk`] reads its log to the end, [`epoch`] begins a writer's
-//! reign, [`aside`] keeps what the vault cannot take any more, [`round`] moves it forward commit by commit, [`follow`]
-//! tells readers how it goes on, [`checkpoint`] folds what the log came to, [`gc`] deletes what nobody needs any more,
+//! reign, [`aside`] keeps what the vault cannot take any more, [`round`] moves it forward commit by commit, [`spill`]
+//! takes what unlinked open files hold out of the journal, [`follow`] tells readers how it goes on, [`checkpoint`] folds what the log came to, [`gc`] deletes what nobody needs any more,
 //! [`pin`] remembers its newest state on this machine.
 //! Does not own: what changes mean (history), where sealed bytes wait (journal), how objects travel (store, upload).
 
@@ -15,6 +15,7 @@ pub mod gc;
 pub mod init;
 pub mod pin;
 pub mod round;
+pub mod spill;
 pub mod unlock;
 pub mod walk;
 

@@ -117,6 +117,7 @@ fn options(state: &Path) -> DriveOptions {
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
         gc: Default::default(),
+        rounds: Default::default(),
         follow_seconds: 5,
         pipelines: Default::default(),
     }

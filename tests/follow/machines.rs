@@ -87,6 +87,7 @@ impl Place {
             follow_seconds: 5,
             pipelines: Default::default(),
             gc: Default::default(),
+            rounds: Default::default(),
         };
         change(&mut options);
         let disk = machine.disk.clone();

@@ -25,6 +25,7 @@ use dripfs::vault::checkpoint::keeper::When;
 use dripfs::vault::gc;
 use dripfs::vault::init;
 use dripfs::vault::pin::PinFile;
+use dripfs::vault::round;
 use dripfs::vault::unlock::Unlocked;
 use object_store::path::Path;
 
@@ -81,6 +82,7 @@ pub struct Sim {
     pub dirty_bytes: u64,
     /// Log objects until a checkpoint is due.
     checkpoint_commits: u64,
+    rounds: round::Settings,
     stamp: Cell<u32>,
     pub tally: RefCell<Tally>,
 }
@@ -92,6 +94,12 @@ pub const GC: gc::Settings = gc::Settings {
     grace: Duration::from_secs(60),
     requests: 20,
 };
+
+/// How rounds go: of dice of their own, so that the rest of a seed's history is what it was.
+fn rounds(seed: u64) -> round::Settings {
+    let mut dice = dice(seed, 8);
+    round::Settings { spill_above: dice.chance(60).then_some(0) }
+}
 
 /// What was tried.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -253,6 +261,7 @@ impl Sim {
             journal_bytes,
             dirty_bytes,
             checkpoint_commits: if seed.is_multiple_of(4) { u64::MAX } else { 2 + seed % 6 },
+            rounds: rounds(seed),
             stamp: Cell::new(1000),
             tally: RefCell::default(),
         }
@@ -337,6 +346,7 @@ impl Sim {
             follow_seconds: 5,
             pipelines: Default::default(),
             gc,
+            rounds: self.rounds.clone(),
         }
     }
 
