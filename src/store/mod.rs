@@ -53,7 +53,9 @@ pub use limit::Limits;
 use meter::Meter;
 pub use meter::{BUCKETS_MS, Kind, KindCounts, StoreCounts};
 use outage::Outage;
+pub use profile::Variables;
 use progress::{Pace, Progress, Rule};
+pub use remote::Environment;
 use remote::{Origin, Remote};
 pub use url::canonical_url;
 
@@ -449,6 +451,11 @@ pub fn open_limited(url: &str, limits: Limits) -> Result<Store, StoreError> {
 
 /// As [`open`], with other deadlines.
 pub fn open_with(text: &str, settings: Settings) -> Result<Store, StoreError> {
+    open_in(text, settings, remote::of_process())
+}
+
+/// As [`open_with`], with another environment than the process's.
+pub fn open_in(text: &str, settings: Settings, environment: Environment) -> Result<Store, StoreError> {
     let (backend, url) = match url::parse(text)? {
         url::Place::Memory(url) => (Backend::Ready(Arc::new(InMemory::new())), url),
         url::Place::Directory(path) => {
@@ -457,9 +464,11 @@ pub fn open_with(text: &str, settings: Settings) -> Result<Store, StoreError> {
         }
         url::Place::Bucket(bucket) => {
             let url = bucket.url();
-            (Backend::Remote(Remote::new(Origin::Bucket(bucket), settings.limits)?), url)
+            (Backend::Remote(Remote::new(Origin::Bucket(bucket), settings.limits, environment)?), url)
         }
-        url::Place::Web(url) => (Backend::Remote(Remote::new(Origin::Web(url.clone()), settings.limits)?), url),
+        url::Place::Web(url) => {
+            (Backend::Remote(Remote::new(Origin::Web(url.clone()), settings.limits, environment)?), url)
+        }
     };
     Ok(Store::new(backend, &url, settings))
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Names and values.
-pub(super) type Variables = BTreeMap<String, String>;
+pub type Variables = BTreeMap<String, String>;
 
 /// Adds to the variables what they lack and the files have.
 pub(super) fn complete(variables: &mut Variables, read: impl Fn(&PathBuf) -> Option<String>) {

@@ -48,7 +48,7 @@ pub(super) enum Origin {
 pub(super) struct Remote {
     origin: Origin,
     transport: Transport,
-    variables: fn() -> Variables,
+    environment: Environment,
     built: Mutex<Built>,
     pub(super) pace: Pace,
     /// A server that gives no parts of objects: the last object that was got whole instead.
@@ -64,21 +64,17 @@ struct Built {
 }
 
 impl Remote {
-    pub(super) fn new(origin: Origin, limits: Limits) -> Result<Remote, StoreError> {
-        Remote::with(origin, limits, of_process)
-    }
-
-    fn with(origin: Origin, limits: Limits, variables: fn() -> Variables) -> Result<Remote, StoreError> {
+    pub(super) fn new(origin: Origin, limits: Limits, environment: Environment) -> Result<Remote, StoreError> {
         let mut roots = None;
-        if let Some(path) = settings(&origin, variables()).get("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
+        if let Some(path) = settings(&origin, environment()).get("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
             let pem = std::fs::read(path).map_err(|e| StoreError::BadUrl(format!("AWS_CA_BUNDLE: {path}: {e}")))?;
             roots = Some(pem);
         }
         let transport = Transport::new(limits.upload.map(Limiter::new), roots.as_deref())?;
-        let (store, fingerprint) = build(&origin, &transport, variables())?;
+        let (store, fingerprint) = build(&origin, &transport, environment())?;
         let built = Mutex::new(Built { store, fingerprint, looked: None, renewed: Instant::now() });
         let (pace, whole) = (Pace::default(), Mutex::new(None));
-        Ok(Remote { origin, transport, variables, built, pace, whole })
+        Ok(Remote { origin, transport, environment, built, pace, whole })
     }
 
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
@@ -99,7 +95,7 @@ impl Remote {
             }
             built.looked = Some(now);
         }
-        let (store, fingerprint) = match build(&self.origin, &self.transport, (self.variables)()) {
+        let (store, fingerprint) = match build(&self.origin, &self.transport, (self.environment)()) {
             Ok(built) => built,
             Err(error) => {
                 log::debug!("{url}: not built anew: {error}");
@@ -132,10 +128,12 @@ impl Remote {
     }
 }
 
-fn of_process() -> Variables {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+/// The environment that credentials come from; read anew each time.
+pub type Environment = Arc<dyn Fn() -> Variables + Send + Sync>;
+
+/// Of this process.
+pub(super) fn of_process() -> Environment {
+    Arc::new(|| std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
 }
 
 /// What counts for this kind of store.
@@ -269,7 +267,12 @@ fn google(
         let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>() else { continue };
         match key {
             GoogleConfigKey::Bucket | GoogleConfigKey::Client(_) => continue,
-            GoogleConfigKey::ServiceAccount | GoogleConfigKey::ApplicationCredentials => files.push(Some(value.into())),
+            GoogleConfigKey::ServiceAccount | GoogleConfigKey::ApplicationCredentials => {
+                if let Err(e) = std::fs::metadata(value) {
+                    return Err(StoreError::BadUrl(format!("{url}: {name}: {value}: {e}")));
+                }
+                files.push(Some(value.into()));
+            }
             _ => {}
         }
         builder = builder.with_config(key, value);
