@@ -36,6 +36,8 @@ fn options(state: &Path) -> DriveOptions {
         journal_bytes: JOURNAL,
         checkpoint: Default::default(),
         follow_seconds: 5,
+        caching: Default::default(),
+        pipelines: Default::default(),
         gc: Default::default(),
         rounds: Default::default(),
     }

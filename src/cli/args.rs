@@ -17,6 +17,8 @@ Examples:
 
 URL of a vault:
   file:///path or a bare path   a directory
+  s3://bucket/prefix            Amazon S3 and what speaks like it; gs://, az:// likewise
+  https://host/path             a copy on a web server, with --read-only
   memory:///                    nothing stays: for trying things out
 
 Passphrase (the first that is given; otherwise it is asked for on the terminal):
@@ -91,6 +93,7 @@ Options for -o, separated by commas:
   dirty=SIZE           written bytes kept in memory; writers wait above it (128M)
   journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it (4G)
   follow=SECONDS       how often a read-only mount looks for what others have written (5)
+  upload-limit=RATE    the same as --upload-limit; also download-limit
   compress=on|off      compress where it pays (on)
   Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
 
@@ -101,7 +104,7 @@ Durability, what has happened when fsync returns:
 
 #[derive(Args, Debug)]
 pub struct Init {
-    /// Where the vault goes: an empty or missing directory.
+    /// Where the vault goes: an empty or missing directory, or a prefix in a bucket.
     pub url: String,
     #[command(flatten)]
     pub passphrase: Passphrase,
@@ -140,6 +143,12 @@ pub struct Mount {
     /// Everything local (journal, log) lies below DIR, one directory a vault.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// Send no more than RATE bytes a second to the store, such as 2MiB.
+    #[arg(long, value_name = "RATE")]
+    pub upload_limit: Option<String>,
+    /// Take no more than RATE bytes a second from the store.
+    #[arg(long, value_name = "RATE")]
+    pub download_limit: Option<String>,
     /// Mount options, separated by commas; `dripfs mount --help` lists them.
     #[arg(short = 'o', value_name = "OPT,...")]
     pub options: Vec<String>,
@@ -250,6 +259,7 @@ mod tests {
             "mount --init --background /v /d",
             "mount --read-only --durability remote --state /s -o ro,noexec -o cache=1G /v /d",
             "mount --takeover --passphrase-fd 3 /v /d",
+            "mount --upload-limit 2MiB --download-limit 500K s3://bucket/prefix /d",
             "mount --accept-rollback /v /d",
             "sync /d",
             "umount /d",

@@ -313,7 +313,7 @@ mod tests {
                 followed_seconds_ago: Some(2.6),
                 cache: CacheStatus::default(),
                 journal_bytes: 8192,
-                remote: RemoteStatus { requests: 5, errors: 1 },
+                remote: RemoteStatus { requests: 5, errors: 1, ..Default::default() },
                 vault: Some(VaultStatus { live_bytes: 1024, total_bytes: 4096 }),
                 removed: gc::Removed { commits: 7, ..Default::default() },
                 damaged_files: Vec::new(),

@@ -32,6 +32,9 @@ const LOOKING: Duration = Duration::from_secs(15);
 pub fn init(args: &Init) -> Result<u8, Failure> {
     let request = new_vault_request(&args.new_vault)?;
     let store = store::open(&args.url)?;
+    if store.is_read_only() {
+        return Err(only_readable(&store));
+    }
     if store.is_volatile() {
         return Err(Failure::usage(
             "a vault in memory ends with the process: use `dripfs mount --init memory:/// DIR`",
@@ -57,13 +60,22 @@ pub fn init(args: &Init) -> Result<u8, Failure> {
 }
 
 pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
-    let options = options::parse(args.options.iter().map(String::as_str))?;
+    let mut options = options::parse(args.options.iter().map(String::as_str))?;
+    if let Some(rate) = &args.upload_limit {
+        options.limits.upload = Some(options::rate("--upload-limit", rate)?);
+    }
+    if let Some(rate) = &args.download_limit {
+        options.limits.download = Some(options::rate("--download-limit", rate)?);
+    }
     let new = new_vault_request(&args.new_vault)?;
     let read_only = args.read_only || options.read_only;
     if read_only && (args.init || args.takeover || args.accept_rollback) {
         return Err(Failure::usage("a read-only mount neither makes a vault nor takes one over"));
     }
     let store = store::open(&args.url)?;
+    if store.is_read_only() && !read_only {
+        return Err(only_readable(&store));
+    }
     let dir = prepare_dir(&args.dir, args.init, store.url())?;
     let state = choose_state(args, &options, &store)?;
     let makes = !look_for_vault(&store, args.init, read_only, &state)?;
@@ -93,6 +105,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
         },
         init: args.init.then_some(new),
         kernel_words: options.kernel_words,
+        limits: options.limits,
         background: args.background,
     };
     drop(store);
@@ -103,6 +116,13 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     }
     let observer = Arc::new(Foreground { display: Mutex::new(Display::new(voice.quiet)) });
     closed(serve::serve(request, passphrase, observer)?)
+}
+
+fn only_readable(store: &Store) -> Failure {
+    Failure::usage(format!(
+        "{}: over http a vault can only be read: mount it with --read-only, or give the URL of the store itself",
+        store.url()
+    ))
 }
 
 /// The background half.

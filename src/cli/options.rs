@@ -1,13 +1,17 @@
 //! Words of `-o`: those of mount(8), those of dripfs, and those that others put into fstab.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use super::exit::Failure;
 use crate::mount::drive::{Caching, Durability};
 use crate::mount::follower::EVERY;
 use crate::pipeline;
+use crate::store::Limits;
 
 const MIB: u64 = 1024 * 1024;
+/// The least bandwidth limit, bytes a second.
+const RATE_MIN: u64 = 4096;
 /// The slowest pace of a read-only mount, and the longest life of decrypted bytes that nobody uses, seconds: a day.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -26,6 +30,7 @@ pub struct MountOptions {
     pub follow_seconds: u64,
     /// How much each stage of the pipelines takes.
     pub pipelines: pipeline::Settings,
+    pub limits: Limits,
     /// For the kernel, in order.
     pub kernel_words: Vec<String>,
 }
@@ -43,6 +48,7 @@ impl Default for MountOptions {
             journal_bytes: 4096 * MIB,
             follow_seconds: EVERY.as_secs(),
             pipelines: pipeline::Settings::default(),
+            limits: Limits::default(),
             kernel_words: Vec::new(),
         }
     }
@@ -133,6 +139,8 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         "follow" => {
             options.follow_seconds = seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
         }
+        "upload-limit" => options.limits.upload = Some(rate(name, value)?),
+        "download-limit" => options.limits.download = Some(rate(name, value)?),
         _ => return Err(unknown(name)),
     }
     Ok(())
@@ -140,6 +148,16 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
 
 fn seconds(value: &str) -> Option<u64> {
     value.parse().ok().filter(|seconds| (1..=SECONDS_MAX).contains(seconds))
+}
+
+/// Bytes a second, spelled as a size. Below the least nothing of a vault arrives in a time that anybody waits.
+pub fn rate(name: &str, value: &str) -> Result<NonZeroU64, Failure> {
+    let spelled = value.strip_suffix("/s").unwrap_or(value);
+    let bytes = size(name, spelled, 0)?;
+    match NonZeroU64::new(bytes).filter(|bytes| bytes.get() >= RATE_MIN) {
+        Some(rate) => Ok(rate),
+        None => Err(Failure::usage(format!("{name} {value}: at least 4K a second"))),
+    }
 }
 
 fn unknown(name: &str) -> Failure {
@@ -190,6 +208,13 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_bytes_a_second() {
+        let limits = parse(["upload-limit=2MiB,download-limit=500K/s"]).unwrap().limits;
+        assert_eq!(limits.upload.unwrap().get(), 2 << 20);
+        assert_eq!(limits.download.unwrap().get(), 500 << 10);
+    }
+
+    #[test]
     fn what_fstab_holds_for_others_is_swallowed() {
         let line = "rw,auto,noauto,user,nouser,users,owner,defaults,nofail,_netdev,x-systemd.automount,comment=a=b";
         assert_eq!(parse([line]).unwrap(), MountOptions::default());
@@ -211,6 +236,8 @@ mod tests {
             ("follow=0", "from 1 to 86400"),
             ("follow=5s", "follow=5s"),
             ("cache_ttl=0", "from 1 to 86400"),
+            ("upload-limit=1K", "at least 4K"),
+            ("download-limit=fast", "download-limit=fast"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

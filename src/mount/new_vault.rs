@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 use super::{MountError, state_dir};
 use crate::base::{Clock, Random, VaultId, disk};
 use crate::crypto::secret::Passphrase;
-use crate::format::header::Cost;
+use crate::format::header::{Cost, header_name};
 use crate::store::{Store, StoreError};
-use crate::vault::init;
+use crate::vault::{init, unlock};
 
 /// What became of the recovery key.
 pub enum Recovery {
@@ -29,6 +29,9 @@ pub enum Recovery {
 
 /// Is there a vault, or what is left of one?
 pub async fn stands(store: &Store) -> Result<bool, StoreError> {
+    if !store.can_list() {
+        return Ok(store.get(&header_name(unlock::hinted_header(store).await?)).await?.is_some());
+    }
     Ok(!store.list("header/", 1).await?.is_empty())
 }
 

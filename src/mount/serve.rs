@@ -26,7 +26,7 @@ use super::new_vault::{self, Recovery};
 use super::{MountError, environment, kernel, notify, runtime_dir, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Limits, Store, StoreError};
 
 /// A drain that moves nothing for so long is given up.
 const STALL: Duration = Duration::from_secs(90);
@@ -48,6 +48,8 @@ pub struct Request {
     pub init: Option<Init>,
     /// Words of `-o` that concern the kernel, in order.
     pub kernel_words: Vec<String>,
+    #[serde(default)]
+    pub limits: Limits,
     /// There is no terminal whose end should end the mount.
     pub background: bool,
 }
@@ -155,7 +157,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
 }
 
 async fn open(request: &Request, passphrase: Passphrase, observer: &dyn Observer) -> Result<Drive, MountError> {
-    let store = store::open(&request.url)?;
+    let store = store::open_limited(&request.url, request.limits)?;
     if let Some(init) = &request.init
         && !stands(&store, &request.drive.state).await?
     {
@@ -515,6 +517,7 @@ mod tests {
                 dir,
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),
                 kernel_words: vec!["noexec".into()],
+                limits: Limits { upload: std::num::NonZeroU64::new(7), download: None },
                 background: true,
             };
             let text = serde_json::to_string(&request).unwrap();

@@ -1,59 +1,63 @@
 //! The remote: one object store under one prefix. The only user of object_store.
 //!
+//! | file | what it holds |
+//! |---|---|
+//! | `url` | what URLs name, and their canonical form |
+//! | `directory`, `remote` | what objects lie in: a local directory; a bucket or a web server, and credentials (`profile`) |
+//! | `transport` | HTTP below object_store: one pool, bodies in pieces, Retry-After |
+//! | `get`, `list` | reading; writing is in this file |
+//! | `progress`, `limit` | how long a request may take, and how much may move a second |
+//! | `error`, `outage`, `meter` | what an answer means, since when there is none, counts |
+//! | [`retry`] | trying again, for background writers |
+//!
 //! Owns: the URL and its canonical form, deadlines of requests, the meaning of errors, counts, the knowledge of an
-//! outage. Does not own: what the objects mean, when to try again ([`retry`] is the tool, its callers decide).
+//! outage. Does not own: what the objects mean, when to try a write again ([`retry`] is the tool, its callers decide).
 //!
 //! Invariants: names are relative to the vault's prefix; nothing is ever overwritten but the hint `latest`; every
-//! request ends before its deadline, and brings no more bytes than it was asked for; a directory that vanished is an outage, never an empty vault.
+//! request ends once it stands still for its deadline, and brings no more bytes than it was asked for; a directory or
+//! bucket that vanished is an outage, never an empty vault; a write is sent once for each call.
 
 mod directory;
+mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod get;
+mod limit;
+mod list;
+mod meter;
 mod outage;
+mod profile;
+mod progress;
+mod remote;
 pub mod retry;
+mod transport;
 mod url;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    Error as ObjectError, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutPayload,
-};
-use thiserror::Error;
+use object_store::{Error as ObjectError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::time::Instant;
 
 use crate::base::Random;
 use directory::Directory;
+pub use error::StoreError;
+use error::{Answer, meaning, refuses};
+use limit::Limiter;
+pub use limit::Limits;
+use meter::Meter;
+pub use meter::{BUCKETS_MS, Kind, KindCounts, StoreCounts};
 use outage::Outage;
+pub use profile::Variables;
+use progress::{Pace, Progress, Rule};
+pub use remote::Environment;
+use remote::{Origin, Remote};
 pub use url::canonical_url;
-
-#[derive(Debug, Error, Clone)]
-pub enum StoreError {
-    /// The URL cannot be used; says why and what would do.
-    #[error("{0}")]
-    BadUrl(String),
-    /// The store does not answer, or not in time, or with an error that may pass.
-    #[error("{name}: the store does not answer: {why}")]
-    Unavailable { name: String, why: String },
-    /// The store refuses (credentials, permissions, read-only).
-    #[error("{name}: the store refuses: {why}")]
-    Refused { name: String, why: String },
-    /// Create-if-absent does not hold here.
-    #[error("{0}")]
-    NoConditionalCreate(String),
-    /// More bytes came, or would come, than anything of a vault has: somebody else made it. Nothing was read into memory.
-    #[error("{name}: {bytes} bytes or more, where a vault has {most} at most: it is not what dripfs put there")]
-    TooLarge { name: String, bytes: u64, most: u64 },
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Created {
@@ -63,21 +67,16 @@ pub enum Created {
     Exists,
 }
 
-/// Requests and errors since the store was opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct StoreCounts {
-    pub requests: u64,
-    pub errors: u64,
-}
-
 /// How long a request may take: `deadline`, and the time that its bytes need at the slowest rate that still counts as
-/// an answer. A request that is given up may still take effect later: the caller's protocol must bear that.
+/// an answer. Over a network it is the time that a request may stand still ([`progress`]): one that moves goes on. A
+/// request that is given up may still take effect later: the caller's protocol must bear that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
     pub deadline: Duration,
     /// Listing walks through many names, so it has its own.
     pub list_deadline: Duration,
     pub slowest_bytes_per_second: u64,
+    pub limits: Limits,
 }
 
 impl Default for Settings {
@@ -86,6 +85,7 @@ impl Default for Settings {
             deadline: Duration::from_secs(10),
             list_deadline: Duration::from_secs(60),
             slowest_bytes_per_second: 128 * 1024,
+            limits: Limits::default(),
         }
     }
 }
@@ -102,19 +102,28 @@ pub const PROBE_PREFIX: &str = "probe/";
 /// The only name that is ever overwritten.
 const HINT: &str = "latest";
 
+/// A read that fails at once is tried so often in all, with a pause that doubles: servers answer 500 and 503 now and
+/// then, and cut connections. Writes are tried again by their callers, who know what a lost answer means.
+const READ_TRIES: u32 = 4;
+const READ_PAUSE: Duration = Duration::from_millis(100);
+
 enum Backend {
     Ready(Arc<dyn ObjectStore>),
     /// A local directory, which may not exist yet.
     Directory(Directory),
+    /// Over a network.
+    Remote(Remote),
 }
 
 struct Inner {
     backend: Backend,
     url: String,
     settings: Settings,
-    requests: AtomicU64,
-    errors: AtomicU64,
+    meter: Meter,
     outage: Outage,
+    /// Where no transport does it.
+    upload: Option<Limiter>,
+    download: Option<Limiter>,
 }
 
 /// A handle: clones share counts and outage.
@@ -123,18 +132,20 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// What a request does, for the outage: reads may work where writes do not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Read,
-    Write,
+impl Kind {
+    /// Reads may work where writes do not.
+    fn writes(self) -> bool {
+        matches!(self, Kind::Put | Kind::Delete)
+    }
 }
 
 impl Store {
     fn new(backend: Backend, url: &str, settings: Settings) -> Store {
-        let (requests, errors) = (AtomicU64::new(0), AtomicU64::new(0));
-        let inner = Inner { backend, url: url.to_owned(), settings, requests, errors, outage: Outage::default() };
-        Store { inner: Arc::new(inner) }
+        let is_remote = matches!(backend, Backend::Remote(_));
+        let upload = settings.limits.upload.filter(|_| !is_remote).map(Limiter::new);
+        let download = settings.limits.download.map(Limiter::new);
+        let (url, meter, outage) = (url.to_owned(), Meter::default(), Outage::default());
+        Store { inner: Arc::new(Inner { backend, url, settings, meter, outage, upload, download }) }
     }
 
     /// Over a store that a test brings.
@@ -177,14 +188,29 @@ impl Store {
         }
     }
 
+    /// Is it one that can only be read?
+    pub fn is_read_only(&self) -> bool {
+        matches!(&self.inner.backend, Backend::Remote(remote) if remote.is_web())
+    }
+
+    /// Can names be listed? Where not, what is there is found by the hint and by asking for one name after another.
+    pub fn can_list(&self) -> bool {
+        !self.is_read_only()
+    }
+
     /// Puts an object only if nothing has that name. What was put, and what stands there, is durable.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
-        let time = self.inner.settings.for_bytes(bytes.len() as u64);
-        let put = async {
+        let len = bytes.len() as u64;
+        if let Some(limiter) = &self.inner.upload {
+            limiter.take(len).await;
+        }
+        let put = || async {
             let Some(store) = self.writable().await? else { return Err(vanished()) };
             let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-            let created = match store.put_opts(&path(name)?, PutPayload::from_bytes(bytes), options).await {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            let created = match store.put_opts(&path(name)?, payload, options).await {
                 Ok(_) => Created::New,
+                Err(e) if Answer::of(&e).is_some_and(|answer| answer.is_conflict()) => return Err(undecided()),
                 Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Created::Exists,
                 Err(e) => return Err(e),
             };
@@ -193,109 +219,17 @@ impl Store {
             }
             Ok(created)
         };
-        self.request(Kind::Write, name, time, put).await
-    }
-
-    /// The object whole; `None` where there is none.
-    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
-        self.get_with(name, GetOptions::default(), crate::base::sizes::CLASS_MAX as u64).await
-    }
-
-    /// Bytes of an object, fewer where it ends inside the range; `None` where there is no such object, or it ends before
-    /// the range begins. An empty range is answered without asking.
-    pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
-        let wanted = range.end.saturating_sub(range.start);
-        if wanted == 0 {
-            return Ok(Some(Bytes::new()));
-        }
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..Default::default() };
-        self.get_with(name, options, wanted).await
-    }
-
-    /// At most `most` bytes are ever held: the provider may put an object of any size under any name.
-    async fn get_with(&self, name: &str, options: GetOptions, most: u64) -> Result<Option<Bytes>, StoreError> {
-        let get = async {
-            let Some(store) = self.readable().await? else { return Ok(Got::Nothing) };
-            let path = path(name)?;
-            let ranged = options.range.clone();
-            match (store.get_opts(&path, options).await, ranged) {
-                (Ok(found), _) => collect(found, most).await,
-                (Err(ObjectError::NotFound { .. }), _) => Ok(Got::Nothing),
-                // A range that begins past the end is an error of the backend's own kind: the size tells them apart.
-                (Err(e), Some(GetRange::Bounded(range))) => match store.head(&path).await {
-                    Ok(meta) if meta.size <= range.start => Ok(Got::Nothing),
-                    _ => Err(e),
-                },
-                (Err(e), _) => Err(e),
-            }
-        };
-        match self.request(Kind::Read, name, self.inner.settings.for_bytes(most), get).await? {
-            Got::Nothing => Ok(None),
-            Got::Bytes(bytes) => Ok(Some(bytes)),
-            Got::TooLarge(bytes) => Err(StoreError::TooLarge { name: name.to_owned(), bytes, most }),
-        }
+        self.request(Kind::Put, name, len, put).await
     }
 
     /// Writes the untrusted hint `latest`: the only name ever overwritten.
     pub async fn put_hint(&self, bytes: Bytes) -> Result<(), StoreError> {
-        let put = async {
+        let len = bytes.len() as u64;
+        let put = || async {
             let Some(store) = self.writable().await? else { return Err(vanished()) };
-            store.put(&path(HINT)?, PutPayload::from_bytes(bytes)).await.map(|_| ())
+            store.put(&path(HINT)?, PutPayload::from_bytes(bytes.clone())).await.map(|_| ())
         };
-        self.request(Kind::Write, HINT, self.inner.settings.deadline, put).await
-    }
-
-    /// Names below a prefix ("" for all; whole path segments, such as `log/`), relative to the vault, sorted; the
-    /// first `most` of them.
-    pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<String>, StoreError> {
-        // Backends differ in their order, so the least names are kept while all are seen.
-        let mut names = BTreeSet::new();
-        self.each_name(prefix, |name| {
-            names.insert(name);
-            if names.len() > most {
-                names.pop_last();
-            }
-        })
-        .await?;
-        Ok(names.into_iter().collect())
-    }
-
-    /// As [`Store::list`], of the names after `after`: the next page. Fewer than `most` are all that are left.
-    pub async fn list_after(&self, prefix: &str, after: &str, most: usize) -> Result<Vec<String>, StoreError> {
-        let mut names = BTreeSet::new();
-        let list = async {
-            let Some(store) = self.readable().await? else { return Ok(()) };
-            let mut found = store.list_with_offset(Some(&path(prefix)?), &path(after)?);
-            while let Some(meta) = found.next().await {
-                names.insert(meta?.location.to_string());
-                if names.len() > most {
-                    names.pop_last();
-                }
-            }
-            Ok(())
-        };
-        self.request(Kind::Read, prefix, self.inner.settings.list_deadline, list).await?;
-        Ok(names.into_iter().collect())
-    }
-
-    /// The greatest name below a prefix: all are seen, one is held.
-    pub async fn last(&self, prefix: &str) -> Result<Option<String>, StoreError> {
-        let mut last = None;
-        self.each_name(prefix, |name| last = std::mem::take(&mut last).max(Some(name))).await?;
-        Ok(last)
-    }
-
-    async fn each_name(&self, prefix: &str, mut visit: impl FnMut(String)) -> Result<(), StoreError> {
-        let list = async {
-            let Some(store) = self.readable().await? else { return Ok(()) };
-            let mut found = store.list(Some(&path(prefix)?));
-            while let Some(meta) = found.next().await {
-                visit(meta?.location.to_string());
-            }
-            Ok(())
-        };
-        let shown = if prefix.is_empty() { self.url() } else { prefix };
-        self.request(Kind::Read, shown, self.inner.settings.list_deadline, list).await
+        self.request(Kind::Put, HINT, len, put).await
     }
 
     /// Creates a random name twice: [`StoreError::NoConditionalCreate`] unless the second is refused. Removes it.
@@ -341,25 +275,23 @@ impl Store {
     /// Deletes an object; one that is not there counts as deleted. In a directory the deletion is durable when this
     /// returns, so that deletions last in the order in which they were asked for; directories that become empty stay.
     pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        let delete = async {
+        let delete = || async {
             let Some(store) = self.readable().await? else { return Ok(()) };
             match store.delete(&path(name)?).await {
+                Err(error @ ObjectError::NotFound { .. }) if self.has_no_bucket(&error) => return Err(error),
                 Err(ObjectError::NotFound { .. }) | Ok(()) => {}
                 Err(error) => return Err(error),
             }
             match &self.inner.backend {
                 Backend::Directory(directory) => directory.settle_deleted(name).await.map_err(local_error),
-                Backend::Ready(_) => Ok(()),
+                Backend::Ready(_) | Backend::Remote(_) => Ok(()),
             }
         };
-        self.request(Kind::Write, name, self.inner.settings.deadline, delete).await
+        self.request(Kind::Delete, name, 0, delete).await
     }
 
     pub fn counts(&self) -> StoreCounts {
-        StoreCounts {
-            requests: self.inner.requests.load(Ordering::Relaxed),
-            errors: self.inner.errors.load(Ordering::Relaxed),
-        }
+        self.inner.meter.counts()
     }
 
     /// Since when the store has not answered, and why; `None` while it does.
@@ -371,6 +303,7 @@ impl Store {
     async fn readable(&self) -> Result<Option<Arc<dyn ObjectStore>>, ObjectError> {
         match &self.inner.backend {
             Backend::Ready(store) => Ok(Some(store.clone())),
+            Backend::Remote(remote) => Ok(Some(remote.store())),
             Backend::Directory(directory) => directory.store().await.map_err(local_error),
         }
     }
@@ -379,6 +312,8 @@ impl Store {
     async fn writable(&self) -> Result<Option<Arc<dyn ObjectStore>>, ObjectError> {
         match &self.inner.backend {
             Backend::Ready(store) => Ok(Some(store.clone())),
+            Backend::Remote(remote) if remote.is_web() => Err(read_only()),
+            Backend::Remote(remote) => Ok(Some(remote.store())),
             Backend::Directory(directory) => {
                 if let Some(store) = directory.store().await.map_err(local_error)? {
                     return Ok(Some(store));
@@ -389,75 +324,93 @@ impl Store {
         }
     }
 
-    /// One request: counted, within its time, its error mapped, its end told to the outage.
-    async fn request<T>(
+    /// Does this answer say that there is not even a bucket? That is no answer to whether an object is there.
+    fn has_no_bucket(&self, error: &ObjectError) -> bool {
+        matches!(self.inner.backend, Backend::Remote(_))
+            && Answer::of(error).is_some_and(|answer| answer.has_no_bucket())
+    }
+
+    fn rule(&self, kind: Kind, bytes: u64) -> Rule {
+        let settings = &self.inner.settings;
+        match (&self.inner.backend, kind) {
+            (Backend::Remote(_), _) => Rule::Standstill(settings.deadline),
+            (_, Kind::List) => Rule::After(settings.list_deadline),
+            _ => Rule::After(settings.for_bytes(bytes)),
+        }
+    }
+
+    /// Asks: once, or for reads over a network some times while it fails at once; and once more where the store refuses
+    /// and there are other credentials by now. `bytes` is what may move.
+    async fn request<T, F>(&self, kind: Kind, name: &str, bytes: u64, work: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, ObjectError>>,
+    {
+        let Backend::Remote(remote) = &self.inner.backend else {
+            let (result, _) = self.attempt(kind, name, bytes, &Pace::default(), work()).await;
+            return self.told(kind, result);
+        };
+        let began = Instant::now();
+        let (mut tries, mut refreshed) = (1, false);
+        loop {
+            let (result, stood_still) = self.attempt(kind, name, bytes, &remote.pace, work()).await;
+            let pause = READ_PAUSE * (1 << (tries - 1));
+            let in_time = began.elapsed() + pause < self.inner.settings.deadline;
+            match result {
+                Err(StoreError::Refused { .. }) if !refreshed && remote.refresh(self.url()) => refreshed = true,
+                Err(StoreError::Refused { name, why }) => {
+                    let why = format!("{why}; {}", remote.advice());
+                    return self.told(kind, Err(StoreError::Refused { name, why }));
+                }
+                Err(StoreError::Unavailable { .. })
+                    if !kind.writes() && !stood_still && in_time && tries < READ_TRIES =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(pause).await;
+                }
+                result => return self.told(kind, result),
+            }
+        }
+    }
+
+    /// One request: counted, within its time, its error mapped. True if it was given up because nothing moved.
+    async fn attempt<T>(
         &self,
         kind: Kind,
         name: &str,
-        time: Duration,
+        bytes: u64,
+        pace: &Pace,
         work: impl Future<Output = Result<T, ObjectError>>,
-    ) -> Result<T, StoreError> {
-        self.inner.requests.fetch_add(1, Ordering::Relaxed);
-        let result = match tokio::time::timeout(time, work).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(meaning(name, &error)),
-            Err(_) => {
-                let why = format!("no answer within {} s", time.as_secs_f64());
-                Err(StoreError::Unavailable { name: name.to_owned(), why })
-            }
-        };
-        match &result {
-            Ok(_) => self.inner.outage.answered(kind == Kind::Write, self.url()),
-            Err(error) => {
-                self.inner.errors.fetch_add(1, Ordering::Relaxed);
-                if !matches!(error, StoreError::NoConditionalCreate(_)) {
-                    self.inner.outage.failed(kind == Kind::Write, self.url(), error);
+    ) -> (Result<T, StoreError>, bool) {
+        let (meter, began) = (&self.inner.meter, Instant::now());
+        meter.asked(kind);
+        let done = progress::within(self.rule(kind, bytes), &Progress::new(), pace, work).await;
+        let took = began.elapsed();
+        meter.answered(kind, took, !matches!(done, Ok(Ok(_))));
+        match done {
+            Ok(Ok(value)) => {
+                if kind == Kind::Put {
+                    meter.moved(kind, bytes);
+                    pace.arrived(bytes, took);
                 }
+                (Ok(value), false)
             }
+            Ok(Err(error)) => (Err(meaning(name, &error)), false),
+            Err(quiet) => {
+                let why = format!("no answer within {} s", quiet.as_secs());
+                (Err(StoreError::Unavailable { name: name.to_owned(), why }), true)
+            }
+        }
+    }
+
+    /// The outage hears how a request ended.
+    fn told<T>(&self, kind: Kind, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &result {
+            Ok(_) => self.inner.outage.answered(kind.writes(), self.url()),
+            Err(StoreError::NoConditionalCreate(_)) => {}
+            Err(error) => self.inner.outage.failed(kind.writes(), self.url(), error),
         }
         result
     }
-}
-
-/// What a get brought.
-enum Got {
-    Nothing,
-    Bytes(Bytes),
-    /// Of so many bytes at least; they were left where they are.
-    TooLarge(u64),
-}
-
-/// Neither what the store says of the length nor what it then sends may go beyond `most`.
-async fn collect(found: GetResult, most: u64) -> Result<Got, ObjectError> {
-    let told = found.range.end.saturating_sub(found.range.start);
-    if told > most {
-        return Ok(Got::TooLarge(told));
-    }
-    if matches!(found.payload, GetResultPayload::File(..)) {
-        // Reads no more than the range.
-        return found.bytes().await.map(Got::Bytes);
-    }
-    let mut stream = found.into_stream();
-    let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk?;
-        let len = (first.len() + joined.len() + chunk.len()) as u64;
-        if len > most {
-            return Ok(Got::TooLarge(len));
-        }
-        if joined.is_empty() && first.is_empty() {
-            first = chunk;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.reserve(told as usize);
-            joined.extend_from_slice(&std::mem::take(&mut first));
-        }
-        joined.extend_from_slice(&chunk);
-    }
-    // One chunk needs no copy.
-    Ok(Got::Bytes(if joined.is_empty() { first } else { joined.freeze() }))
 }
 
 fn path(name: &str) -> Result<Path, ObjectError> {
@@ -472,32 +425,18 @@ fn vanished() -> ObjectError {
     local_error(io::Error::new(io::ErrorKind::NotFound, "the directory vanished"))
 }
 
-/// Errors of the local disk that do not pass by waiting.
-fn refuses(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+/// Two conditional puts met, and which of them stands this answer does not tell: asked again, the store knows.
+fn undecided() -> ObjectError {
+    ObjectError::Generic { store: "S3", source: "two requests for this name met".into() }
 }
 
-/// What an error of object_store means to us. The innermost cause is what a user can act on.
-fn meaning(name: &str, error: &ObjectError) -> StoreError {
-    let mut refused = matches!(error, ObjectError::PermissionDenied { .. } | ObjectError::Unauthenticated { .. });
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-        if let Some(e) = inner.downcast_ref::<io::Error>() {
-            refused |= refuses(e.kind());
-        }
-    }
-    let (name, why) = (name.to_owned(), cause.to_string());
-    match error {
-        ObjectError::NotImplemented { .. } | ObjectError::NotSupported { .. } => StoreError::NoConditionalCreate(
-            format!("{name}: this store cannot do what a vault needs ({why}); use one that supports conditional puts"),
-        ),
-        _ if refused => StoreError::Refused { name, why },
-        _ => StoreError::Unavailable { name, why },
-    }
+fn read_only() -> ObjectError {
+    let why = "over http(s):// a vault can only be read";
+    ObjectError::PermissionDenied { path: String::new(), source: why.into() }
 }
 
-/// Opens `file:///path`, `memory:///` or a bare path (which means file://). Creates nothing.
+/// Opens a vault's place ([`canonical_url`] tells the kinds; a bare path means file://). Creates nothing, and asks nothing
+/// but the environment and files of credentials.
 ///
 /// Objects in a directory are fsynced with their directories before a put returns: one flush of the disk each, which
 /// is why commits are made every few seconds and not for each file.
@@ -505,13 +444,30 @@ pub fn open(url: &str) -> Result<Store, StoreError> {
     open_with(url, Settings::default())
 }
 
+/// As [`open`], with limits of bandwidth.
+pub fn open_limited(url: &str, limits: Limits) -> Result<Store, StoreError> {
+    open_with(url, Settings { limits, ..Settings::default() })
+}
+
 /// As [`open`], with other deadlines.
 pub fn open_with(text: &str, settings: Settings) -> Result<Store, StoreError> {
+    open_in(text, settings, remote::of_process())
+}
+
+/// As [`open_with`], with another environment than the process's.
+pub fn open_in(text: &str, settings: Settings, environment: Environment) -> Result<Store, StoreError> {
     let (backend, url) = match url::parse(text)? {
         url::Place::Memory(url) => (Backend::Ready(Arc::new(InMemory::new())), url),
         url::Place::Directory(path) => {
             let url = url::of_path(&path)?;
             (Backend::Directory(Directory::new(path)), url)
+        }
+        url::Place::Bucket(bucket) => {
+            let url = bucket.url();
+            (Backend::Remote(Remote::new(Origin::Bucket(bucket), settings.limits, environment)?), url)
+        }
+        url::Place::Web(url) => {
+            (Backend::Remote(Remote::new(Origin::Web(url.clone()), settings.limits, environment)?), url)
         }
     };
     Ok(Store::new(backend, &url, settings))

@@ -11,16 +11,62 @@ pub(super) enum Place {
     Memory(String),
     /// Absolute, symlinks of the existing part resolved.
     Directory(PathBuf),
+    Bucket(Bucket),
+    /// Only to be read: scheme and host in lower case, no slash at the end.
+    Web(String),
 }
 
-const WORKS: &str =
-    "use file:///path, a bare path or memory:///; s3://, gs://, az:// and http(s):// come in a later version";
+/// A bucket (or container) of a provider, and the prefix below which the vault lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Bucket {
+    pub provider: Provider,
+    pub name: String,
+    /// "" or names with slashes between them.
+    pub prefix: String,
+    /// Of Azure, where the URL names it.
+    pub account: Option<String>,
+}
 
-/// The canonical form of a URL: absolute, symlinks of the existing part resolved, no trailing slash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Provider {
+    S3,
+    Google,
+    Azure,
+}
+
+impl Provider {
+    fn of(scheme: &str) -> Option<Provider> {
+        match scheme {
+            "s3" | "s3a" => Some(Provider::S3),
+            "gs" => Some(Provider::Google),
+            "az" | "azure" | "adl" | "abfs" | "abfss" => Some(Provider::Azure),
+            _ => None,
+        }
+    }
+
+    fn scheme(self) -> &'static str {
+        match self {
+            Provider::S3 => "s3",
+            Provider::Google => "gs",
+            Provider::Azure => "az",
+        }
+    }
+}
+
+const WORKS: &str = "use file:///path, a bare path, memory:///, s3://bucket/prefix, gs://bucket/prefix, \
+     az://container/prefix, or (only to read) http(s)://host/path";
+
+/// Never repeats the URL: what is wrong with it may be a secret.
+const SECRET: &str = "a URL names a place and holds no user, password, key or query (it is seen in lists of processes and \
+     in logs): give credentials in the environment or in your provider's files";
+
+/// The canonical form of a URL: absolute, symlinks of the existing part resolved, no trailing slash, one name for each
+/// kind of store.
 pub fn canonical_url(url: &str) -> Result<String, StoreError> {
     match parse(url)? {
-        Place::Memory(url) => Ok(url),
+        Place::Memory(url) | Place::Web(url) => Ok(url),
         Place::Directory(path) => of_path(&path),
+        Place::Bucket(bucket) => Ok(bucket.url()),
     }
 }
 
@@ -44,11 +90,90 @@ pub(super) fn parse(url: &str) -> Result<Place, StoreError> {
             Ok(Place::Directory(resolve(&path, url)?))
         }
         "memory" => Ok(Place::Memory(format!("memory:///{}", rest.trim_matches('/')))),
-        "s3" | "s3a" | "gs" | "az" | "adl" | "abfs" | "abfss" | "http" | "https" => {
-            bad(format!("{url}: {scheme}:// is not supported by this version: {WORKS}"))
-        }
-        _ => bad(format!("{url}: unknown kind of URL {scheme:?}: {WORKS}")),
+        scheme @ ("http" | "https") => web(scheme, rest, url),
+        scheme => match Provider::of(scheme) {
+            Some(provider) => Bucket::parse(provider, rest, url).map(Place::Bucket),
+            None => bad(format!("{}: unknown kind of URL {scheme:?}: {WORKS}", without_secrets(url))),
+        },
     }
+}
+
+/// What may be repeated in a message: up to where secrets would begin.
+fn without_secrets(url: &str) -> &str {
+    match url.contains('@') {
+        true => url.split_once("://").map_or("", |(scheme, _)| scheme),
+        false => url.split(['?', '#']).next().unwrap_or(""),
+    }
+}
+
+impl Bucket {
+    fn parse(provider: Provider, rest: &str, url: &str) -> Result<Bucket, StoreError> {
+        if rest.contains(['?', '#']) {
+            return Err(StoreError::BadUrl(SECRET.to_owned()));
+        }
+        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let (name, account) = match (provider, authority.split_once('@')) {
+            // abfss://container@account.dfs.core.windows.net/prefix
+            (Provider::Azure, Some((name, host))) if !name.contains(':') => {
+                (name, Some(host.split('.').next().unwrap_or(host).to_owned()))
+            }
+            (_, Some(_)) => return Err(StoreError::BadUrl(SECRET.to_owned())),
+            (_, None) => (authority, None),
+        };
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || !name.chars().all(sound) || account.as_ref().is_some_and(String::is_empty) {
+            let (scheme, what) = (provider.scheme(), if provider == Provider::Azure { "container" } else { "bucket" });
+            return Err(StoreError::BadUrl(format!(
+                "{url}: after {scheme}:// comes the name of a {what} (letters, digits, - _ .), then a slash and a prefix"
+            )));
+        }
+        Ok(Bucket { provider, name: name.to_owned(), prefix: prefix_of(prefix, url)?, account })
+    }
+
+    pub(super) fn url(&self) -> String {
+        let mut url = format!("{}://{}", self.provider.scheme(), self.name);
+        if let Some(account) = &self.account {
+            url = format!("{url}@{account}.dfs.core.windows.net");
+        }
+        if !self.prefix.is_empty() {
+            url.push('/');
+            encode(&self.prefix, &mut url);
+        }
+        url
+    }
+}
+
+/// Names with one slash between each two; percent signs decoded.
+fn prefix_of(path: &str, url: &str) -> Result<String, StoreError> {
+    let fails = |why: &str| StoreError::BadUrl(format!("{url}: {why}"));
+    let decoded = decode(path).ok_or_else(|| fails("a percent sign must be followed by two hexadecimal digits"))?;
+    let decoded = String::from_utf8(decoded).map_err(|_| fails("a prefix must be valid UTF-8"))?;
+    let names: Vec<&str> = decoded.split('/').filter(|name| !name.is_empty()).collect();
+    if names.iter().any(|name| matches!(*name, "." | "..")) || decoded.chars().any(char::is_control) {
+        return Err(fails("a prefix has no \".\", no \"..\" and no control characters in it"));
+    }
+    Ok(names.join("/"))
+}
+
+fn web(scheme: &str, rest: &str, url: &str) -> Result<Place, StoreError> {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if authority.contains('@') || rest.contains(['?', '#']) {
+        return Err(StoreError::BadUrl(SECRET.to_owned()));
+    }
+    let host = authority.to_ascii_lowercase();
+    let default = if scheme == "http" { ":80" } else { ":443" };
+    let host = host.strip_suffix(default).unwrap_or(&host);
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']' | '_');
+    if host.is_empty() || !host.chars().all(sound) {
+        return Err(StoreError::BadUrl(format!("{url}: after {scheme}:// comes the name of a host")));
+    }
+    let mut canonical = format!("{scheme}://{host}");
+    let path = prefix_of(path, url)?;
+    if !path.is_empty() {
+        canonical.push('/');
+        encode(&path, &mut canonical);
+    }
+    Ok(Place::Web(canonical))
 }
 
 /// Makes a path absolute, and resolves symlinks as far as it exists.
@@ -82,6 +207,11 @@ pub(super) fn of_path(path: &Path) -> Result<String, StoreError> {
     let text = path.to_str().ok_or_else(|| {
         StoreError::BadUrl(format!("{}: the path of a vault must be valid UTF-8", path.to_string_lossy()))
     })?;
+    encode(text, &mut url);
+    Ok(url)
+}
+
+fn encode(text: &str, url: &mut String) {
     for c in text.chars() {
         match c {
             '%' | '?' | '#' => url.push_str(&format!("%{:02X}", c as u32)),
@@ -89,7 +219,6 @@ pub(super) fn of_path(path: &Path) -> Result<String, StoreError> {
             c => url.push(c),
         }
     }
-    Ok(url)
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
@@ -130,13 +259,54 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_later_kinds_of_urls_say_what_works() {
-        for url in ["s3://bucket/x", "https://host/x", "ftp://host/x", ""] {
+    fn unknown_kinds_of_urls_say_what_works() {
+        for url in ["ftp://host/x", ""] {
             let error = canonical_url(url).unwrap_err().to_string();
-            assert!(error.contains("file:///path") && error.contains("s3://, gs://, az://"), "{error}");
+            assert!(error.contains("file:///path") && error.contains("s3://bucket/prefix"), "{error}");
         }
         for url in ["file://host/x", "file://x", "file:///a%2", "file:///a%zz", "/no/such/../x"] {
             assert!(matches!(canonical_url(url), Err(StoreError::BadUrl(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn buckets_have_one_spelling() {
+        for (url, want) in [
+            ("s3://bucket", "s3://bucket"),
+            ("S3a://bucket/", "s3://bucket"),
+            ("s3://bucket//a//b%20c/", "s3://bucket/a/b%20c"),
+            ("s3://bucket/%61/b c", "s3://bucket/a/b%20c"),
+            ("gs://my_bucket.example/x", "gs://my_bucket.example/x"),
+            ("azure://box/x", "az://box/x"),
+            ("abfss://box@account.dfs.core.windows.net/x/", "az://box@account.dfs.core.windows.net/x"),
+            ("HTTPS://Host.Example:443/a/", "https://host.example/a"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("http://[::1]:80/x", "http://[::1]/x"),
+        ] {
+            assert_eq!(canonical_url(url).unwrap(), want);
+            assert_eq!(canonical_url(want).unwrap(), want, "canonical already");
+        }
+        for url in ["s3://", "s3:///x", "s3://a b/x", "gs://b/../x", "az://b/%zz", "http:///x", "s3://b/%00"] {
+            assert!(matches!(canonical_url(url), Err(StoreError::BadUrl(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_a_url_is_refused_and_not_repeated() {
+        for url in [
+            "s3://AKIA:SECRET@bucket/x",
+            "s3://SECRET@bucket/x",
+            "s3://bucket/x?X-Amz-Signature=SECRET",
+            "az://box:SECRET@account/x",
+            "az://box/x?sig=SECRET",
+            "http://user:SECRET@host/x",
+            "https://host/x?token=SECRET",
+            "https://host/x#SECRET",
+            "ftp://user:SECRET@host/x",
+            "ftp://host/x?SECRET",
+        ] {
+            let error = canonical_url(url).unwrap_err().to_string();
+            assert!(!error.contains("SECRET"), "{url}: {error}");
         }
     }
 

@@ -3,13 +3,15 @@
 use bytes::Bytes;
 
 use super::VaultError;
+use super::init::FIRST_HEADER;
 use super::pin::Pin;
 use crate::base::VaultId;
 use crate::crypto::secret::Passphrase;
 use crate::format::commit::Hash;
 use crate::format::header::{Header, UnlockError, header_name};
+use crate::format::hint::{HINT_NAME, Hint};
 use crate::format::keys::Keys;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How many headers are listed. Numbers may have gaps.
 const HEADERS: usize = 1024;
@@ -37,7 +39,10 @@ pub async fn unlock_kept(
 
 /// Opens the newest header, or the one that the pin names: two are tried at most. Which one counts, the log says.
 pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -> Result<Unlocked, VaultError> {
-    let mut numbers: Vec<u64> = store.list("header/", HEADERS).await?.iter().filter_map(|n| number(n)).collect();
+    let mut numbers: Vec<u64> = match store.can_list() {
+        true => store.list("header/", HEADERS).await?.iter().filter_map(|n| number(n)).collect(),
+        false => vec![hinted_header(store).await?],
+    };
     numbers.sort_unstable();
     let Some(newest) = numbers.last().copied() else {
         return Err(match pin {
@@ -60,8 +65,19 @@ pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -
     Err(first_error.unwrap_or_else(|| vanished(store)))
 }
 
+/// The header to try where nothing can be listed.
+pub async fn hinted_header(store: &Store) -> Result<u64, StoreError> {
+    let hint = store.get(HINT_NAME).await?;
+    Ok(hint.and_then(|hint| Hint::header_number(&hint)).unwrap_or(FIRST_HEADER))
+}
+
 async fn open(store: &Store, number: u64, passphrase: Passphrase) -> Result<Unlocked, VaultError> {
-    let Some(object) = store.get(&header_name(number)).await? else { return Err(vanished(store)) };
+    let Some(object) = store.get(&header_name(number)).await? else {
+        return Err(match store.can_list() {
+            true => vanished(store),
+            false => VaultError::NotFound { url: store.url().to_owned() },
+        });
+    };
     open_object(store.url(), number, object, passphrase).await
 }
 

@@ -20,9 +20,10 @@ use crate::base::{Epoch, ObjectId, Position, Sequence, Timestamp};
 use crate::crypto::kdf;
 use crate::format::checkpoint::Manifest;
 use crate::format::commit::{BlockRef, Body, ChainLink, Commit, Hash, LogObject, log_name, open_part, segment_name};
+use crate::format::hint::{HINT_NAME, Hint};
 use crate::format::keys::Keys;
 use crate::index::Folded;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Log objects fetched ahead.
 const AHEAD: usize = 8;
@@ -173,7 +174,10 @@ impl<'a> Walk<'a> {
         if let Some(from) = from {
             self.begin_at(from).await?;
         }
-        let listed = self.store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0));
+        let listed = match self.store.can_list() {
+            true => self.store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0)),
+            false => self.hinted().await?,
+        };
         self.listed = listed;
         if !self.continued && listed > Sequence(0) {
             self.begin_at_checkpoint(listed).await?;
@@ -185,6 +189,7 @@ impl<'a> Walk<'a> {
         while let Some((sequence, object)) = ahead.next().await {
             match object? {
                 Some(object) => self.take(sequence, &object).await?,
+                None if !self.store.can_list() => return Err(hint_is_old(self.store)),
                 None => return Err(tampered(format!("the log has a gap: {} is missing", log_name(sequence)))),
             }
         }
@@ -195,9 +200,19 @@ impl<'a> Walk<'a> {
         self.check_end().await
     }
 
+    /// A log object that stood when the hint was written, where nothing can be listed.
+    async fn hinted(&self) -> Result<Sequence, VaultError> {
+        let hint = self.store.get(HINT_NAME).await?;
+        let hint = hint.and_then(|hint| Hint::open(self.keys, &hint).ok());
+        Ok(hint.map_or(Sequence(0), |hint| hint.sequence))
+    }
+
     /// There is nothing after it; is it the end? (C6)
     async fn check_end(&self) -> Result<bool, VaultError> {
         let (Some(_), Some(commit)) = (&self.newest, &self.commit) else {
+            if !self.store.can_list() {
+                return Err(hint_is_old(self.store));
+            }
             return Err(tampered(format!("the log of {} is gone", self.store.url())));
         };
         // Of a commit that a checkpoint covers it is not known; one that names the checkpoint comes after it.
@@ -329,6 +344,18 @@ impl<'a> Walk<'a> {
             },
         })
     }
+}
+
+/// The log's beginning goes when a checkpoint covers it; where there is no listing only the hint says where to begin.
+fn hint_is_old(store: &Store) -> VaultError {
+    StoreError::Unavailable {
+        name: store.url().to_owned(),
+        why:
+            "over http the newest state is found by the object `latest`, which a writer leaves when it unmounts; here \
+              it is missing or older than the log: copy the vault once more after an unmount, or mount from the store"
+                .to_owned(),
+    }
+    .into()
 }
 
 fn tampered(what: String) -> VaultError {

@@ -29,6 +29,9 @@ pub struct Vault {
     state: PathBuf,
     mounted: bool,
     reaper: Child,
+    /// Where the vault lies, if not in the directory.
+    url: Option<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Vault {
@@ -45,7 +48,21 @@ impl Vault {
         let passphrase = root.join("passphrase");
         fs::write(&passphrase, PASSPHRASE).expect("room for a passphrase");
         fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).expect("our own file");
-        Some(Vault { state: root.join("state"), reaper: reaper(&root), root, mounted: false })
+        let (state, reaper) = (root.join("state"), reaper(&root));
+        Some(Vault { state, reaper, root, mounted: false, url: None, environment: Vec::new() })
+    }
+
+    /// As [`Vault::new`], of a vault that lies at this URL; the binary finds these variables in its environment.
+    pub fn at(url: &str, environment: impl IntoIterator<Item = (impl ToString, impl ToString)>) -> Option<Vault> {
+        let mut vault = Vault::new()?;
+        vault.url = Some(url.to_owned());
+        vault.environment.extend(environment.into_iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        Some(vault)
+    }
+
+    /// What the vault is mounted by.
+    pub fn url(&self) -> String {
+        self.url.clone().unwrap_or_else(|| self.remote().to_str().expect("test paths are UTF-8").to_owned())
     }
 
     /// A new vault, mounted.
@@ -83,6 +100,7 @@ impl Vault {
         command.args(arguments).env_clear().env("HOME", self.root.join("home")).stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("DRIPFS_PASSPHRASE_FILE", self.passphrase_file());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -96,7 +114,7 @@ impl Vault {
         command.arg("--state").arg(&self.state);
         command.arg("--passphrase-file").arg(self.passphrase_file());
         command.arg("--recovery-file").arg(self.root.join("recovery"));
-        command.args(options).arg(self.remote()).arg(self.mountpoint());
+        command.args(options).arg(self.url()).arg(self.mountpoint());
         succeed(&mut command);
         self.mounted = true;
     }
@@ -113,7 +131,7 @@ impl Vault {
     pub fn follow(&mut self, other: &Vault, options: &[&str]) {
         let mut command = self.dripfs(["mount", "--read-only", "--background"]);
         command.arg("--state").arg(&self.state);
-        command.args(options).arg(other.remote()).arg(self.mountpoint());
+        command.args(options).arg(other.url()).arg(self.mountpoint());
         succeed(&mut command);
         self.mounted = true;
     }

@@ -6,6 +6,7 @@ use super::{Drive, Progress, show};
 use crate::base::Timestamp;
 use crate::journal::Trouble;
 use crate::mount::follower::Trouble as Behind;
+use crate::store::{KindCounts, StoreCounts};
 use crate::vault::aside::{self, SetAside};
 use crate::vault::gc;
 
@@ -79,6 +80,24 @@ pub struct CacheStatus {
 pub struct RemoteStatus {
     pub requests: u64,
     pub errors: u64,
+    /// The same by kind, with bytes, milliseconds and a histogram of these.
+    #[serde(default)]
+    pub get: KindCounts,
+    #[serde(default)]
+    pub put: KindCounts,
+    #[serde(default)]
+    pub list: KindCounts,
+    #[serde(default)]
+    pub delete: KindCounts,
+    #[serde(default)]
+    pub head: KindCounts,
+}
+
+impl From<StoreCounts> for RemoteStatus {
+    fn from(counts: StoreCounts) -> RemoteStatus {
+        let StoreCounts { requests, errors, get, put, list, delete, head } = counts;
+        RemoteStatus { requests, errors, get, put, list, delete, head }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -108,7 +127,6 @@ impl Drive {
         let (state, reason) = self.state();
         let Progress { pending_files, pending_bytes } = self.pending();
         let counts = self.cache.counts();
-        let requests = self.store.counts();
         let told = self.reader.as_ref().map(|reader| reader.follower.told());
         let (pin, commit) = match (&self.writer, &told) {
             (Some(writer), _) => {
@@ -141,7 +159,7 @@ impl Drive {
                 dirty_bytes: counts.dirty_bytes,
             },
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
-            remote: RemoteStatus { requests: requests.requests, errors: requests.errors },
+            remote: self.store.counts().into(),
             vault: self
                 .writer
                 .as_ref()
