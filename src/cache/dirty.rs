@@ -4,12 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use crate::base::sizes::EXTENT_MAX;
-
-/// Plaintext that is wiped when dropped.
-pub type Plain = Zeroizing<Vec<u8>>;
+pub use crate::crypto::secret::SecretVec as Plain;
 
 /// What a run takes beside its bytes: its place in a map or a list, and what the allocator keeps for it.
 pub const RUN_COST: usize = 96;
@@ -55,7 +51,7 @@ impl Dirty {
                 }
                 _ => {
                     let n = data.len().min(EXTENT_MAX).min(room);
-                    let mut run = Plain::new(Vec::with_capacity(n));
+                    let mut run = Plain::with_capacity(n);
                     run.extend_from_slice(&data[..n]);
                     self.runs.insert(offset, run);
                     self.bytes += n;
@@ -115,14 +111,16 @@ fn clip(start: u64, run: &[u8], range: &Range<u64>, copy: &mut impl FnMut(u64, &
     }
 }
 
-/// Grows by hand: what `Vec` leaves behind when it moves is not wiped. A run begins no larger than what is written, or
-/// single bytes here and there would take a thousand times the memory that they count for; it doubles from there.
+/// A write of so much that goes on where the last one ended is a copy under way: the run will be a whole extent.
+const STREAM: usize = 256 * 1024;
+
+/// A run begins no larger than what is written, or single bytes here and there would take a thousand times the memory
+/// that they count for; it doubles from there.
 fn append(run: &mut Plain, data: &[u8]) {
-    if run.capacity() - run.len() < data.len() {
-        let capacity = (run.len() + data.len()).max(2 * run.capacity()).min(EXTENT_MAX);
-        let mut larger = Plain::new(Vec::with_capacity(capacity));
-        larger.extend_from_slice(run);
-        *run = larger;
+    let len = run.len() + data.len();
+    if len > run.capacity() {
+        let room = if data.len() >= STREAM { EXTENT_MAX } else { 2 * run.capacity() };
+        run.grow_to(room.clamp(len, EXTENT_MAX));
     }
     run.extend_from_slice(data);
 }

@@ -98,9 +98,76 @@ impl DerefMut for SecretBytes {
 
 impl Drop for SecretBytes {
     fn drop(&mut self) {
-        self.0.fill(0);
-        // Without it the compiler may see that nobody reads the zeros, and leave them out.
-        zeroize::optimization_barrier(&*self.0);
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // Without it the compiler may see that nobody reads the zeros, and leave them out.
+    zeroize::optimization_barrier(bytes);
+}
+
+/// Plaintext that grows at its end: wiped when dropped, and where it lay when it grows out of that.
+#[derive(Default)]
+pub struct SecretVec(Vec<u8>);
+
+impl SecretVec {
+    pub fn with_capacity(capacity: usize) -> SecretVec {
+        SecretVec(Vec::with_capacity(capacity))
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// Room for more than what comes must be asked for in good time, by whoever knows how much will come.
+    pub fn extend_from_slice(&mut self, more: &[u8]) {
+        let len = self.0.len() + more.len();
+        if len > self.0.capacity() {
+            self.grow_to(len);
+        }
+        self.0.extend_from_slice(more);
+    }
+
+    /// Takes room for `capacity` bytes in all. (`Vec` would leave the old bytes behind.)
+    pub fn grow_to(&mut self, capacity: usize) {
+        let mut larger = Vec::with_capacity(capacity.max(self.0.len()));
+        larger.extend_from_slice(&self.0);
+        *self = SecretVec(larger);
+    }
+}
+
+impl From<Vec<u8>> for SecretVec {
+    fn from(bytes: Vec<u8>) -> SecretVec {
+        SecretVec(bytes)
+    }
+}
+
+impl Deref for SecretVec {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for SecretVec {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for SecretVec {
+    fn drop(&mut self) {
+        // It never shrinks: nothing was ever written beyond its length.
+        wipe(&mut self.0);
+    }
+}
+
+impl fmt::Debug for SecretVec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretVec({} bytes)", self.0.len())
     }
 }
 
@@ -119,6 +186,7 @@ mod tests {
         assert_eq!(format!("{:?}", Key::from_bytes([0x41; 32])), "Key(..)");
         assert_eq!(format!("{:?}", Passphrase::new(b"AAAA".to_vec())), "Passphrase(..)");
         assert_eq!(format!("{:?}", SecretBytes::from(b"AAAA".to_vec())), "SecretBytes(4 bytes)");
+        assert_eq!(format!("{:?}", SecretVec::from(b"AAAA".to_vec())), "SecretVec(4 bytes)");
     }
 
     #[test]
@@ -130,6 +198,17 @@ mod tests {
             other[at] ^= 0x80;
             assert_ne!(key, Key::from_bytes(other));
         }
+    }
+
+    #[test]
+    fn a_growing_secret_keeps_its_bytes() {
+        let mut secret = SecretVec::with_capacity(3);
+        for part in [&b"ab"[..], b"c", b"defgh", b""] {
+            secret.extend_from_slice(part);
+        }
+        secret.grow_to(2);
+        secret.grow_to(100);
+        assert_eq!((&secret[..], secret.capacity()), (&b"abcdefgh"[..], 100));
     }
 
     #[test]

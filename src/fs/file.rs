@@ -63,7 +63,7 @@ impl Fs {
 
     /// Writes into memory, waiting for room; wipes its copy of the data.
     pub async fn write(&self, ino: Ino, offset: u64, data: Vec<u8>, kill: bool) -> Result<Privileges, FsError> {
-        let data = Plain::new(data);
+        let data = Plain::from(data);
         loop {
             if let Some(result) = self.try_write(ino, offset, &data, kill) {
                 return result;

@@ -43,9 +43,8 @@ use transaction::Effects;
 pub use transaction::Transaction;
 use versions::Versions;
 
-/// With so many records in the overlay, the durable end is hurried along: what the index takes in one batch costs memory
-/// until it is done, and more than the records do.
-const OVERLAY_HURRY: usize = 4 * 1024;
+/// With so many records in the overlay, the durable end is hurried along: only what is durable may leave for the index.
+const OVERLAY_HURRY: usize = 16 * 1024;
 /// How many durable changes an operation folds on its way.
 const FOLD_STEP: usize = 16;
 /// How many pieces of a map are looked at under one lock.
@@ -539,13 +538,18 @@ impl History {
         (!taken.is_empty()).then_some((taken, false))
     }
 
+    /// How many records the index lacks.
+    pub fn unindexed(&self) -> usize {
+        self.state.read().overlay.recent_len()
+    }
+
     /// The index holds this, up to `position`, now.
     pub fn indexed(&self, index: &Index, batch: &crate::index::Folded, position: Position) {
-        let keys: Vec<&Key> = batch.keys().collect();
-        for part in keys.chunks(512) {
+        let records: Vec<_> = batch.iter().collect();
+        for part in records.chunks(512) {
             let mut state = self.state.write();
-            index.forget(part.iter().copied());
-            state.overlay.let_go(part.iter().copied(), position);
+            index.remember(part.iter().copied());
+            state.overlay.let_go(part.iter().map(|(key, _)| *key), position);
         }
     }
 

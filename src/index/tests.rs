@@ -104,14 +104,17 @@ fn check(index: &Index, model: &BTreeMap<Key, Arc<Record>>) {
 #[derive(Clone, Debug)]
 enum Step {
     Apply(Vec<(u16, Option<u8>)>),
+    Absorb(Vec<(u16, Option<u8>)>),
     Compact,
     Reopen,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let write = (0u16..64, prop::option::of(any::<u8>()));
+    let writes = || prop::collection::vec(write.clone(), 1..20);
     let step = prop_oneof![
-        4 => prop::collection::vec(write, 1..20).prop_map(Step::Apply),
+        4 => writes().prop_map(Step::Apply),
+        2 => writes().prop_map(Step::Absorb),
         1 => Just(Step::Compact),
         1 => Just(Step::Reopen),
     ];
@@ -124,7 +127,7 @@ fn run(ground: Ground, steps: &[Step]) {
     let mut position = 0;
     for step in steps {
         match step {
-            Step::Apply(writes) => {
+            Step::Apply(writes) | Step::Absorb(writes) => {
                 position += 1;
                 let batch = batch(writes);
                 for (key, record) in &batch {
@@ -133,8 +136,11 @@ fn run(ground: Ground, steps: &[Step]) {
                         None => model.remove(key),
                     };
                 }
-                index.apply(&batch, &mark(position)).unwrap();
-                index.forget(batch.keys());
+                match step {
+                    Step::Absorb(_) => index.absorb(&batch, &mark(position)).unwrap(),
+                    _ => index.apply(&batch, &mark(position)).unwrap(),
+                }
+                index.remember(batch.iter());
             }
             Step::Compact => index.compact(&mark(position)).unwrap(),
             Step::Reopen => {
@@ -183,7 +189,7 @@ fn many_records_lie_in_many_blocks_and_merge_by_size() {
     }
     let few: Folded = (1..=10).map(|n| (many(n * 3), None)).collect();
     index.apply(&few, &mark(2)).unwrap();
-    index.forget(few.keys());
+    index.remember(few.iter());
     index.compact(&mark(2)).unwrap();
     assert_eq!(index.layers.read().bases.len(), 2, "a small base is not merged with one much larger");
     let mut seen = 0;

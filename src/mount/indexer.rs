@@ -31,6 +31,11 @@ use crate::vault::walk::{self, Walked};
 
 /// Records of one batch, about: the table keeps a copy of each page for each of them until the batch is done.
 const BATCH: usize = 1024;
+/// So many at once are not put into the table one by one, but written out in order; and the most of those, about.
+const BULK: usize = 16 * 1024;
+const BULK_MOST: usize = 4 * BULK;
+/// How long fewer wait for others to come. Of what is changed again or deleted meanwhile nothing is written.
+const GATHER: Duration = Duration::from_secs(5);
 /// Between two times that the index is fed, at least.
 const SPACING: Duration = Duration::from_millis(200);
 /// How often the index is made safe, at most.
@@ -197,7 +202,7 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
     if mark.link != walked.commit.link || !batch.is_empty() {
         mark = Mark { link: walked.commit.link, block: None, clean: true, ..mark };
         index.apply(&batch, &mark)?;
-        index.forget(batch.keys());
+        index.remember(batch.iter());
         index.sync()?;
     }
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
@@ -319,8 +324,14 @@ impl Indexer {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut durable = self.journal.durable().0;
         let mut failures = 0u32;
+        let mut fed = Instant::now();
         loop {
-            match self.step(false).await {
+            let due = fed.elapsed() >= GATHER || self.history.unindexed() >= BULK || self.journal.pressed();
+            if due {
+                fed = Instant::now();
+            }
+            let step = if due { self.step(false).await } else { Ok(()) };
+            match step {
                 Ok(()) => failures = 0,
                 Err(IndexError::Io(why)) => {
                     failures += 1;
@@ -397,12 +408,17 @@ impl Indexer {
         while more {
             // What was taken is nowhere else in order: it is tried until the disk takes it. Reads find it in the overlay.
             if state.taken.is_none() {
-                let Some((mut taken, rest)) = self.history.take_unindexed(state.position, BATCH) else { break };
+                let most = if self.history.unindexed() >= BULK { BULK_MOST } else { BATCH };
+                let Some((mut taken, rest)) = self.history.take_unindexed(state.position, most) else { break };
                 state.taken = Some((taken.fold(), taken));
                 more = rest;
             }
             if let Some((batch, taken)) = &state.taken {
-                self.index.apply(batch, &taken.mark)?;
+                let in_bulk = batch.len() >= BULK / 2;
+                match in_bulk {
+                    true => self.index.absorb(batch, &taken.mark)?,
+                    false => self.index.apply(batch, &taken.mark)?,
+                }
                 self.history.indexed(&self.index, batch, taken.position);
                 state.position = taken.mark.block.map_or(state.position, |block| block.position);
                 state.mark = taken.mark.clone();

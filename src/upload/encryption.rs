@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use zeroize::Zeroizing;
 
 use super::{Capture, Part, Sealed, UploadError};
 use crate::base::Random;
+use crate::crypto::secret::SecretVec;
 use crate::format::extent;
 use crate::format::keys::Keys;
 use crate::pipeline::Cpu;
@@ -45,7 +45,7 @@ fn seal_part(keys: &Keys, random: &Random, compress: bool, part: &Part) -> Seale
     let (record, bytes) = match &part[..] {
         [run] => extent::seal(keys, random, key_id, run, compress),
         runs => {
-            let mut joined = Zeroizing::new(Vec::with_capacity(runs.iter().map(|run| run.len()).sum()));
+            let mut joined = SecretVec::with_capacity(runs.iter().map(|run| run.len()).sum());
             runs.iter().for_each(|run| joined.extend_from_slice(run));
             extent::seal(keys, random, key_id, &joined, compress)
         }

@@ -23,9 +23,9 @@ pub mod starter;
 use std::sync::Arc;
 
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::base::{Ino, Position};
+use crate::crypto::secret::SecretVec;
 use crate::format::record::Extent;
 use crate::journal::JournalError;
 
@@ -59,7 +59,7 @@ pub struct Capture {
 }
 
 /// The plaintext of one extent: runs of bytes that are sealed one after the other.
-pub type Part = Vec<Arc<Zeroizing<Vec<u8>>>>;
+pub type Part = Vec<Arc<SecretVec>>;
 
 /// One sealed extent.
 pub struct Sealed {

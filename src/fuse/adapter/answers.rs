@@ -1,0 +1,92 @@
+//! What the answers to many requests have in common: the clone of `Fs`, the names and callers that must outlive the
+//! request, the lookup that a made name counts.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use fuser::{INodeNo, ReplyEmpty, ReplyEntry, Request};
+
+use super::values::{caller, file_attr, ino, owned};
+use super::{Adapter, GENERATION};
+use crate::fs::{Attributes, Caller, Fs, FsError, Privileges};
+use crate::fuse::reply::{Reply, Terms, answer};
+
+impl Adapter {
+    pub(super) fn answer<R, T, F>(
+        &self,
+        terms: Terms,
+        reply: R,
+        operation: impl FnOnce(Arc<Fs>) -> F,
+        send: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        R: Reply,
+        T: Send + 'static,
+        F: Future<Output = Result<T, FsError>> + Send + 'static,
+    {
+        answer(&self.runtime, terms, reply, operation(self.fs.clone()), send);
+    }
+
+    /// An operation that makes a name.
+    pub(super) fn make<F>(
+        &self,
+        operation: &'static str,
+        request: &Request,
+        name: &OsStr,
+        reply: ReplyEntry,
+        make: impl FnOnce(Arc<Fs>, Box<[u8]>, Caller) -> F,
+    ) where
+        F: Future<Output = Result<Attributes, FsError>> + Send + 'static,
+    {
+        let (name, caller) = (owned(name), caller(request));
+        let (ttl, lookups) = (self.ttl, self.lookups.clone());
+        self.answer(
+            Terms::bounded(operation),
+            reply,
+            |fs| make(fs, name, caller),
+            move |reply, made| {
+                lookups.told(made.ino);
+                reply.entry(&ttl, &file_attr(&made), GENERATION);
+            },
+        );
+    }
+
+    /// An operation that takes a name away.
+    pub(super) fn remove<F>(
+        &self,
+        operation: &'static str,
+        name: &OsStr,
+        reply: ReplyEmpty,
+        remove: impl FnOnce(Arc<Fs>, Box<[u8]>) -> F,
+    ) where
+        F: Future<Output = Result<(), FsError>> + Send + 'static,
+    {
+        let name = owned(name);
+        self.answer_empty(Terms::bounded(operation), reply, |fs| remove(fs, name));
+    }
+
+    pub(super) fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Fs>) -> F)
+    where
+        F: Future<Output = Result<(), FsError>> + Send + 'static,
+    {
+        self.answer(terms, reply, operation, |reply, ()| reply.ok());
+    }
+
+    /// An operation on contents, which may clear set-ID bits.
+    pub(super) fn answer_contents<R, F>(
+        &self,
+        terms: Terms,
+        number: INodeNo,
+        reply: R,
+        operation: impl FnOnce(Arc<Fs>) -> F,
+        send: impl FnOnce(R) + Send + 'static,
+    ) where
+        R: Reply,
+        F: Future<Output = Result<Privileges, FsError>> + Send + 'static,
+    {
+        let kernel = self.kernel.clone();
+        self.answer(terms, reply, operation, move |reply, privileges| {
+            kernel.contents_changed(ino(number), privileges);
+            send(reply);
+        });
+    }
+}
