@@ -54,8 +54,8 @@ impl Store {
             }
             Ok::<_, ObjectError>(folded)
         };
-        let shown = if prefix.is_empty() { self.url() } else { prefix };
-        self.request(Kind::List, shown, 0, list).await
+        let shown = format!("{}/{prefix}", self.url());
+        self.request(Kind::List, shown.trim_end_matches('/'), 0, list).await
     }
 }
 

@@ -18,6 +18,10 @@ use tokio::time::Instant;
 /// Rates that are believed, bytes per second: slower links get no more patience, faster ones no less.
 const SLOWEST: u64 = 4 * 1024;
 const FASTEST: u64 = 64 * 1024;
+/// What is so much slower than what was seen has stopped.
+const SLACK: u64 = 8;
+/// Before anything was seen.
+const UNKNOWN: u64 = 128 * 1024;
 /// What a kernel buffers for a connection, at most.
 const BUFFERED: u64 = 4 << 20;
 /// Less than this says nothing about a rate.
@@ -107,14 +111,13 @@ pub(super) struct Pace(AtomicU64);
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace(AtomicU64::new(2 * FASTEST))
+        Pace(AtomicU64::new(UNKNOWN))
     }
 }
 
 impl Pace {
-    /// Half of what was seen: what is slower than that has stopped.
     fn rate(&self) -> u64 {
-        (self.0.load(Ordering::Relaxed) / 2).clamp(SLOWEST, FASTEST)
+        (self.0.load(Ordering::Relaxed) / SLACK).clamp(SLOWEST, FASTEST)
     }
 
     /// So many bytes were sent, and answered.
@@ -128,7 +131,7 @@ impl Pace {
 
     /// A transfer with bytes on their way was given up: perhaps they were only slow.
     fn gave_up(&self) {
-        let known = self.0.load(Ordering::Relaxed).min(2 * FASTEST);
+        let known = self.0.load(Ordering::Relaxed).min(UNKNOWN);
         self.0.store((known / 4).max(SLOWEST), Ordering::Relaxed);
     }
 }
@@ -211,7 +214,7 @@ mod tests {
             std::future::pending().await
         })
         .await;
-        assert!(result.is_err() && (11.0..11.2).contains(&took), "what lies in buffers has some time more: {took}");
+        assert!(result.is_err() && (14.0..14.2).contains(&took), "what lies in buffers has some time more: {took}");
     }
 
     #[tokio::test(start_paused = true)]

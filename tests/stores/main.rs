@@ -10,5 +10,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod mounts;
 mod requests;
 mod server;
