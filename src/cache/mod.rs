@@ -13,6 +13,8 @@ pub mod edit;
 pub mod entry;
 pub mod frames;
 mod read;
+#[cfg(test)]
+mod read_tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +34,7 @@ use crate::format::record::Record;
 use crate::history::History;
 use crate::index::IndexError;
 use crate::journal::JournalError;
+use crate::pipeline::Class;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
 use ahead::Ahead;
@@ -275,7 +278,7 @@ impl Cache {
         let full = inner.active.bytes() >= EXTENT_MAX && inner.frozen.is_none();
         drop(inner);
         if full {
-            self.kick(&entry);
+            self.kick(&entry, Class::Bulk);
         }
         Ok(())
     }
@@ -295,9 +298,9 @@ impl Cache {
     }
 
     /// Begins a capture, if one can begin.
-    fn kick(&self, entry: &Arc<Entry>) {
+    fn kick(&self, entry: &Arc<Entry>, class: Class) {
         let Some(uploads) = &self.uploads else { return };
-        if let Err(error) = uploads.start(entry.clone()) {
+        if let Err(error) = uploads.start(entry.clone(), class) {
             log::debug!("{}: dirty bytes stay in memory: {error}", entry.ino);
         }
     }
@@ -307,7 +310,7 @@ impl Cache {
         if let Some(entry) = self.existing(ino)
             && entry.lock().dirty_since.is_some()
         {
-            self.kick(&entry);
+            self.kick(&entry, Class::Bulk);
         }
     }
 
@@ -330,7 +333,7 @@ impl Cache {
                 inner.frozen.is_none() && inner.dirty_since.is_some_and(|since| pressed || since.elapsed() >= age)
             };
             if due {
-                self.kick(&entry);
+                self.kick(&entry, Class::Bulk);
             }
         }
     }
@@ -375,11 +378,14 @@ impl Cache {
                 inner.frozen.is_none()
             };
             if begin {
-                match uploads.start(entry.clone()) {
+                match uploads.start(entry.clone(), Class::Waited) {
                     Ok(Started::Done(_)) => continue,
-                    Ok(Started::Running(_) | Started::Nothing) => {}
+                    Ok(Started::Running | Started::Nothing) => {}
                     Err(error) => return Err(CacheError::from(&error)),
                 }
+            } else {
+                // What is under way is waited for from now on, too.
+                uploads.hurry(entry.ino, Class::Waited);
             }
             settled.await;
         }
