@@ -177,6 +177,18 @@ impl Inner {
 }
 
 impl Source for Entry {
+    fn owner(&self) -> Ino {
+        self.ino
+    }
+
+    fn dirty(&self) -> usize {
+        self.lock().active.bytes()
+    }
+
+    fn passed_over(&self) {
+        self.settled.notify_waiters();
+    }
+
     fn capture(&self) -> Option<Capture> {
         let mut inner = self.lock();
         if inner.active.is_empty() || inner.frozen.is_some() {

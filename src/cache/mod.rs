@@ -30,6 +30,8 @@ pub mod entry;
 pub mod frames;
 mod read;
 #[cfg(test)]
+mod read_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -49,6 +51,7 @@ use crate::format::record::Record;
 use crate::history::History;
 use crate::index::IndexError;
 use crate::journal::JournalError;
+use crate::pipeline::Class;
 use crate::upload::UploadError;
 use crate::upload::starter::{Started, Starter};
 use ahead::Ahead;
@@ -345,7 +348,7 @@ impl Cache {
         let full = inner.active.bytes() >= EXTENT_MAX && inner.frozen.is_none();
         drop(inner);
         if full {
-            self.kick(&entry);
+            self.kick(&entry, Class::Bulk);
         }
         Ok(())
     }
@@ -365,9 +368,9 @@ impl Cache {
     }
 
     /// Begins a capture, if one can begin.
-    fn kick(&self, entry: &Arc<Entry>) {
+    fn kick(&self, entry: &Arc<Entry>, class: Class) {
         let Some(uploads) = &self.uploads else { return };
-        if let Err(error) = uploads.start(entry.clone()) {
+        if let Err(error) = uploads.start(entry.clone(), class) {
             log::debug!("{}: dirty bytes stay in memory: {error}", entry.ino);
         }
     }
@@ -377,7 +380,7 @@ impl Cache {
         if let Some(entry) = self.existing(ino)
             && entry.lock().dirty_since.is_some()
         {
-            self.kick(&entry);
+            self.kick(&entry, Class::Bulk);
         }
     }
 
@@ -390,7 +393,7 @@ impl Cache {
                 inner.frozen.is_none() && inner.dirty_since.is_some_and(|since| pressed || since.elapsed() >= age)
             };
             if due {
-                self.kick(&entry);
+                self.kick(&entry, Class::Bulk);
             }
         }
     }
@@ -435,11 +438,14 @@ impl Cache {
                 inner.frozen.is_none()
             };
             if begin {
-                match uploads.start(entry.clone()) {
+                match uploads.start(entry.clone(), Class::Waited) {
                     Ok(Started::Done(_)) => continue,
-                    Ok(Started::Running(_) | Started::Nothing) => {}
+                    Ok(Started::Running | Started::Nothing) => {}
                     Err(error) => return Err(CacheError::from(&error)),
                 }
+            } else {
+                // What is under way is waited for from now on, too.
+                uploads.hurry(entry.ino, Class::Waited);
             }
             settled.await;
         }

@@ -95,6 +95,9 @@ Options for -o, separated by commas:
   follow=SECONDS       how often a read-only mount looks for what others have written (5)
   upload-limit=RATE    the same as --upload-limit; also download-limit
   compress=on|off      compress where it pays (on)
+  readahead=SIZE       read ahead at most so much for one sequential reader; 0: not at all (32M)
+  inflight=SIZE        memory for what is between the cache and disk or store (128M)
+  STAGE_workers=N      and _min, _max, _bytes, _kept: what a stage of the pipelines takes at once; see dripfs(1)
   Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
 
 Durability, what has happened when fsync returns:

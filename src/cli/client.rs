@@ -19,6 +19,7 @@ use crate::mount::mountpoint::{self, Mount};
 use crate::mount::runtime_dir::{self, Found};
 use crate::mount::serve::{Ended, MountStatus};
 use crate::mount::{MountError, environment};
+use crate::pipeline::StageStatus;
 use crate::vault::gc;
 
 /// How long a process that said its last word may take to end.
@@ -199,6 +200,12 @@ fn table(mount: &MountStatus) -> String {
         ),
         ("store", format!("{} requests, {} errors", status.remote.requests, status.remote.errors)),
     ]);
+    let flow = &status.pipelines;
+    if flow.inflight_bytes > 0 {
+        let (now, limit) = (human_bytes(flow.inflight_bytes), human_bytes(flow.inflight_limit));
+        rows.push(("in flight", format!("{now} of {limit} at most")));
+    }
+    rows.extend(flow.stages.iter().filter(|stage| is_busy(stage)).map(|stage| ("stage", shown(stage))));
     for aside in &status.set_aside {
         rows.push((
             "set aside",
@@ -219,6 +226,22 @@ fn table(mount: &MountStatus) -> String {
     }
     rows.extend([("pin", status.pin.clone()), ("process", mount.pid.to_string())]);
     rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()
+}
+
+/// Has it anything to do, or to tell?
+fn is_busy(stage: &StageStatus) -> bool {
+    stage.waiting + stage.queued + stage.in_flight + stage.restarts > 0 || stage.rate >= 1.0
+}
+
+fn shown(stage: &StageStatus) -> String {
+    let StageStatus { name, in_flight, workers, .. } = stage;
+    let queued = stage.queued + stage.waiting;
+    let rate = human_bytes(stage.rate as u64);
+    let trouble = match (stage.restarts, stage.failures) {
+        (0, 0) => String::new(),
+        (restarts, failures) => format!(", {restarts} restarts, {failures} failures"),
+    };
+    format!("{name}: {in_flight} of {workers} at work, {queued} wait, {rate}/s{trouble}")
 }
 
 fn state(mount: &MountStatus) -> String {
@@ -290,7 +313,7 @@ fn failure(error: CallError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::drive::{CacheStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
+    use crate::mount::drive::{CacheStatus, PipelinesStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
     fn example() -> MountStatus {
         MountStatus {
@@ -314,6 +337,15 @@ mod tests {
                 cache: CacheStatus::default(),
                 journal_bytes: 8192,
                 remote: RemoteStatus { requests: 5, errors: 1, ..Default::default() },
+                pipelines: PipelinesStatus {
+                    inflight_bytes: 1024,
+                    inflight_limit: 4096,
+                    inflight_peak: 2048,
+                    stages: vec![
+                        StageStatus { name: "upload/seal".into(), ..Default::default() },
+                        StageStatus { name: "upload/put".into(), queued: 2, in_flight: 1, ..Default::default() },
+                    ],
+                },
                 vault: Some(VaultStatus { live_bytes: 1024, total_bytes: 4096 }),
                 removed: gc::Removed { commits: 7, ..Default::default() },
                 damaged_files: Vec::new(),

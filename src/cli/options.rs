@@ -15,6 +15,9 @@ const RATE_MIN: u64 = 4096;
 /// The slowest pace of a read-only mount, and the longest life of decrypted bytes that nobody uses, seconds: a day.
 const SECONDS_MAX: u64 = 86_400;
 
+/// The most that a stage works on at once.
+const JOBS_MAX: usize = 1024;
+
 /// What all `-o` together say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
@@ -141,7 +144,43 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         }
         "upload-limit" => options.limits.upload = Some(rate(name, value)?),
         "download-limit" => options.limits.download = Some(rate(name, value)?),
+        "inflight" => options.pipelines.inflight_bytes = size(name, value, 64 * MIB)? as usize,
+        "readahead" => options.pipelines.readahead_bytes = size(name, value, 0)? as usize,
+        _ => take_demand(options, name, value)?,
+    }
+    Ok(())
+}
+
+/// `seal_workers=2`: a stage of the pipelines, and what of it.
+fn take_demand(options: &mut MountOptions, name: &str, value: &str) -> Result<(), Failure> {
+    let Some((stage, setting)) = name.split_once('_') else { return Err(unknown(name)) };
+    let pipelines = &mut options.pipelines;
+    let demand = match stage {
+        "seal" => &mut pipelines.seal,
+        "append" => &mut pipelines.append,
+        "put" => &mut pipelines.put,
+        "get" => &mut pipelines.get,
+        "open" => &mut pipelines.open,
         _ => return Err(unknown(name)),
+    };
+    let (number, least) = match setting {
+        "workers" => (&mut demand.workers, 1),
+        "min" => (&mut demand.min, 0),
+        "max" => (&mut demand.max, 1),
+        "kept" => (&mut demand.kept, 0),
+        "bytes" => {
+            demand.bytes = size(name, value, MIB)? as usize;
+            return Ok(());
+        }
+        _ => return Err(unknown(name)),
+    };
+    match value.parse() {
+        Ok(given) if (least..=JOBS_MAX).contains(&given) => *number = given,
+        _ => {
+            return Err(Failure::usage(format!(
+                "the mount option {name}={value}: {name} is one of the numbers from {least} to {JOBS_MAX}"
+            )));
+        }
     }
     Ok(())
 }
@@ -202,6 +241,12 @@ mod tests {
         assert_eq!((options.dirty_bytes, options.journal_bytes), (64 << 20, 64 << 20));
         assert_eq!((options.caching.ttl_seconds, options.follow_seconds), (7, 9));
         assert_eq!(options.state, Some("/s".into()));
+        let flow = parse(["get_workers=40,get_max=50,seal_bytes=8M", "inflight=1G,readahead=0"]).unwrap().pipelines;
+        assert_eq!((flow.get.workers, flow.get.max, flow.seal.bytes), (40, 50, 8 << 20));
+        assert_eq!(
+            (flow.inflight_bytes, flow.readahead_bytes, flow.put),
+            (1 << 30, 0, pipeline::Settings::default().put)
+        );
         let later = parse(["ro,durability=async", "rw,durability=remote"]).unwrap();
         assert!(!later.read_only);
         assert_eq!(later.durability, Some(Durability::Remote));
@@ -238,6 +283,10 @@ mod tests {
             ("cache_ttl=0", "from 1 to 86400"),
             ("upload-limit=1K", "at least 4K"),
             ("download-limit=fast", "download-limit=fast"),
+            ("get_workers=0", "from 1 to 1024"),
+            ("get_nonsense=1", "get_nonsense"),
+            ("eat_workers=1", "eat_workers"),
+            ("inflight=1M", "at least 64M"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

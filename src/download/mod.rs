@@ -24,8 +24,12 @@
 pub mod blocks;
 pub mod encryption;
 pub mod notifier;
+#[cfg(test)]
+pub(crate) mod recorder;
 pub mod remote_storage;
 pub mod starter;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

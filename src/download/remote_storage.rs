@@ -7,12 +7,14 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lru::LruCache;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::DownloadError;
 use super::blocks::{self, Blocks, Coming, Run, SmallFile, Source};
@@ -23,8 +25,10 @@ use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
 use crate::journal::Journal;
 use crate::pipeline::{Demand, Job, Stage, StageStatus, Urgency};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
+/// How long a GET may wait for its turn while the store does not answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Commits whose inline bytes are kept.
 const INLINE_COMMITS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
@@ -48,6 +52,7 @@ pub struct Get {
     store: Store,
     name: String,
     range: Option<Range<u64>>,
+    asked: Instant,
 }
 
 impl Job for Get {
@@ -56,6 +61,12 @@ impl Job for Get {
 
     fn run(self: Arc<Self>) -> BoxFuture<'static, Result<Bytes, DownloadError>> {
         async move {
+            if self.asked.elapsed() > PATIENCE
+                && let Some((_, why)) = self.store.outage()
+            {
+                // Those before it have waited for their deadlines: whoever waits for it must not wait for one more.
+                return Err(StoreError::Unavailable { name: self.name.clone(), why }.into());
+            }
             let got = match &self.range {
                 Some(range) => self.store.get_range(&self.name, range.clone()).await,
                 None => self.store.get(&self.name).await,
@@ -207,8 +218,10 @@ impl RemoteStorage {
     /// Makes a GET, which runs to its end, whoever waits for it.
     fn begin(&self, name: &str, run: Run, urgency: &Urgency) {
         let range = u64::from(run.blocks.start) * READ_GRID as u64..u64::from(run.blocks.end) * READ_GRID as u64;
-        let (bytes, get) =
-            (range.end - range.start, Get { store: self.store.clone(), name: name.to_owned(), range: Some(range) });
+        let (bytes, get) = (
+            range.end - range.start,
+            Get { store: self.store.clone(), name: name.to_owned(), range: Some(range), asked: Instant::now() },
+        );
         let (gets, blocks, urgency) = (self.gets.clone(), self.blocks.clone(), urgency.clone());
         tokio::spawn(async move {
             let got = gets.process(&urgency, bytes as usize, get).await;
@@ -251,7 +264,7 @@ impl RemoteStorage {
     }
 
     async fn bring_inline(&self, sequence: Sequence, name: &str, urgency: &Urgency) -> Result<Bytes, DownloadError> {
-        let get = Get { store: self.store.clone(), name: name.to_owned(), range: None };
+        let get = Get { store: self.store.clone(), name: name.to_owned(), range: None, asked: Instant::now() };
         let object = self.gets.process(urgency, READ_GRID, get).await?;
         let opened = LogObject::open(&self.keys, sequence, &object)
             .map_err(|why| DownloadError::Format { name: name.to_owned(), why })?;

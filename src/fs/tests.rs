@@ -60,10 +60,10 @@ pub(crate) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -
     let (demand, memory) = (pipeline::Settings::default(), pipeline::Memory::new(64 << 20));
     let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()), demand.get);
     let opening = download::encryption::Encryption::new(keys.clone(), Cpu::inline(), demand.open);
-    let downloads = download::starter::Starter::new(remote, opening, memory);
-    let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline());
-    let stage = upload::journal::JournalStage::new(journal.clone());
-    let uploads = upload::starter::Starter::new(sealing, stage);
+    let downloads = download::starter::Starter::new(remote, opening, memory.clone());
+    let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline(), demand.seal);
+    let stage = upload::journal::JournalStage::new(journal.clone(), demand.append);
+    let uploads = upload::starter::Starter::new(sealing, stage, memory);
     let cache = Cache::new(history.clone(), Some(uploads), downloads, BOUNDS, clock);
     (Fs::new(history, keys, cache, Safety::Async(journal.clone())), journal)
 }

@@ -43,10 +43,11 @@ use crate::fs::{Fs, Safety};
 use crate::history::History;
 use crate::index::{Ground, Tables};
 use crate::journal::{Journal, Settings};
-use crate::pipeline::{self, Cpu, Memory};
+use crate::pipeline::{self, Cpu, Memory, Stage};
 use crate::store::Store;
 use crate::upload;
 use crate::upload::notifier::Notifier;
+use crate::upload::remote_storage::Put;
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::Reign;
@@ -54,7 +55,7 @@ use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{self, Chain, Rounds};
 use crate::vault::spill;
-pub use status::{CacheStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
+pub use status::{CacheStatus, PipelinesStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
 /// When fsync returns (promise 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -200,6 +201,15 @@ pub struct Drive {
     /// `None` on a writing mount.
     reader: Option<Reader>,
     durability: Durability,
+    pipelines: Pipelines,
+}
+
+/// What status asks how the stages are.
+struct Pipelines {
+    memory: Memory,
+    /// `None` on a read-only mount.
+    uploads: Option<(upload::starter::Starter, Stage<Put>)>,
+    downloads: Arc<download::starter::Starter>,
 }
 
 /// What a drive was when it was opened.
@@ -234,6 +244,8 @@ struct Parts {
     found: HashSet<ExtentId>,
     settings: round::Settings,
     stop: CancellationToken,
+    /// The stage of puts and its memory, once the drive has them.
+    flow: Option<(Stage<Put>, Memory)>,
 }
 
 impl Parts {
@@ -259,6 +271,7 @@ impl Parts {
             clock: world.clock.clone(),
             found,
             stop: CancellationToken::new(),
+            flow: None,
         }
     }
 
@@ -270,6 +283,10 @@ impl Parts {
             self.random.clone(),
             self.stop,
         );
+        let remote = match self.flow {
+            Some((puts, memory)) => remote.staged(puts, memory),
+            None => remote,
+        };
         Arc::new(Rounds {
             settings: self.settings,
             keeper,
@@ -323,6 +340,7 @@ impl Drive {
         let history = Arc::new(History::new(index.clone(), &mark, None, world.clock.clone(), Epoch(0)));
         let memory = Memory::new(options.pipelines.inflight_bytes);
         let downloads = downloads(&world, &keys, None, &options.pipelines, &memory);
+        let pipelines = Pipelines { memory, uploads: None, downloads: downloads.clone() };
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), Safety::Nothing));
         let (disk, state_dir) = (world.disk.clone(), options.state.clone());
@@ -342,7 +360,7 @@ impl Drive {
         let task = Mutex::new(Some(tokio::spawn(follower.clone().run(stop.clone()))));
         tokio::spawn(sweep(cache.clone(), stop.clone()));
         let reader = Some(Reader { follower, task, _ends: stop.clone().drop_guard(), stop });
-        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, reader, durability }
+        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, reader, durability, pipelines }
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -351,7 +369,7 @@ impl Drive {
         keys: Arc<Keys>,
         history: Arc<History>,
         indexer: Arc<Indexer>,
-        parts: Parts,
+        mut parts: Parts,
         begun: Begun,
         notices: Vec<String>,
         options: &DriveOptions,
@@ -363,11 +381,15 @@ impl Drive {
             world.random.clone(),
             options.compress,
             world.cpu.clone(),
+            options.pipelines.seal,
         );
-        let stage = upload::journal::JournalStage::new(journal.clone());
-        let uploads = upload::starter::Starter::new(encryption, stage);
         let memory = Memory::new(options.pipelines.inflight_bytes);
+        let puts = upload::remote_storage::stage(options.pipelines.put);
+        parts.flow = Some((puts.clone(), memory.clone()));
+        let stage = upload::journal::JournalStage::new(journal.clone(), options.pipelines.append);
+        let uploads = upload::starter::Starter::new(encryption, stage, memory.clone());
         let downloads = downloads(&world, &keys, Some(journal.clone()), &options.pipelines, &memory);
+        let pipelines = Pipelines { memory, uploads: Some((uploads.clone(), puts)), downloads: downloads.clone() };
         let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
         let safety = match options.durability {
             Durability::Local => Safety::Local(journal.clone()),
@@ -412,6 +434,7 @@ impl Drive {
             writer: Some(writer),
             reader: None,
             durability,
+            pipelines,
         }
     }
 

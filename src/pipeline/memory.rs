@@ -5,7 +5,8 @@
 //!
 //! Owns the counts. Does not own the memory itself, nor plaintext that the cache keeps (it has bounds of its own).
 //!
-//! Invariant: a share is exceeded only by one job that alone is larger, while nothing else of that use is in flight.
+//! Invariant: a share is exceeded only by one job that alone is larger, while nothing else of that use is in flight, or
+//! by what a capture grew between its asking and its turn.
 
 use std::sync::Arc;
 
@@ -55,6 +56,17 @@ pub struct Permit {
     memory: Memory,
     of: Use,
     bytes: usize,
+}
+
+impl Permit {
+    /// The job turned out to be larger. Overshoots the share by no more than that.
+    pub fn grow_to(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.bytes);
+        let mut share = self.memory.share(self.of).lock();
+        share.used += more;
+        share.peak = share.peak.max(share.used);
+        self.bytes += more;
+    }
 }
 
 impl Drop for Permit {

@@ -59,7 +59,7 @@ impl Default for Settings {
         Settings {
             seal: Demand { workers: 0, min: 2, max: 8, bytes: 32 * MIB, kept: 0 },
             append: Demand { workers: 8, min: 4, max: 16, bytes: 64 * MIB, kept: 2 },
-            put: Demand { workers: 4, min: 2, max: 6, bytes: 48 * MIB, kept: 1 },
+            put: Demand { workers: 5, min: 3, max: 8, bytes: 64 * MIB, kept: 1 },
             get: Demand { workers: 24, min: 24, max: 48, bytes: 64 * MIB, kept: 8 },
             open: Demand { workers: 0, min: 2, max: 8, bytes: 32 * MIB, kept: 0 },
             inflight_bytes: 128 * MIB,

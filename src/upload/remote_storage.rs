@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +21,9 @@ use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
 use crate::format::{extent, padding};
 use crate::journal::{Journal, JournalError};
+use crate::pipeline::{Class, Demand, Job, Lost, Memory, Permit, Settings, Stage, Urgency, Use};
 use crate::store::retry::{self, Backoff, Stopped};
 use crate::store::{Created, Store, StoreError};
-
-/// Segments in flight at once: enough to hide a round trip, little enough memory (each is at most 8,320 KiB).
-const PUTS_IN_FLIGHT: usize = 4;
 
 /// How long a disk is left alone that does not give what is to be sent: longer after each try, at most so long.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
@@ -86,14 +85,42 @@ pub enum SendError {
     /// A random name was taken: not by us.
     #[error("{0}: a name that was drawn at random is taken: the store or the random source is broken")]
     Taken(String),
+    #[error("sending failed: {0}")]
+    Lost(#[from] Lost),
 }
 
+#[derive(Clone)]
 pub struct RemoteStorage {
     store: Store,
     keys: Arc<Keys>,
     journal: Arc<Journal>,
     random: Random,
     stop: CancellationToken,
+    puts: Stage<Put>,
+    memory: Memory,
+}
+
+/// One segment on its way.
+pub struct Put {
+    remote: RemoteStorage,
+    name: String,
+    object: Bytes,
+    /// Rides along.
+    _memory: Permit,
+}
+
+impl Job for Put {
+    type Done = ();
+    type Error = SendError;
+
+    fn run(self: Arc<Self>) -> BoxFuture<'static, Result<(), SendError>> {
+        async move { self.remote.create(&self.name, self.object.clone()).await }.boxed()
+    }
+}
+
+/// The stage of puts.
+pub fn stage(demand: Demand) -> Stage<Put> {
+    Stage::new("upload/put", demand)
 }
 
 impl RemoteStorage {
@@ -104,14 +131,22 @@ impl RemoteStorage {
         random: Random,
         stop: CancellationToken,
     ) -> RemoteStorage {
-        RemoteStorage { store, keys, journal, random, stop }
+        let settings = Settings::default();
+        let (puts, memory) = (stage(settings.put), Memory::new(settings.inflight_bytes));
+        RemoteStorage { store, keys, journal, random, stop, puts, memory }
+    }
+
+    /// With a stage and a budget that others know.
+    pub fn staged(self, puts: Stage<Put>, memory: Memory) -> RemoteStorage {
+        RemoteStorage { puts, memory, ..self }
     }
 
     /// Puts all segments, several at a time; returns each segment's padded length. `left` is lowered by each one's
     /// bytes as soon as it stands: whoever waits sees that it goes on.
     pub async fn send(&self, segments: &[Packed], left: &Mutex<u64>) -> Result<Vec<(ObjectId, u32)>, SendError> {
-        let puts: Vec<_> = segments.iter().map(|segment| self.send_counted(segment, left).boxed()).collect();
-        let mut results = futures::stream::iter(puts).buffer_unordered(PUTS_IN_FLIGHT);
+        let urgency = Urgency::new(Class::Holding);
+        let mut results: FuturesUnordered<_> =
+            segments.iter().map(|segment| self.send_counted(segment, left, &urgency)).collect();
         let mut sent = Vec::with_capacity(segments.len());
         while let Some(result) = results.next().await {
             sent.push(result?);
@@ -119,15 +154,24 @@ impl RemoteStorage {
         Ok(sent)
     }
 
-    async fn send_counted(&self, segment: &Packed, left: &Mutex<u64>) -> Result<(ObjectId, u32), SendError> {
-        let sent = self.send_one(segment).await?;
+    async fn send_counted(
+        &self,
+        segment: &Packed,
+        left: &Mutex<u64>,
+        urgency: &Urgency,
+    ) -> Result<(ObjectId, u32), SendError> {
+        let sent = self.send_one(segment, urgency).await?;
         let mut left = left.lock();
         *left = left.saturating_sub(u64::from(segment.len));
         Ok(sent)
     }
 
-    async fn send_one(&self, segment: &Packed) -> Result<(ObjectId, u32), SendError> {
-        let mut object = Vec::with_capacity(padding::class(segment.len as usize).unwrap_or(CLASS_MAX));
+    /// A segment is put together when there is memory for it and the stage asks for one more.
+    async fn send_one(&self, segment: &Packed, urgency: &Urgency) -> Result<(ObjectId, u32), SendError> {
+        let bytes = padding::class(segment.len as usize).unwrap_or(CLASS_MAX);
+        let memory = self.memory.take(Use::Put, urgency, bytes).await;
+        let asked = self.puts.offer(urgency, bytes).await;
+        let mut object = Vec::with_capacity(bytes);
         for (extent, _) in &segment.extents {
             object.extend_from_slice(&self.sealed_bytes(extent).await?);
         }
@@ -141,7 +185,8 @@ impl RemoteStorage {
             });
             return Ok((segment.id, len));
         }
-        self.create(&segment_name(segment.id), object.into()).await?;
+        let (remote, name) = (self.clone(), segment_name(segment.id));
+        asked.give(Put { remote, name, object: object.into(), _memory: memory }).await?;
         Ok((segment.id, len))
     }
 
@@ -278,6 +323,8 @@ mod tests {
     use crate::journal::{SealedExtent, Settings};
 
     const LEN: u32 = 1000;
+    /// Segments in flight at once.
+    const PUTS_IN_FLIGHT: u64 = 4;
 
     fn keys() -> Arc<Keys> {
         Arc::new(Keys::from_master(&Key::from_bytes([7; 32])))
@@ -320,7 +367,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_segment_that_stands_lowers_what_is_left() {
         let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
-        let (journal, segments) = packed(3 * PUTS_IN_FLIGHT as u64, &random);
+        let (journal, segments) = packed(3 * PUTS_IN_FLIGHT, &random);
         let put = Duration::from_secs(60);
         let slow =
             ThrottledStore::new(InMemory::new(), ThrottleConfig { wait_put_per_call: put, ..Default::default() });

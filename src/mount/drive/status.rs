@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Drive, Progress, show};
+use super::{Drive, Pipelines, Progress, show};
 use crate::base::Timestamp;
 use crate::journal::Trouble;
 use crate::mount::follower::Trouble as Behind;
+use crate::pipeline::StageStatus;
 use crate::store::{KindCounts, StoreCounts};
 use crate::vault::aside::{self, SetAside};
 use crate::vault::gc;
@@ -37,6 +38,9 @@ pub struct Status {
     pub cache: CacheStatus,
     pub journal_bytes: u64,
     pub remote: RemoteStatus,
+    /// What is in flight, and where time goes.
+    #[serde(default)]
+    pub pipelines: PipelinesStatus,
     /// What lies in the vault's segments: counted exactly by the last full merge, plus what this mount has sent since
     /// (of which some may be dead already); without what commits carry themselves, and without checkpoints and the log.
     /// `None` until this mount has made a full merge, unless it saw the vault from its beginning.
@@ -100,12 +104,39 @@ impl From<StoreCounts> for RemoteStatus {
     }
 }
 
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PipelinesStatus {
+    /// Bytes in flight, the most that there may be, and a bound of what there was.
+    pub inflight_bytes: u64,
+    pub inflight_limit: u64,
+    pub inflight_peak: u64,
+    /// In the order in which bytes pass them, upload first.
+    pub stages: Vec<StageStatus>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct VaultStatus {
     /// Sealed bytes of files.
     pub live_bytes: u64,
     /// Bytes of the segments in which they lie, what is dead in them and padding included.
     pub total_bytes: u64,
+}
+
+impl Pipelines {
+    fn status(&self) -> PipelinesStatus {
+        let mut stages = Vec::new();
+        if let Some((uploads, puts)) = &self.uploads {
+            stages.extend(uploads.status());
+            stages.push(puts.status());
+        }
+        stages.extend(self.downloads.status());
+        PipelinesStatus {
+            inflight_bytes: self.memory.used() as u64,
+            inflight_limit: self.memory.budget() as u64,
+            inflight_peak: self.memory.peak() as u64,
+            stages,
+        }
+    }
 }
 
 impl Drive {
@@ -160,6 +191,7 @@ impl Drive {
             },
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
             remote: self.store.counts().into(),
+            pipelines: self.pipelines.status(),
             vault: self
                 .writer
                 .as_ref()
