@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::common::Vault;
-use super::mounts::read_tree;
+use super::mounts::{noise as text, read_tree};
 use super::server::{BUCKET, Fault, KEY, S3Server, SECRET};
 
 /// How long each fault lasts, at least.
@@ -48,10 +49,6 @@ struct Row {
     drained: Duration,
 }
 
-fn text(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|k| (k as u32).wrapping_mul(2_654_435_761 + u32::from(seed)).to_le_bytes()[3]).collect()
-}
-
 fn write_credentials(vault: &Vault, key: &str, secret: &str) {
     let dir = vault.root().join("home/.aws");
     fs::create_dir_all(&dir).unwrap();
@@ -72,6 +69,8 @@ fn drive(server: &S3Server) -> Option<Vault> {
     fs::write(dir.join("dir/read"), text(1, 300_000)).unwrap();
     fs::write(dir.join("dir/cold"), text(2, 3 << 20)).unwrap();
     vault.umount();
+    // Nothing of it is on this machine.
+    vault.move_to_machine("first");
     vault.mount_with(&[]);
     assert!(fs::read(dir.join("dir/read")).unwrap() == text(1, 300_000));
     server.take_seen();
@@ -94,7 +93,7 @@ fn use_it(vault: &Vault) -> Vec<Done> {
     });
     // Names, attributes and status while a read waits for the store.
     std::thread::scope(|scope| {
-        let cold = scope.spawn(|| done(|| first_bytes(&dir.join("cold"))));
+        let cold = scope.spawn(|| done(|| middle(&dir.join("cold"))));
         std::thread::sleep(Duration::from_millis(200));
         let ls = done(|| match fs::read_dir(&dir)?.count() {
             3 => Ok(()),
@@ -112,10 +111,12 @@ fn use_it(vault: &Vault) -> Vec<Done> {
     })
 }
 
-fn first_bytes(path: &Path) -> io::Result<()> {
+/// Far from what was fetched beside something else.
+fn middle(path: &Path) -> io::Result<()> {
+    const AT: usize = 2 << 20;
     let mut bytes = vec![0; 4096];
-    fs::File::open(path)?.read_exact(&mut bytes)?;
-    match bytes == text(2, 3 << 20)[..4096] {
+    fs::File::open(path)?.read_exact_at(&mut bytes, AT as u64)?;
+    match bytes == text(2, 3 << 20)[AT..][..4096] {
         true => Ok(()),
         false => Err(io::Error::other("wrong bytes")),
     }
@@ -159,7 +160,7 @@ fn suffer(name: &'static str, fault: Fault) -> Option<Row> {
         std::thread::sleep(Duration::from_millis(100));
     }
     let drained = back.elapsed();
-    first_bytes(&vault.mountpoint().join("dir/cold")).expect("the store is back");
+    middle(&vault.mountpoint().join("dir/cold")).expect("the store is back");
     let held = read_tree(&vault.mountpoint());
     vault.umount();
     let mut stood = BTreeMap::new();
