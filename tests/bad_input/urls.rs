@@ -19,8 +19,6 @@ fn an_unknown_scheme_is_told_with_the_known_ones() {
         let mut command = mount_url(&vault, init, Path::new("gopher://host/vault"));
         refused(&mut command, 1, &["gopher", "unknown kind of URL", "file:///path"]);
     }
-    let mut later = mount_url(&vault, &[], Path::new("s3://bucket/vault"));
-    refused(&mut later, 1, &["s3:// is not supported by this version", "file:///path"]);
     refused(vault.dripfs(["init", "gopher://host/vault"]).arg("--state").arg(vault.state()), 1, &["unknown kind"]);
     assert!(snapshot(vault.state()).is_empty(), "something local was made for a vault that cannot be");
 }

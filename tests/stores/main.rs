@@ -11,5 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod mounts;
+mod others;
+mod outages;
 mod requests;
 mod server;

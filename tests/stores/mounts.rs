@@ -12,7 +12,7 @@ pub fn vault_at(server: &S3Server) -> Option<Vault> {
     Vault::at(&format!("s3://{BUCKET}/some/prefix"), server.environment())
 }
 
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     use rand::{Rng, SeedableRng};
     let mut bytes = vec![0; len];
     rand::rngs::SmallRng::seed_from_u64(seed).fill(&mut bytes[..]);
