@@ -33,6 +33,8 @@ const LEVEL: i32 = 1;
 /// How much of an extent is tried before all of it is compressed.
 const SAMPLE: usize = 16 * 1024;
 const SAMPLES: usize = 4;
+/// How much is glanced at before anything is tried.
+const GLANCE: usize = 512;
 
 /// Compression pays if it saves an eighth.
 fn pays(compressed: usize, plain: usize) -> bool {
@@ -76,9 +78,13 @@ fn seal_raw(key: &FrameKey, plaintext: &[u8]) -> Vec<u8> {
 
 /// The sealed lengths of the frames, and the sealed bytes; `None` if compression does not pay.
 fn seal_compressed(key: &FrameKey, plaintext: &[u8]) -> Option<(Vec<u32>, Vec<u8>)> {
+    if looks_random(plaintext) {
+        return None;
+    }
     // A compressor cannot be made only where memory is short: then uncompressed is best.
     let mut compressor = Compressor::new(LEVEL).ok()?;
-    if !sample_pays(&mut compressor, plaintext) {
+    // Of little the samples would be all of it.
+    if plaintext.len() > SAMPLES * SAMPLE && !sample_pays(&mut compressor, plaintext) {
         return None;
     }
     let chunks = plaintext.chunks(1 << COMPRESSED_FRAME_LOG2);
@@ -110,6 +116,20 @@ fn seal_compressed(key: &FrameKey, plaintext: &[u8]) -> Option<(Vec<u32>, Vec<u8
 /// The compressed length, `None` unless it is less than the plaintext's.
 fn compress_into(compressor: &mut Compressor<'_>, plain: &[u8], out: &mut [u8]) -> Option<usize> {
     compressor.compress_to_buffer(plain, out).ok().filter(|&len| len < plain.len())
+}
+
+/// A glance at the beginning and the middle, which costs less than a compressor's making: what is compressed already, or
+/// encrypted, has nearly as many different bytes in a stretch as chance has.
+fn looks_random(plaintext: &[u8]) -> bool {
+    let middle = &plaintext[plaintext.len() / 2..];
+    [plaintext, middle].iter().all(|part| {
+        let part = &part[..part.len().min(GLANCE)];
+        let mut seen = [false; 256];
+        part.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+        let different = seen.iter().filter(|seen| **seen).count();
+        // Of n random bytes 256 (1 - e^(-n/256)) are different, give or take a fortieth.
+        different as f64 > 0.9 * 256.0 * (1.0 - (-(part.len() as f64) / 256.0).exp())
+    })
 }
 
 /// Tries a few samples, spread over the extent.
@@ -252,6 +272,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn noise_is_seen_at_a_glance_and_text_is_not_taken_for_it() {
+        for len in [64, 200, 512, 4096, EXTENT_MAX] {
+            assert!((0..20).filter(|_| looks_random(&noise(len))).count() >= 14, "{len}");
+            assert!(!looks_random(&text(len)), "{len}");
+            let half = [noise(len), text(len)].concat();
+            assert!(!looks_random(&half), "{len}: half of it is text");
+        }
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let pages: Vec<_> = program.chunks_exact(4096).step_by(64).collect();
+        let random = pages.iter().filter(|page| looks_random(page)).count();
+        assert!(random * 10 < pages.len(), "{random} pages of {}", pages.len());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! close never waits (promise 2); fsync waits as the mount's durability says.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::attributes::without_privileges;
@@ -132,30 +134,57 @@ impl Fs {
 
     /// fsync(2) and fdatasync(2): a barrier (L2), safe as the mount's durability says when it returns.
     pub async fn fsync(&self, ino: Ino, _data_only: bool) -> Result<(), FsError> {
-        if self.nothing_to_keep()? {
-            return Ok(());
+        match self.fsync_barrier(ino).await? {
+            Some(position) => self.safe(position).await,
+            None => Ok(()),
         }
-        if plants::on("J7-no-barrier-if-clean") && !self.cache.dirty_files().contains(&ino) {
-            return Ok(());
-        }
-        self.cache.barrier(&[ino]).await.map_err(|e| self.blame(ino, e))?;
-        let ((), position) = self.history.transact(|tx| {
-            tx.barrier(ino);
-            Ok::<(), FsError>(())
-        })?;
-        self.safe(position).await
     }
 
     /// fsync of a directory: the names in it are safe.
     pub async fn fsync_dir(&self, ino: Ino) -> Result<(), FsError> {
-        if self.nothing_to_keep()? {
-            return Ok(());
+        match self.fsync_dir_barrier(ino)? {
+            Some(position) => self.safe(position).await,
+            None => Ok(()),
         }
+    }
+
+    /// The first half of fsync: what has to be safe for it, for [`Fs::once_safe`]. `None` if nothing has.
+    pub async fn fsync_barrier(&self, ino: Ino) -> Result<Option<Position>, FsError> {
+        if self.nothing_to_keep()? {
+            return Ok(None);
+        }
+        if plants::on("J7-no-barrier-if-clean") && !self.cache.dirty_files().contains(&ino) {
+            return Ok(None);
+        }
+        self.cache.barrier(&[ino]).await.map_err(|e| self.blame(ino, e))?;
+        self.barrier_record(ino).map(Some)
+    }
+
+    /// As [`Fs::fsync_barrier`], of a directory.
+    pub fn fsync_dir_barrier(&self, ino: Ino) -> Result<Option<Position>, FsError> {
+        if self.nothing_to_keep()? {
+            return Ok(None);
+        }
+        self.barrier_record(ino).map(Some)
+    }
+
+    fn barrier_record(&self, ino: Ino) -> Result<Position, FsError> {
         let ((), position) = self.history.transact(|tx| {
             tx.barrier(ino);
             Ok::<(), FsError>(())
         })?;
-        self.safe(position).await
+        Ok(position)
+    }
+
+    /// Calls `done` once what stands at `position` is safe, as the mount's durability says, or is known not to be; in the
+    /// thread that learns of it, so that no other one has to wake between the disk and who waits.
+    pub fn once_safe(self: &Arc<Self>, position: Position, done: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+        let this = self.clone();
+        let waiting = async move { done(this.safe(position).await) };
+        match &self.safety {
+            Safety::Local(journal) => journal.follow(waiting),
+            Safety::Nothing | Safety::Remote(..) | Safety::Async(_) => drop(tokio::spawn(waiting)),
+        }
     }
 
     /// syncfs: everything written before the call.

@@ -26,12 +26,13 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use super::errno::errno;
 use super::kernel_cache::KernelCache;
 use super::lookups::Lookups;
 use super::options::{MountOptions, negotiate};
-use super::reply::{Reply, Terms, guarded};
+use super::reply::{Overdue, Reply, Terms, guarded};
 use crate::base::Ino;
 use crate::base::sizes::NAME_MAX;
 use crate::fs::{Fs, FsError, Seek, SetAttributes, SpaceUse};
@@ -54,6 +55,14 @@ pub(super) struct Adapter {
     ttl: Duration,
     file_flags: FopenFlags,
     directory_flags: FopenFlags,
+    overdue: Arc<Overdue<ReplyEmpty>>,
+    watching: AbortHandle,
+}
+
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
 }
 
 impl Adapter {
@@ -72,7 +81,10 @@ impl Adapter {
             file_flags |= FopenFlags::FOPEN_KEEP_CACHE;
             directory_flags |= FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
         }
-        Adapter { fs, lookups, kernel, runtime, ttl, file_flags, directory_flags }
+        let overdue = Arc::new(Overdue::new());
+        let watched = overdue.clone();
+        let watching = runtime.spawn(async move { watched.run().await }).abort_handle();
+        Adapter { fs, lookups, kernel, runtime, ttl, file_flags, directory_flags, overdue, watching }
     }
 }
 
@@ -323,10 +335,8 @@ impl Filesystem for Adapter {
         self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
     }
 
-    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.answer_empty(Terms::unbounded("fsync"), reply, async move |fs: Arc<Fs>| {
-            fs.fsync(ino(number), datasync).await
-        });
+    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.answer_once_safe("fsync", reply, async move |fs: Arc<Fs>| fs.fsync_barrier(ino(number)).await);
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -346,9 +356,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer_empty(Terms::unbounded("fsyncdir"), reply, async move |fs: Arc<Fs>| {
-            fs.fsync_dir(ino(number)).await
-        });
+        self.answer_once_safe("fsyncdir", reply, async move |fs: Arc<Fs>| fs.fsync_dir_barrier(ino(number)));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -8,6 +8,7 @@
 //! with an error does nothing afterwards: the kernel would go on believing what was before. Nothing here knows a file's
 //! name, so nothing here can log one.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -19,6 +20,8 @@ use fuser::Errno;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::errno::errno;
 use crate::fs::FsError;
@@ -78,6 +81,10 @@ impl<R> Slot<R> {
         self.0.lock().as_mut().map(fill)
     }
 
+    fn is_answered(&self) -> bool {
+        self.0.lock().is_none()
+    }
+
     pub fn send(self, send: impl FnOnce(R)) {
         let reply = self.0.lock().take();
         if let Some(reply) = reply {
@@ -95,6 +102,93 @@ impl<R> Clone for Slot<R> {
 impl<R: Reply> Reply for Slot<R> {
     fn error(self, errno: Errno) {
         self.send(|reply| reply.error(errno));
+    }
+}
+
+/// Replies that are given where a blocked thread may keep every timer from running (fsync, by the journal's own): here
+/// is who answers in its place when it is too late.
+pub struct Overdue<R> {
+    waiting: Mutex<Waiting<R>>,
+    more: Notify,
+}
+
+struct Waiting<R> {
+    /// In the order of their deadlines. One that was answered goes when it comes to the front.
+    slots: VecDeque<(Instant, Slot<R>)>,
+    /// Whoever watches has no deadline to sleep to.
+    idle: bool,
+}
+
+/// A reply that is watched. Dropped, it is EIO at once.
+pub struct Promised<R: Reply>(Slot<R>);
+
+impl<R: Reply> Promised<R> {
+    pub fn send(self, send: impl FnOnce(R)) {
+        self.0.clone().send(send);
+    }
+}
+
+impl<R: Reply> Drop for Promised<R> {
+    fn drop(&mut self) {
+        // Nothing, if it was answered.
+        self.0.clone().error(Errno::EIO);
+    }
+}
+
+impl<R: Reply> Overdue<R> {
+    pub fn new() -> Overdue<R> {
+        Overdue { waiting: Mutex::new(Waiting { slots: VecDeque::new(), idle: false }), more: Notify::new() }
+    }
+
+    /// This one shall be answered within [`DEADLINE`], by whoever holds what is returned, or else with an error.
+    pub fn watch(&self, reply: R) -> Promised<R> {
+        let slot = Slot::new(reply);
+        let mut waiting = self.waiting.lock();
+        waiting.forget_answered();
+        waiting.slots.push_back((Instant::now() + DEADLINE, slot.clone()));
+        if std::mem::take(&mut waiting.idle) {
+            self.more.notify_one();
+        }
+        Promised(slot)
+    }
+
+    /// Watches, until it is dropped.
+    pub async fn run(&self) {
+        loop {
+            match self.next() {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => self.more.notified().await,
+            }
+            while let Some(slot) = self.late() {
+                log::error!("fsync was not done after {} s: its caller gets an I/O error", DEADLINE.as_secs());
+                slot.error(Errno::EIO);
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let mut waiting = self.waiting.lock();
+        waiting.forget_answered();
+        let next = waiting.slots.front().map(|(deadline, _)| *deadline);
+        waiting.idle = next.is_none();
+        next
+    }
+
+    fn late(&self) -> Option<Slot<R>> {
+        let mut waiting = self.waiting.lock();
+        waiting.forget_answered();
+        match waiting.slots.front() {
+            Some((deadline, _)) if *deadline <= Instant::now() => waiting.slots.pop_front().map(|(_, slot)| slot),
+            _ => None,
+        }
+    }
+}
+
+impl<R> Waiting<R> {
+    fn forget_answered(&mut self) {
+        while self.slots.front().is_some_and(|(_, slot)| slot.is_answered()) {
+            self.slots.pop_front();
+        }
     }
 }
 
@@ -227,6 +321,35 @@ mod tests {
         tokio::time::sleep(DEADLINE * 3).await;
         assert_eq!(*answers.lock(), [Err(libc::EIO)]);
         assert!(!ended.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_nobody_gives_is_an_io_error_when_it_is_late_and_not_before() {
+        let overdue = Arc::new(Overdue::new());
+        let watcher = overdue.clone();
+        let watching = tokio::spawn(async move { watcher.run().await });
+        for _ in 0..2 {
+            let mut all = Vec::new();
+            for _ in 0..3 {
+                let (reply, answers) = Recorder::new();
+                all.push((overdue.watch(reply), answers));
+                tokio::time::sleep(DEADLINE / 4).await;
+            }
+            let (given, told) = all.remove(1);
+            given.send(|mut reply| reply.put(Ok(7)));
+            tokio::time::sleep(DEADLINE / 8).await;
+            assert!(all.iter().all(|(_, answers)| answers.lock().is_empty()));
+            tokio::time::sleep(DEADLINE / 4).await;
+            assert_eq!(*all[0].1.lock(), [Err(libc::EIO)]);
+            assert!(all[1].1.lock().is_empty());
+            tokio::time::sleep(DEADLINE).await;
+            assert_eq!(*all[1].1.lock(), [Err(libc::EIO)]);
+            assert_eq!(*told.lock(), [Ok(7)]);
+        }
+        let (reply, answers) = Recorder::new();
+        drop(overdue.watch(reply));
+        assert_eq!(*answers.lock(), [Err(libc::EIO)], "nobody is left who could give it");
+        watching.abort();
     }
 
     #[tokio::test(start_paused = true)]

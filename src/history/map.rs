@@ -1,8 +1,8 @@
 //! Edits of a file's map: which run of its bytes lies in which extent.
 //!
 //! A map of at most [`INLINE_PIECES`] pieces stands in the head itself; a longer one in records of its own, keyed by
-//! offset. Pieces never overlap; what none covers is a hole. A piece is at most one extent long, so what reaches
-//! into a range begins at most [`EXTENT_MAX`] before it.
+//! offset. Pieces never overlap, and none reaches beyond the head's size; what none covers is a hole. A piece is at most
+//! one extent long, so what reaches into a range begins at most [`EXTENT_MAX`] before it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -131,9 +131,11 @@ pub fn cut(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, range: Range<u64
     Ok(())
 }
 
-/// Puts pieces in place of whatever is there. They are in order and do not overlap.
+/// Puts pieces in place of whatever is there. They are in order and do not overlap. `head` has the size from before.
 pub fn replace(tx: &mut Transaction<'_>, ino: Ino, head: &mut Head, new: &[Piece]) -> Result<(), IndexError> {
-    for piece in new {
+    // Beyond the size there is nothing to cut: whoever appends looks for nothing.
+    let size = head.size;
+    for piece in new.iter().filter(|piece| piece.offset < size) {
         cut(tx, ino, head, piece.offset..piece.end())?;
     }
     if head.spilled {

@@ -546,7 +546,8 @@ impl History {
     /// The index holds this, up to `position`, now.
     pub fn indexed(&self, index: &Index, batch: &crate::index::Folded, position: Position) {
         let records: Vec<_> = batch.iter().collect();
-        for part in records.chunks(512) {
+        // In steps, so that operations go on beside it.
+        for part in records.chunks(64) {
             let mut state = self.state.write();
             index.remember(part.iter().copied());
             state.overlay.let_go(part.iter().map(|(key, _)| *key), position);

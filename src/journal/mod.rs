@@ -32,13 +32,14 @@ mod writer;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -64,8 +65,9 @@ const WAIT_LIMIT: Duration = Duration::from_secs(30);
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// How often those who wait for room look whether somebody else made some on the disk.
 const LOOK: Duration = Duration::from_millis(250);
-/// How old a look at the disk's free space may be.
+/// How old a look at the disk's free space may be; and with how much left, whatever is written meanwhile.
 const FREE_AGE: Duration = Duration::from_millis(100);
+const AMPLE: u64 = 1 << 30;
 /// What a record counts for before it is encoded, beside names and values; only bounds depend on it.
 const RECORD_WEIGHT: u64 = 96;
 /// On a disk with little room files are smaller, but not smaller than this.
@@ -293,6 +295,8 @@ pub struct Journal {
     room: Notify,
     progress: watch::Sender<Progress>,
     writer: Mutex<Option<Writer>>,
+    /// Where the writer runs.
+    runtime: OnceLock<Handle>,
     generation: AtomicU64,
     failures: AtomicU64,
 }
@@ -483,7 +487,10 @@ impl Journal {
 
     /// Something was written, or room was given back.
     fn disk_changed(&self) {
-        *self.free.lock() = None;
+        let mut seen = self.free.lock();
+        if seen.is_some_and(|(_, free)| free < AMPLE) {
+            *seen = None;
+        }
     }
 
     fn lacking(&self, lack: Lack) -> JournalError {
@@ -714,8 +721,20 @@ impl Journal {
     /// The writer: seals blocks, writes, fdatasyncs. Runs until `close`; the mount gives it a thread of its own.
     pub async fn run(self: Arc<Self>) {
         let writer = self.writer.lock().take().expect("a journal has one writer, run once");
+        // Run once, so set once.
+        let _ = self.runtime.set(Handle::current());
         let _ended = Ended(&self);
         writer.run(&self).await;
+    }
+
+    /// Runs what follows on the durable end where the writer runs: between the fdatasync and who waited for it, no other
+    /// thread has to wake. It does not wait for anything else, and nothing of it runs while the disk blocks the writer.
+    /// Dropped when the journal is closed.
+    pub fn follow(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.runtime.get() {
+            Some(runtime) => drop(runtime.spawn(task)),
+            None => drop(tokio::spawn(task)),
+        }
     }
 
     /// Makes everything durable and begins a new file, so that those before it can go as soon as vault and index have

@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -557,6 +557,7 @@ fn build(built: Built) -> Arc<Journal> {
         progress: watch::Sender::new(progress),
         writer: Mutex::new(Some(Writer::new(place, tail, floor, durable_block))),
         generation,
+        runtime: OnceLock::new(),
         failures: 0.into(),
     })
 }

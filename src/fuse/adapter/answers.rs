@@ -8,7 +8,9 @@ use fuser::{INodeNo, ReplyEmpty, ReplyEntry, Request};
 
 use super::values::{caller, file_attr, ino, owned};
 use super::{Adapter, GENERATION};
+use crate::base::Position;
 use crate::fs::{Attributes, Caller, Fs, FsError, Privileges};
+use crate::fuse::errno::errno;
 use crate::fuse::reply::{Reply, Terms, answer};
 
 impl Adapter {
@@ -87,6 +89,31 @@ impl Adapter {
         self.answer(terms, reply, operation, move |reply, privileges| {
             kernel.contents_changed(ino(number), privileges);
             send(reply);
+        });
+    }
+
+    /// An operation that is done once what it returns is safe.
+    pub(super) fn answer_once_safe<F>(
+        &self,
+        operation: &'static str,
+        reply: ReplyEmpty,
+        barrier: impl FnOnce(Arc<Fs>) -> F,
+    ) where
+        F: Future<Output = Result<Option<Position>, FsError>> + Send + 'static,
+    {
+        let (fs, overdue) = (self.fs.clone(), self.overdue.clone());
+        self.answer(Terms::unbounded(operation), reply, barrier, move |reply, position| match position {
+            None => reply.ok(),
+            Some(position) => {
+                // The journal's thread may be held by a disk that does not answer.
+                let promised = overdue.watch(reply);
+                fs.once_safe(position, move |result| {
+                    promised.send(|reply| match result {
+                        Ok(()) => reply.ok(),
+                        Err(error) => reply.error(errno(&error)),
+                    });
+                });
+            }
         });
     }
 }
