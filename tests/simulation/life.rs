@@ -124,7 +124,7 @@ impl Sim {
         let front = Front { remote: self.remote.clone(), power: Some(power.clone()), who };
         let world = self.world(front, powered.clone());
         // The last life has one sweep, when all is quiet.
-        let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, ..GC } } else { GC };
+        let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, merge_after: 0, ..GC } } else { GC };
         let opened = async {
             let pins = PinFile::open(powered)?;
             Drive::open_in(world, unlocked(), pins, self.options(false, plan.remote, takeover, gc)).await

@@ -91,6 +91,7 @@ pub const GC: gc::Settings = gc::Settings {
     every: Duration::from_secs(200),
     grace: Duration::from_secs(60),
     requests: 20,
+    merge_after: 3,
 };
 
 /// What was tried.
