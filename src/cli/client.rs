@@ -221,8 +221,12 @@ fn table(mount: &MountStatus) -> String {
     }
     let removed = &status.removed;
     if *removed != Default::default() {
-        let gc::Removed { commits, checkpoints, segments, .. } = removed;
-        rows.push(("removed", format!("{segments} segments, {commits} commits, {checkpoints} checkpoints")));
+        let gc::Removed { commits, checkpoints, segments, refused, .. } = removed;
+        let refused = match refused {
+            0 => String::new(),
+            refused => format!("; the store refused {refused} deletions: what is not needed stays there"),
+        };
+        rows.push(("removed", format!("{segments} segments, {commits} commits, {checkpoints} checkpoints{refused}")));
     }
     rows.extend([("pin", status.pin.clone()), ("process", mount.pid.to_string())]);
     rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()

@@ -172,6 +172,23 @@ pub fn seal_anew(keys: &Keys, old: &Extent, new: &Extent, stored: &[u8]) -> Resu
     Ok(bytes.to_vec())
 }
 
+/// Are these the sealed bytes of the extent, all of them, as they were made?
+pub fn check_sealed(keys: &Keys, extent: &Extent, stored: &[u8]) -> Result<(), FormatError> {
+    extent.check()?;
+    if stored.len() != extent.stored as usize || stored.len() != stored_range(extent, 0..extent.frame_count()).len() {
+        return Err(FormatError::Malformed { what: WHAT, why: "there are more or fewer bytes than its frames have" });
+    }
+    let key = FrameKey::new(&keys.file_key(&extent.key_id), &extent.nonce);
+    for frame in 0..extent.frame_count() {
+        let (range, last) = (stored_range(extent, frame..frame + 1), frame + 1 == extent.frame_count());
+        let sealed = &stored[range.start as usize..range.end as usize];
+        let (bytes, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(FormatError::Unauthentic(WHAT))?;
+        let mut plain = SecretBytes::from(bytes.to_vec());
+        key.open_frame(frame, last, &mut plain, tag).map_err(|_| FormatError::Unauthentic(WHAT))?;
+    }
+    Ok(())
+}
+
 /// Which frames hold these plaintext bytes.
 pub fn frames_of(extent: &Extent, bytes: Range<u32>) -> Range<u32> {
     let end = bytes.end.min(extent.len);

@@ -256,7 +256,7 @@ impl Header {
             0 => return Err(malformed("there is no version 0")),
             version => return Err(FormatError::Newer { what: WHAT, version: version.into() }),
         }
-        if object.len() != CLASS_MIN {
+        if !padding::is_class(object.len()) || object.len() > CLASS_MIN {
             return Err(malformed("its length is not the smallest class"));
         }
         let (len, rest) = rest.split_first_chunk().ok_or(short.clone())?;

@@ -46,6 +46,11 @@ pub enum Part {
     Other { kind: u8, rest: [u8; REST_MAX], len: u8 },
 }
 
+impl Part {
+    /// After all that an inode can have.
+    pub const LAST: Part = Part::Other { kind: u8::MAX, rest: [u8::MAX; REST_MAX], len: REST_MAX as u8 };
+}
+
 /// An encoded key.
 #[derive(Clone, Copy)]
 pub struct KeyBytes {

@@ -72,6 +72,11 @@ impl Opened {
     }
 }
 
+fn is_zeros(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
 /// Opens an object of this kind and name, of which `clear` bytes lie in clear; `what` names it in errors.
 pub(super) fn open(
     keys: &Keys,
@@ -92,7 +97,7 @@ pub(super) fn open(
     let (len, rest) = opened.split_first_chunk::<LEN_LEN>().ok_or(malformed("it is too short"))?;
     let len = u32::from_be_bytes(*len) as usize;
     let padding = rest.get(len..).ok_or(malformed("its content is longer than the object"))?;
-    if padding.iter().any(|&byte| byte != 0) {
+    if !is_zeros(padding) {
         return Err(malformed("its padding is not zeros"));
     }
     if padding::class(clear + CONTENT + len + TAG_LEN) != Some(object.len()) {

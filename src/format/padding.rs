@@ -4,8 +4,36 @@ use crate::base::Random;
 use crate::base::sizes::{CLASS_MAX, CLASS_MIN};
 use crate::crypto::aead;
 
+/// The classes of simulations: a history makes thousands of objects, and most of its time would go into padding.
+#[cfg(feature = "plants")]
+mod fine {
+    use std::cell::Cell;
+
+    pub const GRID: usize = 1024;
+
+    thread_local! {
+        static FINE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// From now on objects of this thread are as long as a multiple of a KiB.
+    pub fn pad_finely() {
+        FINE.set(true);
+    }
+
+    pub fn is_fine() -> bool {
+        FINE.get()
+    }
+}
+
+#[cfg(feature = "plants")]
+pub use fine::pad_finely;
+
 /// The smallest class that holds `len` bytes; `None` above the largest.
 pub fn class(len: usize) -> Option<usize> {
+    #[cfg(feature = "plants")]
+    if fine::is_fine() {
+        return (len <= CLASS_MAX).then(|| len.div_ceil(fine::GRID).max(1) * fine::GRID);
+    }
     (len <= CLASS_MAX).then(|| len.div_ceil(CLASS_MIN).max(1).next_power_of_two() * CLASS_MIN)
 }
 

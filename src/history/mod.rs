@@ -473,20 +473,40 @@ impl History {
         state.overlay.orphan_places().filter_map(segment).chain(state.spilling.iter().copied()).collect()
     }
 
-    /// Which of these extents of one file, as they lie in the vault, does the state name as they are there? (The state
-    /// as it is now, unlinked open files included.) What is dead or moved now is so in every commit whose cut is not
-    /// before [`Journal::end`] as it is then.
-    pub fn in_use(&self, owner: Ino, extents: &[(u64, Place)]) -> Result<Vec<u64>, IndexError> {
-        let mut there: Vec<u64> = Vec::new();
-        {
-            let view = self.view();
-            for (number, place) in extents {
-                match view.get(&Key::extent(ExtentId { owner, number: *number }))?.as_deref() {
-                    Some(Record::Extent(extent)) if extent.place == *place => there.push(*number),
-                    _ => {}
-                }
+    /// Which of these extents of one file does the state have as they lie in the vault there, named or not?
+    pub fn placed(&self, owner: Ino, extents: &[(u64, Place)]) -> Result<Vec<u64>, IndexError> {
+        let view = self.view();
+        let mut there = Vec::new();
+        for (number, place) in extents {
+            match view.get(&Key::extent(ExtentId { owner, number: *number }))?.as_deref() {
+                Some(Record::Extent(extent)) if extent.place == *place => there.push(*number),
+                _ => {}
             }
         }
+        Ok(there)
+    }
+
+    /// Visits the records of the state from a key on, a bounded number of them; returns where to go on.
+    pub fn visit_some(&self, from: Key, mut visit: impl FnMut(&Key, &Arc<Record>)) -> Result<Option<Key>, IndexError> {
+        let (mut seen, mut next) = (0, None);
+        let last = Key { ino: Ino(u64::MAX), part: Part::LAST };
+        self.view().scan(from, last, |key, record| {
+            if seen == SCAN_STEP {
+                next = Some(*key);
+                return false;
+            }
+            seen += 1;
+            visit(key, record);
+            true
+        })?;
+        Ok(next)
+    }
+
+    /// Which of these extents of one file, as they lie in the vault, does the file itself name as they are there? (The
+    /// state as it is now, unlinked open files included.) What is dead or moved now is so in every commit whose cut is
+    /// not before [`Journal::end`] as it is then.
+    pub fn in_use(&self, owner: Ino, extents: &[(u64, Place)]) -> Result<Vec<u64>, IndexError> {
+        let mut there = self.placed(owner, extents)?;
         if there.is_empty() {
             return Ok(there);
         }

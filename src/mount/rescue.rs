@@ -30,7 +30,7 @@ use crate::journal::Journal;
 use crate::store::{Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::aside::{self, About, SetAside};
-use crate::vault::pin::PinFile;
+use crate::vault::pin::{Pin, PinFile};
 use crate::vault::unlock::{self, Unlocked};
 use crate::vault::walk;
 use history::OldHistory;
@@ -159,7 +159,7 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
     let several = places.len() > 1;
     for (number, place) in places.into_iter().enumerate() {
         let to = if several { request.to.join(format!("history-{}", number + 1)) } else { request.to.clone() };
-        let mut one = match write_out(store, &keys, &request.state, &place, &to).await {
+        let mut one = match write_out(store, &keys, pins.get().as_ref(), &request.state, &place, &to).await {
             // The others come all the same.
             Err(error) if several => {
                 log::error!("{}: {error}", place.directory);
@@ -250,12 +250,13 @@ async fn foreign_journal(
 async fn write_out(
     store: &Store,
     keys: &Arc<Keys>,
+    pin: Option<&Pin>,
     state: &Path,
     place: &Place,
     to: &Path,
 ) -> Result<HistoryReport, MountError> {
     let scratch = Scratch(state.join(format!("rescue-{}", std::process::id())));
-    let old = OldHistory::open(store, keys, &place.root, &place.about, &scratch.0).await?;
+    let old = OldHistory::open(store, keys, pin, &place.root, &place.about, &scratch.0).await?;
     let mut report =
         HistoryReport { to: to.to_owned(), based_on_vault: old.based_on_vault, ..HistoryReport::of(place) };
     output::write(&old, to, &mut report).await?;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,8 +29,13 @@ use crate::store::{Created, Store, StoreError};
 /// How long a disk is left alone that does not give what is to be sent: longer after each try, at most so long.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 const DISK_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// So often a disk is asked again that gives other bytes than were written.
+const LIES: u32 = 2;
 /// One in so many tries is logged.
 const LOG_EVERY: u32 = 20;
+
+/// How often a store that refuses to delete is asked.
+const REFUSALS: u32 = 3;
 
 /// An extent that a round sends.
 #[derive(Clone)]
@@ -191,7 +197,8 @@ impl RemoteStorage {
     }
 
     /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end. A disk that does
-    /// not give them now is asked again until the mount ends: they are nowhere else.
+    /// not give them now is asked again until the mount ends: they are nowhere else. One that gives others is asked
+    /// again, too, and if it goes on so, nothing is sent.
     pub async fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, SendError> {
         let mut failures = 0u32;
         loop {
@@ -204,6 +211,11 @@ impl RemoteStorage {
                         );
                     }
                     self.pause(DISK_PAUSE.saturating_mul(failures).min(DISK_PAUSE_MAX)).await?;
+                }
+                Err(JournalError::Damaged(why)) if failures < LIES => {
+                    failures += 1;
+                    log::error!("{why} (try {failures} of {}): check the disk", LIES + 1);
+                    self.pause(DISK_PAUSE).await?;
                 }
                 read => return Ok(read?),
             }
@@ -218,7 +230,11 @@ impl RemoteStorage {
         let bytes = self.journal.read(extent.id, 0..extent.record.stored);
         let bytes = bytes.unwrap_or_else(|| Err(damaged("is not there")))?;
         match &extent.sent {
-            None => Ok(bytes),
+            None if plants::on("upload-unchecked") => Ok(bytes),
+            None => match extent::check_sealed(&self.keys, &extent.record, &bytes) {
+                Ok(()) => Ok(bytes),
+                Err(error) => Err(damaged(&format!("is not as it was written: {error}"))),
+            },
             Some(sent) => match extent::seal_anew(&self.keys, sent, &extent.record, &bytes) {
                 Ok(bytes) => Ok(bytes.into()),
                 Err(error) => Err(damaged(&format!("does not open: {error}"))),
@@ -264,25 +280,35 @@ impl RemoteStorage {
         .await
     }
 
-    /// Deletes an object, however long the store takes to answer.
-    pub async fn delete(&self, name: &str) -> Result<(), Stopped> {
+    /// Deletes an object, however long the store takes to answer. A store that refuses is asked three times: then tells
+    /// why.
+    pub async fn delete(&self, name: &str) -> Result<Option<StoreError>, Stopped> {
         let (store, name) = (self.store.clone(), name.to_owned());
+        let refused = Arc::new(AtomicU32::new(0));
         self.retrying(move |_| {
-            let (store, name) = (store.clone(), name.clone());
-            async move { store.delete(&name).await }.boxed()
+            let (store, name, refused) = (store.clone(), name.clone(), refused.clone());
+            async move {
+                match store.delete(&name).await {
+                    Err(why @ StoreError::Refused { .. }) if refused.fetch_add(1, Relaxed) + 1 >= REFUSALS => {
+                        Ok(Some(why))
+                    }
+                    deleted => deleted.map(|()| None),
+                }
+            }
+            .boxed()
         })
         .await
     }
 
     /// The first `most` names below a prefix that come after `after` ("": from the first on), sorted.
-    pub async fn list(&self, prefix: &'static str, after: &str, most: usize) -> Result<Vec<String>, Stopped> {
-        let (store, after) = (self.store.clone(), after.to_owned());
+    pub async fn list(&self, prefix: &str, after: &str, most: usize) -> Result<Vec<String>, Stopped> {
+        let (store, prefix, after) = (self.store.clone(), prefix.to_owned(), after.to_owned());
         self.retrying(move |_| {
-            let (store, after) = (store.clone(), after.clone());
+            let (store, prefix, after) = (store.clone(), prefix.clone(), after.clone());
             async move {
                 match after.is_empty() {
-                    true => store.list(prefix, most).await,
-                    false => store.list_after(prefix, &after, most).await,
+                    true => store.list(&prefix, most).await,
+                    false => store.list_after(&prefix, &after, most).await,
                 }
             }
             .boxed()
@@ -342,19 +368,11 @@ mod tests {
             reserve_bytes: 0,
         };
         let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).unwrap();
-        let record = Extent {
-            key_id: [0; 16],
-            nonce: [0; 16],
-            frame_log2: 16,
-            len: LEN - 16,
-            stored: LEN,
-            frames: vec![],
-            place: Place::Local,
-            extra: None,
-        };
+        let (record, bytes) = extent::seal(&keys(), random, [0; 16], &[7; LEN as usize - 16], false);
+        assert_eq!(record.stored, LEN);
+        let bytes = Bytes::from(bytes);
         let id = |number| ExtentId { owner: Ino(9), number };
-        let sealed =
-            |number| SealedExtent { id: id(number), record: record.clone(), bytes: vec![7; LEN as usize].into() };
+        let sealed = |number| SealedExtent { id: id(number), record: record.clone(), bytes: bytes.clone() };
         journal.append(Arc::new(Change::default()), (0..count).map(sealed).collect());
         let segments = (0..count).map(|number| Packed {
             id: ObjectId(random.bytes()),

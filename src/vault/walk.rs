@@ -7,7 +7,7 @@
 //! A writer elsewhere may be removing what a checkpoint covers (C6), and a removed commit may be put back by a late
 //! request. So whatever is missing, or does not fit, means: begin again, from the checkpoint that counts now; and what
 //! seems to be the end is one only if the newest commit and its checkpoint still stand *afterwards*. What is found wrong
-//! twice, from the same beginning, is wrong.
+//! twice, from the same beginning, is wrong, unless the log goes on beyond what a listing shows: that may be old.
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -27,6 +27,9 @@ use crate::store::{Store, StoreError};
 
 /// Log objects fetched ahead.
 const AHEAD: usize = 8;
+/// How far beyond what a listing shows a later log object is looked for, before anything is said to be wrong: more than a
+/// writer makes until it makes a checkpoint.
+const BEYOND: u64 = 1200;
 /// How often a walk begins while what stands in the store changes under it.
 const TRIES: u32 = 8;
 
@@ -116,8 +119,10 @@ pub async fn walk(
     let mut from = from;
     // Where the try before began, and what was wrong.
     let mut before: Option<(Sequence, Sequence, String)> = None;
+    let mut least = Sequence(0);
     for number in 1.. {
         let mut walk = Walk::new(store, keys, pin);
+        walk.listed = least;
         let why = match walk.run(from.take()).await {
             Ok(true) => return walk.finish().await,
             Ok(false) => tampered("what seemed to be the end of the log is none".to_owned()),
@@ -126,8 +131,14 @@ pub async fn walk(
         };
         let began = walk.base.as_ref().map_or(Sequence(0), |(_, base)| base.sequence);
         let found = (began, walk.listed, why.to_string());
-        if number >= TRIES || (!walk.continued && before.as_ref() == Some(&found)) {
+        if number >= TRIES {
             return Err(why);
+        }
+        if !walk.continued && before.as_ref() == Some(&found) {
+            match newer(store, keys, pin, walk.listed).await? {
+                Some(newer) => least = newer,
+                None => return Err(why),
+            }
         }
         log::debug!("the log is read again from the checkpoint (try {number}): {why}");
         before = (!walk.continued).then_some(found);
@@ -149,6 +160,27 @@ pub async fn has_moved<F: checkpoint::Fetch>(
 
 async fn fetch(store: &Store, sequence: Sequence) -> Result<Option<Bytes>, VaultError> {
     Ok(store.get(&log_name(sequence)).await?)
+}
+
+/// A log object after the last one that a listing shows, found by what else tells of one, and by asking.
+async fn newer(
+    store: &Store,
+    keys: &Keys,
+    pin: Option<&Pin>,
+    listed: Sequence,
+) -> Result<Option<Sequence>, VaultError> {
+    let hint = store.get(HINT_NAME).await?.and_then(|object| Hint::open(keys, &object).ok()).map(|hint| hint.sequence);
+    let told = [hint, pin.map(|pin| pin.link.sequence)].into_iter().flatten().filter(|told| *told > listed);
+    let numbers = told.chain((listed.0 + 1..=listed.0 + BEYOND).map(Sequence));
+    let asked = numbers.map(|number| async move { (number, fetch(store, number).await) }.boxed());
+    let mut asked = futures::stream::iter(asked).buffered(AHEAD);
+    let mut newest = None;
+    while let Some((number, found)) = asked.next().await {
+        if found?.is_some() {
+            newest = newest.max(Some(number));
+        }
+    }
+    Ok(newest)
 }
 
 impl<'a> Walk<'a> {
@@ -178,6 +210,7 @@ impl<'a> Walk<'a> {
             true => self.store.last("log/").await?.and_then(|name| sequence(&name)).unwrap_or(Sequence(0)),
             false => self.hinted().await?,
         };
+        let listed = listed.max(self.listed);
         self.listed = listed;
         if !self.continued && listed > Sequence(0) {
             self.begin_at_checkpoint(listed).await?;

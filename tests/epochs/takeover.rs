@@ -124,11 +124,19 @@ async fn e3_without_its_index_a_history_is_rescued_over_what_the_vault_has() {
     drop(first);
     second.close(|_| ()).await.unwrap();
     drop(second);
+    place.copy("vault", "older");
     place.open("a").await.close(|_| ()).await.unwrap();
     let mut aside = fs::read_dir(place.state("a").join("aside")).unwrap().map(|entry| entry.unwrap().path());
     let aside = aside.find(|path| path.is_dir()).unwrap();
     fs::remove_dir_all(aside.join("index")).unwrap();
     let out = place.root.join("out");
+    // A vault that is older than what this machine has seen is no base.
+    place.copy("vault", "newest");
+    place.copy("older", "vault");
+    let request = Request { state: place.state("a"), to: out.clone(), remove: false };
+    let refused = rescue::rescue(&place.store(), &passphrase(), &request).await.unwrap_err();
+    assert!(refused.to_string().contains("rolled back"), "{refused}");
+    place.copy("newest", "vault");
     let report = rescued(&place, "a", &out, false).await;
     assert!(report.histories[0].based_on_vault);
     check_rescued(&out, &report);

@@ -4,7 +4,7 @@
 //! What is demanded of each look that reached the end of the log: a cut of the drive's history, not older than what the
 //! vault had acknowledged, or shown to anybody, before the look began. Of each look that did not (the network failed):
 //! not older than what this machine has seen. Of a file that it has open: the bytes of the open, each time they are
-//! read. It is killed, loses its power, and goes on from its own index; at the end it shows what the model holds.
+//! read. It is killed, loses its power, and goes on from its own index, now and then from an old one; at the end it shows what the model holds.
 //!
 //! It looks only when it is told to, so that what one observation sees is one state.
 
@@ -40,6 +40,8 @@ pub struct Follower {
     disk: RefCell<Arc<SimulatedDisk>>,
     /// What it has shown, it shows for ever.
     seen: RefCell<Floor>,
+    /// Its state directory as it once was, and what it had shown then: a machine that was off for long.
+    old: RefCell<Option<(Arc<SimulatedDisk>, Floor)>>,
     /// Its network is as bad as the others'.
     faults: bool,
 }
@@ -71,6 +73,7 @@ impl Follower {
             dice: RefCell::new(dice(seed, 77)),
             disk: RefCell::new(SimulatedDisk::new(seed ^ 0x7777)),
             seen: RefCell::default(),
+            old: RefCell::default(),
             faults: seed.is_multiple_of(2),
         }
     }
@@ -108,9 +111,17 @@ impl Follower {
     async fn mount(&self, sim: &Sim, faults: bool) -> Result<Drive, VaultError> {
         let disk = {
             let cut = self.below(2) == 0;
+            if self.below(10) == 0
+                && let Some((disk, seen)) = self.old.take()
+            {
+                (*self.disk.borrow_mut(), *self.seen.borrow_mut()) = (disk, seen);
+            }
             let before = self.disk.borrow().clone();
             let after = if cut { before.power_cut(&mut self.dice.borrow_mut()) } else { before.kill() };
             *self.disk.borrow_mut() = after.clone();
+            if self.below(10) == 0 {
+                *self.old.borrow_mut() = Some((after.copy(), self.seen.borrow().clone()));
+            }
             after
         };
         let disk: Arc<dyn Disk> = disk;

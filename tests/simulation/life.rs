@@ -19,12 +19,11 @@ use dripfs::mount::drive::{Closed, Drive};
 use dripfs::vault::VaultError;
 use dripfs::vault::aside::{self, SetAside};
 use dripfs::vault::gc;
-use dripfs::vault::pin::PinFile;
 
 use super::line::Line;
 use super::model::Model;
 use super::oracle::{Floor, Found};
-use super::remote::{Front, Who};
+use super::remote::Who;
 use super::sim::{GC, Sim, found, observe, unlocked};
 use super::users::{Life, dice};
 use super::world::{Power, PoweredDisk};
@@ -35,6 +34,9 @@ const LONG: Duration = Duration::from_secs(4 * 3600);
 pub const QUIET: Duration = Duration::from_secs(1000);
 /// What is older than this at a crash should be in the journal (3 s in memory, 5 s until fdatasync, and some).
 const AGED: Duration = Duration::from_secs(30);
+
+/// What an empty journal may consist of: the current file, one before it, and what an earlier mount left half made.
+const JOURNAL_FILES: usize = 4;
 
 /// How a life ended.
 #[derive(Clone, Copy, PartialEq)]
@@ -60,22 +62,30 @@ pub struct Plan {
     pub lingers: Duration,
     /// After so long it sleeps.
     pub sleeps: Option<Duration>,
+    /// As it begins its machine's link goes down for so long.
+    pub unplugs: Option<Duration>,
 }
 
 /// What is known of a life that is mounting.
-struct Mounting {
-    who: Who,
+pub struct Mounting {
+    pub who: Who,
     takeover: bool,
     /// The newest log object was its machine's.
     own: bool,
     /// The state directory is a copy.
     restored: bool,
+    /// It must be able to do without the store: the life before was unmounted, and the link is down from the first.
+    clean: bool,
 }
 
 impl Sim {
     /// One life of a machine, from mount to crash or unmount.
     pub async fn life(self: &Rc<Self>, plan: &Plan) -> Result<End, String> {
         self.restore(plan);
+        if let Some(time) = plan.unplugs {
+            self.say(&format!("machine {}: its link is down for {time:?}", plan.machine));
+            self.remote.unplug(plan.machine, time);
+        }
         let number = self.next_life();
         let who = Who { machine: plan.machine, life: number };
         let faults = (self.disk_faults && !plan.calm).then(|| dice(self.below(1 << 40), 3));
@@ -118,33 +128,52 @@ impl Sim {
             (false, true) => self.chance(50) || (restored && plan.calm),
             (false, false) => plan.calm || self.chance(80),
         };
-        let mounting = Mounting { who, takeover, own, restored };
+        let clean = self.machines[machine].clean.replace(false) && self.remote.is_unplugged(machine);
+        let mounting = Mounting { who, takeover, own, restored, clean };
         self.say(&format!("machine {machine} mounts, life {} (own {own}, takeover {takeover})", who.life));
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
-        let front = Front { remote: self.remote.clone(), power: Some(power.clone()), who };
-        let world = self.world(front, powered.clone());
         // The last life has one sweep, when all is quiet.
-        let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, ..GC } } else { GC };
-        let opened = async {
-            let pins = PinFile::open(powered)?;
-            Drive::open_in(world, unlocked(), pins, self.options(false, plan.remote, takeover, gc)).await
-        };
+        let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, merge_after: 0, ..GC } } else { GC };
+        let options = self.options(false, plan.remote, takeover, gc);
+        let opened = self.open(who, powered, power, options, !restored);
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
-        let drive = match opened {
-            Ok(drive) => Rc::new(drive),
-            Err(_) if power.is_gone() => return Ok(End::Crashed),
-            Err(error) => return self.refused(plan, &mounting, power, &error),
+        let died = &self.machines[machine].died;
+        let (drive, offline) = match opened {
+            Ok((drive, offline)) => (Rc::new(drive), offline),
+            Err(error) => {
+                died.set(true);
+                return match power.is_gone() {
+                    true => Ok(End::Crashed),
+                    false => self.refused(plan, &mounting, power, &error),
+                };
+            }
         };
         power.quiet(true);
         let model = observe(&drive.fs).await;
         power.quiet(false);
         let model = match model {
             Ok(model) => model,
-            Err(_) if power.is_gone() || power.disk_failed() => return Ok(End::Crashed),
+            Err(_) if power.is_gone() || power.disk_failed() => {
+                died.set(true);
+                return Ok(End::Crashed);
+            }
+            // What only the vault has may be gone there, if another machine has written meanwhile.
+            Err(_) if offline && !self.remote.is_own(machine) => {
+                died.set(true);
+                return Ok(End::Crashed);
+            }
             Err(error) => return Err(format!("after the mount: {error}")),
         };
-        self.check_in_use(&mounting).await?;
-        let line = self.came_up(&mounting, model, &drive, disk)?;
+        let line = match offline {
+            true => self.came_up_offline(&mounting, model, &drive, disk)?,
+            false => {
+                self.check_in_use(&mounting).await?;
+                self.came_up(&mounting, model, &drive, disk)?
+            }
+        };
+        died.set(false);
+        power.let_lie();
+        self.machines[machine].patched.set(false);
         self.work(plan, line, drive, disk, power).await
     }
 
@@ -175,7 +204,7 @@ impl Sim {
     ) -> Result<Rc<Line>, String> {
         let Mounting { who, restored, .. } = *mounting;
         let before = self.remote.before(who.life);
-        let parent = self.line_after(&before);
+        let parent = self.parent(who, &before);
         // A machine that took over and crashed before it came up owes nothing of what was acknowledged elsewhere. And one
         // that another took over from, which crashed before it came up, has set its own history aside (E3).
         let since = before.iter().skip_while(|before| before.life != parent.who.life);
@@ -187,7 +216,7 @@ impl Sim {
         let mut oracle = parent.oracle.borrow().clone();
         let local = match own {
             true => oracle.local.clone(),
-            false => self.owed_by_copy(who, &before).unwrap_or_default(),
+            false => self.owed_by_copy(who, &before, &parent).unwrap_or_default(),
         };
         let at = oracle.recovered(&found, &local, "after the mount");
         self.say(&format!("life {} came back as of {at:?}: {:?}", who.life, model.names.entries));
@@ -209,15 +238,16 @@ impl Sim {
     }
 
     /// What the machine that a state directory was copied from owed then, if nothing has entered the log since.
-    fn owed_by_copy(&self, who: Who, before: &[Who]) -> Option<Floor> {
+    fn owed_by_copy(&self, who: Who, before: &[Who], parent: &Rc<Line>) -> Option<Floor> {
         let backup = self.machines[who.machine].restored.borrow().clone()?;
+        let is_of_parent = Rc::ptr_eq(parent, &backup.line);
         let unchanged = self.remote.length_before(who.life) == backup.log_len
-            && before.last().is_some_and(|last| last.life == backup.life);
+            && (is_of_parent || before.last().is_some_and(|last| last.life == backup.life));
         unchanged.then(|| backup.local.clone())
     }
 
     /// E3: what this machine acknowledged and the successor did not find lies aside, whole.
-    fn check_aside(
+    pub fn check_aside(
         &self,
         who: Who,
         found: &Found,
@@ -225,11 +255,7 @@ impl Sim {
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
         let Some(last) = self.last_line(who.machine) else { return Ok(()) };
-        let owes = match &*last.successor.borrow() {
-            Some(successor) => last.owes(successor),
-            None => last.owes(found),
-        };
-        if !owes {
+        if !last.owes(last.taken_over().as_ref().unwrap_or(found)) {
             return Ok(());
         }
         if asides.len() <= last.asides {
@@ -298,7 +324,8 @@ impl Sim {
         users.iter().for_each(|user| user.abort());
         power.wake();
         worked?;
-        if !power.is_gone() && self.remote.is_overtaken(life.number) {
+        let lost = self.remote.is_overtaken(life.number) || self.is_shut_out(&life.line);
+        if !power.is_gone() && lost {
             self.check_fenced(&life).await?;
         }
         if plan.lingers > Duration::ZERO && !power.is_gone() {
@@ -333,7 +360,10 @@ impl Sim {
             return Err(format!("overtaken, but {}: {:?}", status.state, status.reason));
         }
         self.say(&format!("life {} was overtaken, its sync: {synced:?}", life.number));
-        self.tally.borrow_mut().overtaken += 1;
+        match self.remote.reigns_with(life.number) {
+            Some(_) => self.tally.borrow_mut().overtaken += 1,
+            None => self.tally.borrow_mut().shut_out += 1,
+        }
         Ok(())
     }
 
@@ -353,6 +383,8 @@ impl Sim {
         }
         let call = life.line.oracle.borrow().now();
         let was_overtaken = self.remote.is_overtaken(life.number);
+        let is_clean = || !life.power.disk_failed();
+        let machine = &self.machines[plan.machine];
         let closed = tokio::time::timeout(LONG, life.drive.close(|_| {})).await;
         match closed {
             _ if life.power.is_gone() => Ok(End::Crashed),
@@ -360,15 +392,31 @@ impl Sim {
             Ok(Ok(Closed::Drained)) if was_overtaken => {
                 Err("E3: a life that was overtaken says that everything is in the vault".to_owned())
             }
+            Ok(Ok(Closed::Drained)) if plan.calm && files_of_journal(&life.disk) > JOURNAL_FILES => {
+                Err(format!("J5: all is in the vault, and the journal has {} files", files_of_journal(&life.disk)))
+            }
             Ok(Ok(Closed::Drained)) => {
                 self.say(&format!("life {} unmounted", life.number));
                 life.line.oracle.borrow_mut().all_acknowledged(call, true);
                 life.line.kept_by_successor()?;
-                self.idle.set(life.number);
+                if self.remote.reigns_with(life.number).is_some() {
+                    self.idle.set(life.number);
+                }
                 life.line.drained.set(true);
+                machine.clean.set(is_clean());
                 Ok(End::Drained)
             }
             Ok(other) if plan.calm => Err(format!("everything is calm, but the drive does not drain: {other:?}")),
+            // Exit 14: it waits in the journal, all of it.
+            Ok(Ok(Closed::Pending(bytes))) => {
+                self.say(&format!("life {} unmounted, {bytes} bytes are pending", life.number));
+                if is_clean() {
+                    life.line.oracle.borrow_mut().all_acknowledged(call, false);
+                    self.tally.borrow_mut().pending += 1;
+                }
+                machine.clean.set(is_clean());
+                Ok(End::Crashed)
+            }
             Ok(other) => {
                 self.say(&format!("not drained: {other:?}"));
                 Ok(End::Crashed)
@@ -377,8 +425,11 @@ impl Sim {
     }
 
     fn refused(&self, plan: &Plan, mounting: &Mounting, power: &Power, error: &VaultError) -> Result<End, String> {
-        let Mounting { takeover, own, restored, .. } = *mounting;
+        let Mounting { takeover, own, restored, clean, .. } = *mounting;
+        let patched = self.machines[plan.machine].patched.get();
         let expected = match error {
+            // Journal and index need not be sound after a crash.
+            VaultError::Unreachable { .. } => !plan.calm && (!clean || patched || power.disk_failed()),
             VaultError::Store(_) => !plan.calm,
             // A late create of the life before was quicker, or a machine that mounts at the same time.
             VaultError::InUse { host, .. } if host.starts_with("another machine") => !plan.calm,
@@ -392,7 +443,7 @@ impl Sim {
                 true
             }
             // An older copy was put back.
-            VaultError::State { .. } => restored && !takeover,
+            VaultError::State { .. } => (restored && !takeover) || patched,
             _ => false,
         };
         self.say(&format!("refused: {error}"));
@@ -406,8 +457,12 @@ impl Sim {
     }
 }
 
+fn files_of_journal(disk: &SimulatedDisk) -> usize {
+    disk.list("journal").map_or(0, |files| files.len())
+}
+
 /// A vault that took everything lacks nothing after the next mount (C5).
-fn check_pending(parent: &Line, drive: &Drive) -> Result<(), String> {
+pub fn check_pending(parent: &Line, drive: &Drive) -> Result<(), String> {
     let pending = drive.pending();
     let lacks = pending.pending_bytes > 0 || pending.pending_files > 0;
     match parent.drained.get() && lacks {
@@ -417,6 +472,6 @@ fn check_pending(parent: &Line, drive: &Drive) -> Result<(), String> {
 }
 
 /// The histories that were set aside, the oldest first.
-fn asides(disk: &SimulatedDisk) -> Result<Vec<SetAside>, String> {
+pub fn asides(disk: &SimulatedDisk) -> Result<Vec<SetAside>, String> {
     aside::all(disk).map_err(|error| format!("E3: what was set aside: {error}"))
 }

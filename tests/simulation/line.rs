@@ -3,9 +3,10 @@
 //! Lives of one machine follow each other; but a machine that takes over while another still runs, suspended perhaps,
 //! makes two lines of one: the vault goes on with the successor's, and what the first machine does from then on stays on
 //! that machine, for a later mount to set aside. So each life has a model and an oracle of its own, the oracle begun as a
-//! copy of that of the life whose history it goes on with.
+//! copy of that of the life whose history it goes on with. A life without the store goes on with its machine's own.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use super::model::Model;
 use super::oracle::{Found, Oracle};
@@ -21,12 +22,31 @@ pub struct Line {
     pub successor: RefCell<Option<Found>>,
     /// Journals that had been set aside on the machine when it came up.
     pub asides: usize,
+    /// It came up without the store, with a history in which there were so many reigns.
+    pub offline: Option<usize>,
+    /// The line that it goes on with, if it came up so.
+    pub base: Option<Rc<Line>>,
 }
 
 impl Line {
     pub fn new(who: Who, model: Model, oracle: Oracle, asides: usize) -> Line {
         let (model, oracle) = (RefCell::new(model), RefCell::new(oracle));
-        Line { who, model, oracle, drained: Cell::new(false), successor: RefCell::new(None), asides }
+        let offline = None;
+        Line {
+            who,
+            model,
+            oracle,
+            drained: Cell::new(false),
+            successor: RefCell::new(None),
+            asides,
+            offline,
+            base: None,
+        }
+    }
+
+    /// What whoever took over found; of a line that was never in the log: over the line that it went on with.
+    pub fn taken_over(&self) -> Option<Found> {
+        self.successor.borrow().clone().or_else(|| self.base.as_ref()?.taken_over())
     }
 
     /// Did a successor find what the vault has acknowledged on this line?

@@ -1,12 +1,14 @@
 //! The remote of a simulation: one map of objects that outlives every machine, and the bad network before it.
 //!
 //! Owns the faults of the network: latency, errors before and after the effect, answers that never come, requests that
-//! are applied seconds later or twice, outages, listings that lack what is young. Deletions have the same faults as puts.
+//! are applied seconds later or twice, outages, a machine's own link that is down, listings that lack what is young and
+//! still show what is gone. Deletions have the same faults as puts.
 //! Invariant: whatever happens, an object that stands is never replaced (but the hint); that is what "create only if
 //! absent" promises.
 //!
 //! Owns whose each log object is as well, and so the first judgement of epochs (E1): from the first object of a life on,
-//! none of an earlier life may enter the log. (A late create may put back a commit that was removed: C6.)
+//! none of an earlier life may enter the log. (A late create may put back a commit that was removed: C6.) A life that began
+//! without the store may write only if nobody but its own machine has since the history that it goes on from (E3).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,8 +33,12 @@ use tokio::time::Instant;
 
 use super::world::Power;
 
-/// For so long a listing may lack an object.
-const STALE: Duration = Duration::from_secs(20);
+/// For so long a listing may lack an object, or show one that is gone; longer than gc's grace in some histories.
+const STALE: [Duration; 4] =
+    [Duration::from_secs(20), Duration::from_secs(20), Duration::from_secs(20), Duration::from_secs(200)];
+
+/// So often a life may ask a store to delete that refuses: no life lasts for more than a few runs of gc.
+const REFUSED_MOST: u64 = 120;
 
 /// Who sends: a machine, and which of all lives it leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +64,19 @@ struct State {
     flying: Vec<(u64, Late)>,
     flights: u64,
     born: BTreeMap<Path, Duration>,
+    stale: Duration,
+    /// It lets nobody delete (403), and how often each life has asked.
+    refuses: bool,
+    refused: BTreeMap<u64, u64>,
     /// Of a hundred requests so many go wrong.
     trouble: u64,
     outage_until: Duration,
+    /// Until when each machine's own link is down.
+    links: [Duration; 2],
+    /// Objects that were deleted, and when.
+    gone: BTreeMap<Path, (Duration, ObjectMeta)>,
+    /// Lives that began without the store: how many reigns there were in the history that they go on from.
+    offline: BTreeMap<u64, usize>,
     /// The newest log object.
     newest: Option<Path>,
     /// Lives that have written to the log, in their order.
@@ -104,8 +120,14 @@ impl Remote {
             flying: Vec::new(),
             flights: 0,
             born: BTreeMap::new(),
+            stale: STALE[(seed / 4 % 4) as usize],
+            refuses: trouble > 0 && seed / 16 % 8 == 0,
+            refused: BTreeMap::new(),
             trouble,
             outage_until: Duration::ZERO,
+            links: [Duration::ZERO; 2],
+            gone: BTreeMap::new(),
+            offline: BTreeMap::new(),
             newest: None,
             reigns: Vec::new(),
             log: BTreeMap::new(),
@@ -240,24 +262,70 @@ impl Remote {
         self.state.lock().outage_until = until;
     }
 
+    /// Does it refuse to delete? It may not be asked without end.
+    fn refuses(&self, who: Who) -> bool {
+        let mut state = self.state.lock();
+        if !state.refuses {
+            return false;
+        }
+        let refused = state.refused.entry(who.life).or_default();
+        *refused += 1;
+        if *refused > REFUSED_MOST {
+            state.broken.get_or_insert(format!("{who:?} was refused {REFUSED_MOST} deletions, and goes on"));
+        }
+        true
+    }
+
+    /// A machine's own link is down for so long.
+    pub fn unplug(&self, machine: usize, time: Duration) {
+        let until = self.now() + time;
+        self.state.lock().links[machine] = until;
+    }
+
+    pub fn is_unplugged(&self, machine: usize) -> bool {
+        let now = self.now();
+        self.state.lock().links[machine] > now
+    }
+
+    /// A life has begun without the store, with a history in which there were so many reigns.
+    pub fn goes_on_from(&self, life: u64, reigns: usize) {
+        let mut state = self.state.lock();
+        if !state.reigns.iter().any(|who| who.life == life) {
+            state.offline.insert(life, reigns);
+        }
+    }
+
+    /// How many reigns there were once this life had begun to write; `None` if it has not.
+    pub fn reigns_with(&self, life: u64) -> Option<usize> {
+        self.state.lock().reigns.iter().position(|who| who.life == life).map(|at| at + 1)
+    }
+
+    /// Who has begun to write after so many reigns.
+    pub fn reigns_after(&self, reigns: usize) -> Vec<Who> {
+        self.state.lock().reigns.iter().skip(reigns).copied().collect()
+    }
+
     /// No more faults; what was on its way has arrived.
     pub async fn calm(&self) {
         {
             let mut state = self.state.lock();
             state.trouble = 0;
+            state.stale = Duration::ZERO;
+            state.refuses = false;
             state.outage_until = Duration::ZERO;
+            state.links = [Duration::ZERO; 2];
             state.late.iter_mut().for_each(|late| late.due = Duration::ZERO);
         }
         self.deliver(None).await;
     }
 
-    fn fate(&self, put: bool, power: &Power) -> (Fate, Duration, Duration) {
+    fn fate(&self, put: bool, power: &Power, who: Who) -> (Fate, Duration, Duration) {
         if power.is_quiet() {
             return (Fate::Fine, Duration::ZERO, Duration::ZERO);
         }
         let now = self.now();
         let mut state = self.state.lock();
-        let outage = now < state.outage_until;
+        let outage = now < state.outage_until || state.links.get(who.machine).is_some_and(|until| now < *until);
         let trouble = state.trouble;
         let dice = &mut state.dice;
         let mut millis = |most| Duration::from_millis(1 + dice.below(most));
@@ -290,7 +358,15 @@ impl Remote {
                 && let Ok(got) = self.objects.get_opts(location, GetOptions::default()).await
             {
                 let bytes = got.bytes().await?;
-                self.state.lock().deleted.push((location.clone(), bytes));
+                let mut state = self.state.lock();
+                if state.newest.as_ref() == Some(location) {
+                    state.broken.get_or_insert(format!("C6: {location}, the newest log object, was deleted"));
+                }
+                state.deleted.push((location.clone(), bytes));
+            }
+            if let Ok(meta) = self.objects.head(location).await {
+                let now = self.now();
+                self.state.lock().gone.insert(location.clone(), (now, meta));
             }
             return self.objects.delete(location).await.map(|()| None);
         };
@@ -306,6 +382,17 @@ impl Remote {
             }
         }
         result.map(Some)
+    }
+
+    /// What a listing shows although it was deleted.
+    fn still_shown(&self, prefix: Option<&Path>) -> Vec<ObjectMeta> {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let State { gone, dice, trouble, stale, .. } = &mut *state;
+        gone.retain(|_, (at, _)| *at + *stale > now);
+        let below = |location: &Path| prefix.is_none_or(|prefix| location.prefix_matches(prefix));
+        let shown = gone.iter().filter(|(location, _)| below(location) && *trouble > 0 && dice.chance(30));
+        shown.map(|(_, (_, meta))| meta.clone()).collect()
     }
 
     /// Log objects that were deleted so far.
@@ -429,6 +516,12 @@ impl State {
         if self.reigns.last() == Some(&who) {
             return;
         }
+        if let Some(joined) = self.offline.get(&who.life)
+            && let Some(other) = self.reigns[*joined..].iter().find(|other| other.machine != who.machine)
+        {
+            self.broken
+                .get_or_insert(format!("E3: {who:?} began without the store, and goes on with what {other:?} wrote"));
+        }
         if self.reigns.contains(&who) {
             self.broken.get_or_insert(format!("E1: {who:?} wrote {location} after another had taken over"));
         }
@@ -454,12 +547,15 @@ async fn change(
     options: PutOptions,
 ) -> Result<Option<PutResult>> {
     step(power).await;
-    let (fate, before, after) = remote.fate(true, power);
+    let (fate, before, after) = remote.fate(true, power, who);
     let flight = remote.fly(location, &payload, &options, who, power);
     tokio::time::sleep(before).await;
     remote.deliver(Some(location)).await;
     step(power).await;
     drop(flight.end());
+    if payload.is_none() && remote.refuses(who) {
+        return Err(Error::PermissionDenied { path: location.to_string(), source: "no deletions".into() });
+    }
     match fate {
         Fate::Fine | Fate::Twice => {
             let result = remote.apply(location, payload.clone(), options.clone(), who).await;
@@ -503,7 +599,7 @@ impl ObjectStore for Front {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let Some(power) = &self.power else { return self.remote.objects.get_opts(location, options).await };
         step(power).await;
-        let (fate, before, after) = self.remote.fate(false, power);
+        let (fate, before, after) = self.remote.fate(false, power, self.who);
         tokio::time::sleep(before).await;
         self.remote.deliver(None).await;
         match fate {
@@ -544,9 +640,11 @@ impl ObjectStore for Front {
             let mut state = remote.state.lock();
             let Ok(meta) = meta else { return false };
             let born = state.born.get(&meta.location).copied().unwrap_or_default();
-            born + STALE > now && state.dice.chance(50)
+            born + state.stale > now && state.dice.chance(50)
         };
-        list.filter(move |meta| futures::future::ready(!young(meta))).boxed()
+        let gone = self.remote.still_shown(prefix);
+        let list = list.filter(move |meta| futures::future::ready(!young(meta)));
+        list.chain(futures::stream::iter(gone.into_iter().map(Ok))).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -35,6 +35,10 @@ impl Sim {
                 false => 0,
             }),
             sleeps: None,
+            unplugs: (!calm && self.offline && self.chance(40)).then(|| {
+                let most = [20, 200, 1500][self.below(3) as usize];
+                Duration::from_millis(self.below(most * 1000))
+            }),
         }
     }
 
@@ -108,6 +112,7 @@ impl Sim {
             part => disk.restore(&backup.disk, part),
         }
         // The index is never more than a cache, and an older pin only knows less.
+        machine.patched.set(true);
         if matches!(what, "" | "journal") {
             *machine.restored.borrow_mut() = Some(backup);
         }

@@ -43,8 +43,9 @@ pub struct Backup {
     pub disk: Arc<SimulatedDisk>,
     /// What its machine owed then.
     pub local: Floor,
-    /// The life that it was taken in, and how many log objects there were.
+    /// The life that it was taken in, its history, and how many log objects there were.
     pub life: u64,
+    pub line: Rc<Line>,
     pub log_len: usize,
 }
 
@@ -55,6 +56,12 @@ pub struct Machine {
     pub backup: RefCell<Option<Rc<Backup>>>,
     /// Its state directory is this copy, of its own or of the other machine, and no life has come up on it since.
     pub restored: RefCell<Option<Rc<Backup>>>,
+    /// A part of its state directory that nothing depends on is a copy, and no life has come up on it since.
+    pub patched: Cell<bool>,
+    /// A mount has ended on its way since a life came up.
+    pub died: Cell<bool>,
+    /// The last life was unmounted.
+    pub clean: Cell<bool>,
 }
 
 /// One seed's world, over all its lives.
@@ -77,6 +84,8 @@ pub struct Sim {
     pub duels: bool,
     /// State directories are copied and restored.
     pub copies: bool,
+    /// Machines mount without the store.
+    pub offline: bool,
     compress: bool,
     pub journal_bytes: u64,
     pub dirty_bytes: u64,
@@ -93,6 +102,7 @@ pub const GC: gc::Settings = gc::Settings {
     every: Duration::from_secs(200),
     grace: Duration::from_secs(60),
     requests: 20,
+    merge_after: 3,
 };
 
 /// How rounds go: of dice of their own, so that the rest of a seed's history is what it was.
@@ -116,6 +126,11 @@ pub struct Tally {
     pub restored: u64,
     /// Mounts refused as they must be.
     pub refused: u64,
+    /// Lives that came up without the store; those of them that another machine had shut out.
+    pub offline: u64,
+    pub shut_out: u64,
+    /// Unmounts with something pending.
+    pub pending: u64,
 }
 
 impl Tally {
@@ -128,6 +143,9 @@ impl Tally {
         self.asides += other.asides;
         self.restored += other.restored;
         self.refused += other.refused;
+        self.offline += other.offline;
+        self.shut_out += other.shut_out;
+        self.pending += other.pending;
     }
 }
 
@@ -140,6 +158,9 @@ pub struct Born {
 
 pub fn born() -> &'static Born {
     static BORN: OnceLock<Born> = OnceLock::new();
+    // Half of a history's time would go into the padding of its objects.
+    #[cfg(feature = "plants")]
+    dripfs::format::padding::pad_finely();
     BORN.get_or_init(|| {
         let runtime = runtime();
         runtime.block_on(async {
@@ -242,11 +263,15 @@ impl Sim {
             disk: RefCell::new(SimulatedDisk::new(dice.below(1 << 32) + k)),
             backup: RefCell::default(),
             restored: RefCell::default(),
+            patched: Cell::new(false),
+            died: Cell::new(false),
+            clean: Cell::new(false),
         });
         Sim {
             disk_faults: dice.chance(25),
             duels: dice.chance(50),
             copies: dice.chance(30),
+            offline: dice.chance(40),
             compress: dice.chance(50),
             dice: RefCell::new(dice),
             remote: Remote::new(seed ^ 0x5555, trouble),
@@ -308,12 +333,6 @@ impl Sim {
         throw(&mut self.dice.borrow_mut())
     }
 
-    /// Whose history a vault shows to which these lives have written, in this order.
-    pub fn line_after(&self, lives: &[Who]) -> Rc<Line> {
-        let lines = self.lines.borrow();
-        lives.iter().rev().find_map(|who| lines.get(&who.life)).unwrap_or(&lines[&0]).clone()
-    }
-
     /// What the machine's last life that came up left.
     pub fn last_line(&self, machine: usize) -> Option<Rc<Line>> {
         self.lines.borrow().values().rev().find(|line| line.who.machine == machine).cloned()
@@ -325,9 +344,10 @@ impl Sim {
     }
 
     /// Copies a machine's state directory as it is now.
-    pub fn back_up(&self, machine: usize, disk: &SimulatedDisk, line: &Line, life: u64) {
-        let (local, log_len) = (line.oracle.borrow().local.clone(), self.remote.log_len());
-        *self.machines[machine].backup.borrow_mut() = Some(Rc::new(Backup { disk: disk.copy(), local, life, log_len }));
+    pub fn back_up(&self, machine: usize, disk: &SimulatedDisk, line: &Rc<Line>, life: u64) {
+        let (local, log_len, line) = (line.oracle.borrow().local.clone(), self.remote.log_len(), line.clone());
+        let backup = Backup { disk: disk.copy(), local, life, line, log_len };
+        *self.machines[machine].backup.borrow_mut() = Some(Rc::new(backup));
     }
 
     pub fn options(&self, read_only: bool, remote: bool, takeover: bool, gc: gc::Settings) -> DriveOptions {

@@ -22,6 +22,8 @@ const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// No call may take longer, whatever the remote does.
 const HANG: Duration = Duration::from_secs(3600);
+/// For so long a life's network and power may be disturbed.
+const TROUBLED: Duration = Duration::from_secs(1200);
 /// Files are kept below this many bytes.
 const FILE_MOST: usize = 6 << 20;
 
@@ -446,19 +448,20 @@ impl Life {
 
     async fn read(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
-        let reading = {
-            let model = self.line.model.borrow();
-            let bytes = &model.files[&ino].bytes;
-            let (from, len) = match self.chance(50) {
-                true => (0, bytes.len() + 10),
-                false => (self.below(bytes.len() + 1), self.below(bytes.len() + 10)),
-            };
-            let mut reading = Reading { ino, from, len, answers: Vec::new() };
-            reading.look(bytes);
-            Rc::new(RefCell::new(reading))
-        };
+        let size = self.line.model.borrow().files[&ino].bytes.len();
+        match self.chance(50) {
+            true => self.read_at(ino, 0, size + 10).await,
+            false => self.read_at(ino, self.below(size + 1), self.below(size + 10)).await,
+        }
+    }
+
+    async fn read_at(&self, ino: u64, from: usize, len: usize) -> Done {
+        let mut reading = Reading { ino, from, len, answers: Vec::new() };
+        if let Some(file) = self.line.model.borrow().files.get(&ino) {
+            reading.look(&file.bytes);
+        }
+        let reading = Rc::new(RefCell::new(reading));
         self.reading.borrow_mut().push(reading.clone());
-        let (from, len) = (reading.borrow().from, reading.borrow().len);
         let result = self.fs().read(Ino(ino), from as u64, len as u32).await;
         self.reading.borrow_mut().retain(|other| !Rc::ptr_eq(other, &reading));
         let bytes = result?;
@@ -470,6 +473,30 @@ impl Life {
             ));
         }
         Ok(())
+    }
+
+    /// Unlinked files that are still open read as they were, whatever gc has deleted (L4, D2).
+    async fn read_open(&self) {
+        let open = self.line.model.borrow().orphans.clone();
+        for ino in open {
+            let Some(len) = self.line.model.borrow().files.get(&ino).map(|file| file.bytes.len()) else { continue };
+            let mut read = Ok(());
+            // The first may join a request that hangs already.
+            for _ in 0..3 {
+                self.power.quiet(true);
+                read = self.read_at(ino, 0, len + 10).await;
+                self.power.quiet(false);
+                if read.is_ok() {
+                    break;
+                }
+            }
+            let excused = self.may_be_read_only() || self.power.disk_failed() || self.power.is_gone();
+            if let Err(FsError::Io(why)) = read
+                && !excused
+            {
+                self.broken(format!("L4: {ino:#x} is open and unlinked, and cannot be read: {why}"));
+            }
+        }
     }
 
     async fn call(&self) -> Done {
@@ -532,14 +559,18 @@ impl Life {
         }
     }
 
-    /// Somebody else's object stands in the log behind one of this life, or there was what no round could read.
+    /// Somebody else's object stands in the log behind one of this life, or behind what it began with, or there was what
+    /// no round could read.
     fn may_be_read_only(&self) -> bool {
-        self.sim.remote.is_overtaken(self.number) || self.power.read_failed()
+        self.sim.remote.is_overtaken(self.number) || self.sim.is_shut_out(&self.line) || self.power.read_failed()
     }
 
     /// What happens to the machine meanwhile.
     pub async fn chance_events(self: Rc<Self>, faults: bool) {
+        let began = tokio::time::Instant::now();
         loop {
+            // Whoever waits for the vault comes to an end some day.
+            let faults = faults && began.elapsed() < TROUBLED;
             tokio::time::sleep(Duration::from_millis(self.below(10_000) as u64 + 10)).await;
             match self.below(20) {
                 0 | 1 if faults => {
@@ -548,6 +579,12 @@ impl Life {
                     self.sim.remote.outage(time);
                 }
                 2 if faults => self.sleep().await,
+                12 => self.read_open().await,
+                11 if faults && self.sim.offline => {
+                    let time = Duration::from_secs(self.below(200) as u64);
+                    self.sim.say(&format!("  machine {}: its link is down for {time:?}", self.machine));
+                    self.sim.remote.unplug(self.machine, time);
+                }
                 3..=6 if faults && self.sim.copies => {
                     self.sim.say(&format!("  machine {} is copied", self.machine));
                     self.sim.back_up(self.machine, &self.disk, &self.line, self.number);

@@ -27,6 +27,9 @@ pub struct Power {
     faults: Option<Mutex<Dice>>,
     disk_failed: AtomicBool,
     read_failed: AtomicBool,
+    /// The disk may give other bytes than were written: not while a journal is replayed, for what it lies about then is
+    /// taken for the torn tail.
+    may_lie: AtomicBool,
 }
 
 impl Power {
@@ -48,6 +51,7 @@ impl Power {
             faults: faults.map(Mutex::new),
             disk_failed: AtomicBool::new(false),
             read_failed: AtomicBool::new(false),
+            may_lie: AtomicBool::new(false),
         })
     }
 
@@ -118,6 +122,11 @@ impl Power {
         self.disk_failed.load(Relaxed)
     }
 
+    /// From now on what is read may be something else.
+    pub fn let_lie(&self) {
+        self.may_lie.store(true, Relaxed);
+    }
+
     /// A round that cannot read what it must send is the last: the drive may be read-only.
     pub fn read_failed(&self) -> bool {
         self.read_failed.load(Relaxed)
@@ -166,6 +175,7 @@ pub struct PoweredDisk {
 const WRITES_FAIL: u64 = 20;
 const SYNCS_FAIL: u64 = 200;
 const READS_FAIL: u64 = 10;
+const READS_LIE: u64 = 20;
 
 struct PoweredFile {
     inner: Arc<dyn File>,
@@ -188,7 +198,12 @@ impl File for PoweredFile {
             self.power.read_failed.store(true, Relaxed);
             return Err(io::Error::other("this block cannot be read"));
         }
-        self.inner.read_at(out, offset)
+        self.inner.read_at(out, offset)?;
+        if self.power.may_lie.load(Relaxed) && self.power.fails(READS_LIE) {
+            self.power.read_failed.store(true, Relaxed);
+            out.iter_mut().take(1).for_each(|byte| *byte ^= 1);
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

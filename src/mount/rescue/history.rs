@@ -30,6 +30,7 @@ use crate::pipeline::{Class, Settings, Urgency};
 use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::aside::About;
+use crate::vault::pin::Pin;
 use crate::vault::walk;
 
 /// A directory tree is no deeper.
@@ -71,10 +72,12 @@ pub enum Unread {
 }
 
 impl OldHistory {
-    /// `root` holds journal and index; `scratch` is for an index where that one is not usable.
+    /// `root` holds journal and index; `scratch` is for an index where that one is not usable: then the vault must be none
+    /// that is older than `pin`, or another.
     pub async fn open(
         store: &Store,
         keys: &Arc<Keys>,
+        pin: Option<&Pin>,
         root: &Path,
         about: &About,
         scratch: &Path,
@@ -86,7 +89,7 @@ impl OldHistory {
             Ok((index, mark, over, at)) => (index, mark, over, at, false),
             Err(why) => {
                 log::warn!("{}: {why}: what it had not changed itself is taken from the vault", root.display());
-                let (index, mark) = vault_index(store, keys, Epoch(about.shared_epoch), scratch).await?;
+                let (index, mark) = vault_index(store, keys, pin, Epoch(about.shared_epoch), scratch).await?;
                 (index, mark, Replay::Index(cut), cut, true)
             }
         };
@@ -376,12 +379,13 @@ fn own_index(
 async fn vault_index(
     store: &Store,
     keys: &Arc<Keys>,
+    pin: Option<&Pin>,
     shared: Epoch,
     scratch: &Path,
 ) -> Result<(Arc<Index>, Mark), VaultError> {
     let failed = |e: std::io::Error| VaultError::State { path: scratch.display().to_string(), why: e.to_string() };
     std::fs::create_dir_all(scratch).map_err(failed)?;
-    let walked = walk::walk(store, keys, None, None).await?;
+    let walked = walk::walk(store, keys, pin, None).await?;
     let keep = |key: &Key| key.ino == Ino::NONE || epoch_of(key.ino.0) <= shared;
     let ready = indexer::make(ground(keys, scratch), store, keys, walked, keep).await?;
     Ok((ready.index, ready.mark))

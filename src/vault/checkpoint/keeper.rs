@@ -8,7 +8,7 @@
 //! - by size, as in any merge: what was written since the last one is a quarter of what that one left, or more;
 //! - when files hold less, by a quarter of what they held since the last one (or since the mount) and by 256 MiB: they
 //!   were deleted or cut, which writes little. At once, not when a checkpoint is due anyway;
-//! - when the sweep for orphans asks for it.
+//! - when the sweep for orphans asks for it, since the log has grown by enough.
 //!
 //! It also keeps the ledger of deletion: what the checkpoint that counts does not name and the state does (what rounds
 //! sent since, what a checkpoint in the making sends), and what commits listed as dead.
@@ -45,6 +45,8 @@ impl Default for When {
 pub const DEAD_MAX: usize = 2000;
 /// So many bytes must have died in files, to be worth a full merge by themselves.
 const DEAD_LEAST: u64 = 256 << 20;
+/// So many checkpoints are remembered of which each covers something that is not removed yet.
+const COVERED_MAX: usize = 128;
 /// The log of a vault that nobody has written to yet: the first commit.
 const NEW: u64 = 1;
 
@@ -58,17 +60,19 @@ struct State {
     /// The one that counts: the newest commit names it.
     id: (ObjectId, Hash),
     manifest: Manifest,
-    /// Since when it is known to count.
-    since: Instant,
+    /// What it and those before it cover, and since when each is known to count; what is removed is taken out.
+    covered: Vec<(Sequence, Instant)>,
     /// This mount made it: all segments that it does not know were sent by this mount.
     own: bool,
     /// What the log has grown by since it, or since the last try.
     bytes: u64,
     commits: u64,
     making: bool,
-    /// Full merges that were asked for, and that were begun; how many tries of making one failed.
+    /// Checkpoints that were asked for, and that were begun; is a full merge among what is asked for; how many tries of
+    /// making one failed.
     asked: u64,
     begun: u64,
+    asked_full: bool,
     failures: u64,
     /// Lies in the vault; the next commit names it.
     made: Option<Made>,
@@ -98,8 +102,8 @@ pub struct Volume {
 pub struct Counting {
     pub id: (ObjectId, Hash),
     pub manifest: Manifest,
-    /// Since when that is known, in the time of this mount.
-    pub since: Instant,
+    /// What it and those before it cover and what is not removed yet, since when, in the time of this mount.
+    pub covered: Vec<(Sequence, Instant)>,
 }
 
 /// What is to be made.
@@ -116,14 +120,15 @@ impl Keeper {
         let volume = (manifest.sequence == Sequence(0) && commits <= NEW).then(Volume::default);
         let state = State {
             id,
+            covered: vec![(manifest.sequence, Instant::now())],
             manifest,
-            since: Instant::now(),
             own: false,
             bytes,
             commits,
             making: false,
             asked: 0,
             begun: 0,
+            asked_full: false,
             failures: 0,
             made: None,
             fresh: HashSet::new(),
@@ -151,8 +156,12 @@ impl Keeper {
     }
 
     pub fn counts(&self) -> Counting {
-        let state = self.state.lock();
-        Counting { id: state.id, manifest: state.manifest.clone(), since: state.since }
+        self.state.lock().counting()
+    }
+
+    /// What is covered up to here, and may go, is gone.
+    pub fn removed(&self, up_to: Sequence) {
+        self.state.lock().covered.retain(|(covered, _)| *covered > up_to);
     }
 
     /// Returns when another checkpoint counts, or one could not be made, or a full merge is wanted; perhaps sooner.
@@ -182,8 +191,17 @@ impl Keeper {
         beside.extend(state.manifest.segments().map(|object| object.id));
         beside.insert(state.id.0);
         beside.extend(state.made.iter().map(|made| made.checkpoint.0));
-        let counting = Counting { id: state.id, manifest: state.manifest.clone(), since: state.since };
-        Some((counting, beside))
+        Some((state.counting(), beside))
+    }
+
+    /// May earlier mounts have sent segments that nobody here knows? Then [`Keeper::beside`] tells nothing.
+    pub fn is_own(&self) -> bool {
+        self.state.lock().own
+    }
+
+    /// Since when the youngest of what commits have listed as dead, and that `time` is too soon for, waits.
+    pub fn dead_after(&self, time: Instant) -> Option<Instant> {
+        self.state.lock().dead.iter().map(|(since, _)| *since).filter(|since| *since > time).min()
     }
 
     /// Takes what commits have listed as dead that were known to stand at `time`.
@@ -226,27 +244,29 @@ impl Keeper {
             made.manifest.levels.len()
         );
         let covered = made.manifest.sequence;
-        (state.id, state.manifest, state.since, state.own) = (id, made.manifest, Instant::now(), true);
+        let since = Instant::now();
+        (state.id, state.manifest, state.own) = (id, made.manifest, true);
+        state.covers(covered, since);
         state.fresh.clear();
         state.sent.retain(|(sequence, _)| *sequence > covered);
         if let Some(sweep) = &made.sweep {
             (state.most, state.volume) = (state.now, Some(sweep.volume));
         }
         // What is not listed is an orphan, and found as such.
-        let since = state.since;
         state.dead.extend(made.dead.into_iter().take(DEAD_MAX).map(|id| (since, id)));
         drop(state);
         self.changed.notify_one();
     }
 
-    /// Asks for a checkpoint in which all levels become one, soon. Returns its number, for [`Keeper::has_merged`].
-    pub fn ask_for_merge(&self) -> u64 {
+    /// Asks for a checkpoint, soon. Returns its number, for [`Keeper::has_merged`].
+    pub fn ask_for(&self, merge: Merge) -> u64 {
         let mut state = self.state.lock();
         state.asked = state.begun + 1;
+        state.asked_full |= merge == Merge::All;
         state.asked
     }
 
-    /// Did the full merge that was asked for come to something? `None`: not yet. `Some(false)`: it failed.
+    /// Did the checkpoint that was asked for come to something? `None`: not yet. `Some(false)`: it failed.
     pub fn has_merged(&self, asked: u64, failures: u64) -> Option<bool> {
         let state = self.state.lock();
         if state.failures > failures {
@@ -271,17 +291,18 @@ impl Keeper {
     /// Is one to be made now, up to `newest`? Then whoever asked makes it, and says [`Keeper::ended`].
     pub fn order(&self, newest: ChainLink) -> Option<Order> {
         let mut state = self.state.lock();
-        let full = state.asked > state.begun || state.is_mostly_dead();
-        let due = full || state.bytes >= self.when.bytes || state.commits >= self.when.commits;
+        let asked = state.asked > state.begun;
+        let full = (asked && state.asked_full) || state.is_mostly_dead();
+        let due = full || asked || state.bytes >= self.when.bytes || state.commits >= self.when.commits;
         if !due || state.making || state.made.is_some() {
             return None;
         }
         state.making = true;
         (state.bytes, state.commits) = (0, 0);
         let merge = if full { Merge::All } else { Merge::BySize };
+        state.begun = state.begun.max(state.asked);
         if full {
-            state.begun = state.begun.max(state.asked);
-            state.most = state.now;
+            (state.asked_full, state.most) = (false, state.now);
         }
         Some(Order { base: state.manifest.clone(), to: newest, merge })
     }
@@ -304,6 +325,18 @@ impl Keeper {
 }
 
 impl State {
+    fn counting(&self) -> Counting {
+        Counting { id: self.id, manifest: self.manifest.clone(), covered: self.covered.clone() }
+    }
+
+    /// One more checkpoint counts. Where nothing is removed for long, the oldest waits with the one after it.
+    fn covers(&mut self, covered: Sequence, since: Instant) {
+        if self.covered.len() >= COVERED_MAX {
+            self.covered.remove(0);
+        }
+        self.covered.push((covered, since));
+    }
+
     /// Enough has died since the last full merge.
     fn is_mostly_dead(&self) -> bool {
         let gone = self.most - self.now.min(self.most);
@@ -400,15 +433,15 @@ mod tests {
         keeper.ended(Some(made(3)));
         keeper.stands(made(3).checkpoint, 9, Some(7 << 30));
         assert!(keeper.order(link(4)).is_none(), "it was just made");
-        let (number, failures) = (keeper.ask_for_merge(), keeper.failures());
+        let (number, failures) = (keeper.ask_for(Merge::All), keeper.failures());
         assert_eq!(keeper.has_merged(number, failures), None);
         assert_eq!(keeper.order(link(5)).unwrap().merge, Merge::All);
         keeper.ended(Some(made(5)));
         assert_eq!(keeper.has_merged(number, failures), None, "no commit names it yet");
         keeper.stands(made(5).checkpoint, 9, None);
         assert_eq!(keeper.has_merged(number, failures), Some(true));
-        let number = keeper.ask_for_merge();
-        assert!(keeper.order(link(6)).is_some());
+        let number = keeper.ask_for(Merge::BySize);
+        assert_eq!(keeper.order(link(6)).unwrap().merge, Merge::BySize);
         keeper.ended(None);
         assert_eq!(keeper.has_merged(number, failures), Some(false));
     }

@@ -53,6 +53,7 @@ pub use crate::format::checkpoint::run::Entry;
 pub use level::Level;
 pub use make::{Counters, Made, Maker, Merge, Sweep, make};
 pub use merge::Records;
+pub use sweep::Marks;
 
 /// Where objects are read from: the store itself, a wrapper that tries again, or one that looks at local copies first.
 pub trait Fetch: Send + Sync {
@@ -76,8 +77,9 @@ pub trait Remove: Fetch {
     /// The first `most` names below a prefix, sorted. May be stale: it only says where to begin.
     fn list(&self, prefix: &'static str, most: usize) -> BoxFuture<'_, Result<Vec<String>, Self::Error>>;
 
-    /// Deletes an object; one that is not there counts as deleted.
-    fn remove(&self, name: String) -> BoxFuture<'_, Result<(), Self::Error>>;
+    /// Deletes an object; one that is not there counts as deleted. `false`: the store refuses, and trying again soon
+    /// would not help.
+    fn remove(&self, name: String) -> BoxFuture<'_, Result<bool, Self::Error>>;
 }
 
 impl Fetch for Store {

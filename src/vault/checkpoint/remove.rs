@@ -3,7 +3,8 @@
 //! [`Removal`] decides: it is told what stands and says what to do next. [`remove_covered`] asks the store.
 //!
 //! Invariants
-//! - Nothing goes before the checkpoint has counted for [`GRACE`] and each of its objects was read back.
+//! - Nothing goes before each object of the checkpoint that counts was read back, and before [`GRACE`] has passed since
+//!   a checkpoint counted that covers it: that one or one before it, so that removal goes on however fast they come.
 //! - A commit goes only after the manifest that it names, unless that one counts. So a reader that finds the newest
 //!   commit that it knows, but not the manifest, knows that it is late.
 //! - The newest commit and what comes after it never go; epoch records never do: they are the fences.
@@ -54,8 +55,10 @@ pub enum Step {
     Commit(Sequence),
     /// Somebody names inline extents of this commit: they must be placed elsewhere first.
     Blocked(Sequence),
-    /// Another checkpoint counts now: begin with that one.
+    /// Another checkpoint counts now: go on with that one ([`Removal::renew`]).
     Superseded,
+    /// The store does not let this machine delete.
+    Refused,
     /// All that is covered is gone.
     Done,
 }
@@ -69,33 +72,63 @@ pub enum Standing {
     Commit(ObjectId),
 }
 
-/// The removal of what one checkpoint covers.
+/// What is covered, and since when that is known (or later): both rise.
+pub type Covered = [(Sequence, Instant)];
+
+/// What is remembered from one removal to the next.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Objects that were read back and found whole.
+    pub whole: HashSet<ObjectId>,
+    /// Numbers under which epoch records stand, for ever.
+    pub epochs: HashSet<Sequence>,
+}
+
+/// The removal of what the checkpoint that counts covers.
 #[derive(Debug)]
 pub struct Removal {
     checkpoint: ObjectId,
-    covered: Sequence,
-    due: Instant,
+    covered: Vec<(Sequence, Instant)>,
+    grace: Duration,
     is_read_back: bool,
     /// What may be there, oldest first; `None` until it was listed.
     left: Option<VecDeque<Sequence>>,
+    /// Up to here.
+    listed: Sequence,
     /// Of those that are left: commits, and what they name.
     names: HashMap<Sequence, ObjectId>,
     manifests_gone: HashSet<ObjectId>,
 }
 
 impl Removal {
-    /// `since`: when the commit that first named the checkpoint was seen to stand, or later. `grace`: [`GRACE`], but in
-    /// tests.
-    pub fn new(checkpoint: ObjectId, manifest: &Manifest, since: Instant, grace: Duration) -> Removal {
+    /// `covered`: by the checkpoint and by those before it, since each counted. `grace`: [`GRACE`], but in tests.
+    pub fn new(checkpoint: ObjectId, covered: &Covered, grace: Duration) -> Removal {
         Removal {
             checkpoint,
-            covered: manifest.sequence,
-            due: since + grace,
+            covered: covered.to_vec(),
+            grace,
             is_read_back: false,
             left: None,
+            listed: Sequence(0),
             names: HashMap::new(),
             manifests_gone: HashSet::new(),
         }
+    }
+
+    /// Another checkpoint counts: goes on where it is, once that one is read back.
+    pub fn renew(&mut self, checkpoint: ObjectId, covered: &Covered) {
+        (self.checkpoint, self.covered, self.is_read_back) = (checkpoint, covered.to_vec(), false);
+    }
+
+    /// Was all listed that is covered?
+    pub fn is_whole(&self) -> bool {
+        self.left.is_some() && self.covered.last().is_none_or(|(covered, _)| *covered <= self.listed)
+    }
+
+    /// When a log object may go; `None`: nothing covers it.
+    fn due(&self, sequence: Sequence) -> Option<Instant> {
+        let at = self.covered.partition_point(|(covered, _)| *covered < sequence);
+        self.covered.get(at).map(|(_, since)| *since + self.grace)
     }
 
     /// Decides. `keep` tells whether somebody (the newest state, an open file, the journal beyond the cut) names inline
@@ -109,8 +142,10 @@ impl Removal {
         if !now.may {
             return Step::Wait(None);
         }
-        if now.time < self.due {
-            return Step::Wait(Some(self.due));
+        match self.due(oldest) {
+            Some(due) if now.time < due => return Step::Wait(Some(due)),
+            Some(_) => {}
+            None => return Step::Done,
         }
         if !self.is_read_back {
             return Step::ReadBack;
@@ -127,8 +162,10 @@ impl Removal {
 
     /// Which log objects there seem to be, in any order.
     pub fn listed(&mut self, sequences: impl IntoIterator<Item = Sequence>) {
-        let mut left: Vec<Sequence> = sequences.into_iter().filter(|&sequence| sequence <= self.covered).collect();
+        let covered = self.covered.last().map_or(Sequence(0), |(covered, _)| *covered);
+        let mut left: Vec<Sequence> = sequences.into_iter().filter(|&sequence| sequence <= covered).collect();
         left.sort_unstable();
+        self.listed = covered;
         self.left = Some(left.into());
         self.names.clear();
     }
@@ -169,16 +206,15 @@ impl Removal {
     }
 }
 
-/// Removes what can be removed now. Returns why it ended: [`Step::Wait`], [`Step::Blocked`], [`Step::Superseded`] or
-/// [`Step::Done`]; call it again with the same `removal` later (after `Done` and `Superseded` with a new one).
-/// `read_back` holds objects that were read back before (by a removal or a mount), and gets those read now. `now` and
-/// `keep` are asked before each step.
+/// Removes what can be removed now. Returns why it ended: [`Step::Wait`], [`Step::Blocked`], [`Step::Superseded`],
+/// [`Step::Refused`] or [`Step::Done`]; call it again with the same `removal` later (after `Done` with a new one).
+/// `manifest`: that of the removal's checkpoint. `seen` gets what is found. `now` and `keep` are asked before each step.
 pub async fn remove_covered<R: Remove>(
     remote: &R,
     keys: &Keys,
     manifest: &Manifest,
     removal: &mut Removal,
-    read_back: &mut HashSet<ObjectId>,
+    seen: &mut Seen,
     mut now: impl FnMut() -> Now + Send,
     mut keep: impl FnMut(Sequence) -> bool + Send,
 ) -> Result<Step, R::Error> {
@@ -186,25 +222,32 @@ pub async fn remove_covered<R: Remove>(
         match removal.next(now(), &mut keep) {
             Step::List => {
                 let names = remote.list("log/", LISTED).await?;
-                removal.listed(names.iter().filter_map(|name| name.strip_prefix("log/")?.parse().ok().map(Sequence)));
+                let numbers = names.iter().filter_map(|name| name.strip_prefix("log/")?.parse().ok().map(Sequence));
+                removal.listed(numbers.filter(|number| !seen.epochs.contains(number)));
             }
             Step::ReadBack => {
-                self::read_back(remote, manifest, read_back).await?;
+                read_back(remote, manifest, &mut seen.whole).await?;
                 removal.was_read_back();
             }
             Step::Look(sequence) => {
-                let (standing, _) = look(remote, keys, sequence).await?;
+                let (standing, _) = look(remote, keys, seen, sequence).await?;
                 removal.stands(sequence, standing);
             }
             Step::Manifest(id) => {
-                remote.remove(checkpoint_name(id)).await?;
+                if !remote.remove(checkpoint_name(id)).await? {
+                    return Ok(Step::Refused);
+                }
                 removal.removed_manifest(id);
             }
             Step::Commit(sequence) => {
-                remote.remove(log_name(sequence)).await?;
+                if !remote.remove(log_name(sequence)).await? {
+                    return Ok(Step::Refused);
+                }
                 removal.removed_commit(sequence);
             }
-            end @ (Step::Wait(_) | Step::Blocked(_) | Step::Superseded | Step::Done) => return Ok(end),
+            end @ (Step::Wait(_) | Step::Blocked(_) | Step::Superseded | Step::Refused | Step::Done) => {
+                return Ok(end);
+            }
         }
     }
 }
@@ -228,6 +271,7 @@ pub async fn read_back<R: Remove>(
 pub async fn look<R: Remove>(
     remote: &R,
     keys: &Keys,
+    seen: &mut Seen,
     sequence: Sequence,
 ) -> Result<(Standing, Option<Commit>), R::Error> {
     let name = log_name(sequence);
@@ -237,7 +281,10 @@ pub async fn look<R: Remove>(
         Body::Epoch { .. } if plants::on("C6-epoch-removed") => {
             (Standing::Commit(object.checkpoint.0), Some(Commit::default()))
         }
-        Body::Epoch { .. } => (Standing::Epoch, None),
+        Body::Epoch { .. } => {
+            seen.epochs.insert(sequence);
+            (Standing::Epoch, None)
+        }
         Body::Commit(commit) => (Standing::Commit(object.checkpoint.0), Some(commit)),
     })
 }

@@ -17,12 +17,25 @@ use crate::format::checkpoint::table::SegmentCount;
 use crate::format::key::{Key, Part};
 use crate::format::record::{Place, Record, Reference};
 
-/// What is named other than by the records of its own inode before it.
+/// What is named other than by the records of its own inode before it: by other inodes (copies), and by kinds and fields
+/// that this program does not know.
 #[derive(Default)]
 pub struct Marks {
-    extents: HashSet<ExtentId>,
+    pub extents: HashSet<ExtentId>,
     segments: HashSet<ObjectId>,
-    logs: HashSet<Sequence>,
+    pub logs: HashSet<Sequence>,
+}
+
+impl Marks {
+    pub fn visit(&mut self, key: &Key, record: &Record) {
+        references(record, |reference| match reference {
+            Reference::Extent(id) if id.owner == key.ino && is_before_extents(key) => {}
+            Reference::Extent(id) => _ = self.extents.insert(id),
+            reference if is_place(record, reference) => {}
+            Reference::Segment(id) => _ = self.segments.insert(id),
+            Reference::Log(sequence) => _ = self.logs.insert(sequence),
+        });
+    }
 }
 
 /// What a sweep found.
@@ -74,14 +87,9 @@ fn is_before_extents(key: &Key) -> bool {
 pub async fn mark<F: Fetch>(mut merged: Merged<'_, F>) -> Result<Marks, F::Error> {
     let mut marks = Marks::default();
     while let Some((key, record)) = merged.next().await? {
-        let Some(record) = record else { continue };
-        references(&record, |reference| match reference {
-            Reference::Extent(id) if id.owner == key.ino && is_before_extents(&key) => {}
-            Reference::Extent(id) => _ = marks.extents.insert(id),
-            reference if is_place(&record, reference) => {}
-            Reference::Segment(id) => _ = marks.segments.insert(id),
-            Reference::Log(sequence) => _ = marks.logs.insert(sequence),
-        });
+        if let Some(record) = record {
+            marks.visit(&key, &record);
+        }
     }
     Ok(marks)
 }

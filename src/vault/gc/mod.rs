@@ -3,7 +3,9 @@
 //! Beside the rounds of a writing mount one task ([`run`]) removes, after each checkpoint that counts: the commits that
 //! it covers, oldest first ([`super::checkpoint::remove`] decides), once their inline extents that live lie in a segment
 //! ([`moves`]); then the segments, parts and runs that the commit listed as dead. A while after the mount, and then
-//! daily, a *sweep* ([`sweep`] decides) makes a full merge and deletes orphans, which no commit ever named.
+//! daily, a *sweep* ([`sweep`] decides) deletes orphans, which no commit ever named. It begins with a full merge, which
+//! finds what is dead, if the log has grown by enough since the last one; else a small checkpoint of this mount's own will
+//! do.
 //!
 //! Owns: when this happens, in which order, how many requests it takes. Does not own: what a checkpoint covers, what is
 //! dead ([`super::checkpoint`]), commits ([`super::round`]; [`request`] is what gc asks of them), what a state names
@@ -16,13 +18,15 @@
 //!   and is copied by its bytes. So what may be deleted once may be deleted for ever.
 //! - Nothing goes before every object of the checkpoint that counts was read back: no commit, and nothing of what its
 //!   predecessor named.
-//! - Nothing goes before a grace of a minute has passed since then, in the time of this mount: what one mount did not get
-//!   to waits the whole minute again in the next, which finds it by its sweep.
+//! - Nothing goes before a grace of a minute has passed since a checkpoint counted that covers it, or a commit stood that
+//!   lists it as dead, in the time of this mount: what one mount did not get to waits the whole minute again in the next,
+//!   which finds it by its sweep.
 //! - The check of C6 is made once a run, before anything goes: our newest commit and its checkpoint still stand. Within
 //!   an epoch more is not needed: a successor's first object is an epoch record at the very number that our next round
 //!   wants, it is never removed, and so that round is fenced. What an overtaken writer still deletes meanwhile was named
 //!   by nothing when its own commit stood, so its successor cannot name it; once fenced it stops.
-//! - It is in nobody's way: requests have a pace, and whatever fails is tried again later.
+//! - It is in nobody's way: requests have a pace, and whatever fails is tried again later. What the store refuses to
+//!   delete is asked for once a run (a segment once a mount, and by its sweeps), counted, and told once.
 
 pub mod moves;
 mod remote;
@@ -40,8 +44,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::keeper::Counting;
-use super::checkpoint::remove::{GRACE, Now, Removal, Step, read_back, remove_covered};
-use super::checkpoint::{self, Records, end};
+use super::checkpoint::remove::{GRACE, Now, Removal, Seen, Step, read_back, remove_covered};
+use super::checkpoint::{self, Merge, Records, end};
 use super::round::{RoundError, Rounds};
 use crate::base::{Ino, ObjectId, Sequence, plants};
 use crate::format::commit::{checkpoint_name, segment_name};
@@ -60,20 +64,25 @@ pub struct Settings {
     pub grace: Duration,
     /// So many requests a second at most.
     pub requests: u32,
+    /// By so many objects must the log have grown since the last full merge for a sweep to begin with another.
+    pub merge_after: u64,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         let (first, every) = (Duration::from_secs(10 * 60), Duration::from_secs(24 * 3600));
-        Settings { first, every, grace: GRACE, requests: 20 }
+        Settings { first, every, grace: GRACE, requests: 20, merge_after: 1000 }
     }
 }
 
 /// After a run that failed, the next one: the first wait, doubled at each failure up to the longest.
 const PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// How often it is looked whether a full merge that was asked for is done.
+/// How often it is looked whether a checkpoint that was asked for is done.
 const LOOK: Duration = Duration::from_secs(1);
+/// Where the records take no more than this, a full merge costs little: one is made after so few log objects.
+const SMALL: u64 = 16 << 20;
+const SMALL_AFTER: u64 = 16;
 
 /// Runs until `stop`, or until rounds end.
 pub async fn run(rounds: Arc<Rounds>, settings: Settings, stop: CancellationToken) {
@@ -96,18 +105,31 @@ struct Gc {
     sweep_at: Instant,
     /// The checkpoint whose removal is done.
     done: ObjectId,
-    /// What was read back and found whole.
-    read_back: HashSet<ObjectId>,
+    seen: Seen,
+    /// What files share; outer `None` until it is asked for, inner if that is too much.
+    elsewhere: Option<Option<checkpoint::Marks>>,
     failures: u32,
 }
 
 /// How a run went.
 enum Ran {
     Well,
+    /// The grace of something goes on until then.
+    Until(Instant),
     /// Something was left, to be tried later.
     Partly,
+    /// The store does not let this machine delete: to be tried much later.
+    Refused,
     /// Somebody else has gone on: nothing goes any more.
     Overtaken,
+}
+
+/// What became of an object that nobody needs.
+enum Deleted {
+    Gone,
+    /// It may not go now.
+    NotNow,
+    Refused,
 }
 
 impl Gc {
@@ -118,7 +140,8 @@ impl Gc {
             done: rounds.keeper.counting(),
             rounds,
             settings,
-            read_back: HashSet::new(),
+            seen: Seen::default(),
+            elsewhere: None,
             failures: 0,
         }
     }
@@ -146,6 +169,8 @@ impl Gc {
             self.tell("this run removed", before, log::Level::Debug);
             match result {
                 Ok(Ran::Well) => (self.failures, retry) = (0, None),
+                Ok(Ran::Until(at)) => (self.failures, retry) = (0, Some(at)),
+                Ok(Ran::Refused) => retry = Some(Instant::now() + PAUSE_MAX),
                 Ok(Ran::Overtaken) => {
                     log::warn!("another machine has gone on with the vault: nothing is removed from it any more");
                     return std::future::pending().await;
@@ -161,7 +186,8 @@ impl Gc {
             }
             if is_due {
                 // One that failed comes again with the retry.
-                self.sweep_at = retry.unwrap_or(Instant::now() + self.settings.every);
+                let failed = retry.filter(|_| self.failures > 0);
+                self.sweep_at = failed.unwrap_or(Instant::now() + self.settings.every);
             }
         }
     }
@@ -181,44 +207,61 @@ impl Gc {
     }
 
     async fn once(&mut self, sweeps: bool) -> Result<Ran, RoundError> {
+        self.remote.begin();
         let mut orphans = None;
         if sweeps {
-            if !self.merge().await {
-                log::debug!("gc: no full merge could be made: the sweep waits");
+            let full = self.is_full_merge_due();
+            if (full || !self.rounds.keeper.is_own()) && !self.checkpoint(full).await {
+                log::debug!("gc: no checkpoint could be made: the sweep waits");
                 return Ok(Ran::Partly);
             }
             orphans = self.list().await?;
         }
         let counting = self.rounds.keeper.counts();
-        let due = orphans.as_ref().map_or(counting.since, |orphans| orphans.since.max(counting.since));
-        tokio::time::sleep_until(due + self.settings.grace).await;
+        let first = counting.covered.first().map(|(_, since)| *since);
+        let due = orphans.as_ref().map(|orphans| orphans.since).max(first);
+        if let Some(due) = due {
+            tokio::time::sleep_until(due + self.settings.grace).await;
+        }
         if !self.stands().await? {
             return Ok(Ran::Overtaken);
         }
-        let removed = self.remove(&counting).await;
+        let removed = self.remove().await;
         // Whatever stopped the removal: until the checkpoint that counts now was seen to be whole, what the one before it
         // named is the only way back to the vault's records.
         let newest = self.rounds.keeper.counts();
-        read_back(&self.remote, &newest.manifest, &mut self.read_back).await?;
+        read_back(&self.remote, &newest.manifest, &mut self.seen.whole).await?;
         let deleted = self.delete_dead().await?;
         if let Some(mut orphans) = orphans {
             orphans.segments.retain(|id| !deleted.contains(id));
             self.delete_orphans(orphans).await?;
         }
-        match removed? {
-            true => {
-                self.done = counting.id.0;
-                Ok(Ran::Well)
-            }
-            false => Ok(Ran::Partly),
-        }
+        let removed = removed?;
+        let young =
+            Instant::now().checked_sub(self.settings.grace).and_then(|time| self.rounds.keeper.dead_after(time));
+        Ok(match (removed, young.map(|since| since + self.settings.grace)) {
+            _ if self.remote.refuses() => Ran::Refused,
+            (Ran::Well, Some(at)) => Ran::Until(at),
+            (Ran::Until(one), Some(other)) => Ran::Until(one.min(other)),
+            (ran, _) => ran,
+        })
     }
 
-    /// A full merge, and a commit that names it. `false` if that failed.
-    async fn merge(&self) -> bool {
+    /// Has the log grown so far since the last full merge that much may have died?
+    fn is_full_merge_due(&self) -> bool {
+        let manifest = self.rounds.keeper.counts().manifest;
+        let newest = self.rounds.chain.lock().newest.sequence;
+        let Some(swept) = &manifest.swept else { return true };
+        let records: u64 = manifest.levels.iter().flatten().map(|run| u64::from(run.len)).sum();
+        let after = if records <= SMALL { SMALL_AFTER } else { u64::MAX };
+        newest.0.saturating_sub(swept.sequence.0) >= self.settings.merge_after.min(after)
+    }
+
+    /// A checkpoint of this mount, and a commit that names it. `false` if that failed.
+    async fn checkpoint(&self, full: bool) -> bool {
         let keeper = &self.rounds.keeper;
         let failures = keeper.failures();
-        let number = keeper.ask_for_merge();
+        let number = keeper.ask_for(if full { Merge::All } else { Merge::BySize });
         loop {
             // Whether one is to be made is asked after a commit; and one that is made counts by the next.
             self.rounds.requests.commit(Vec::new()).await;
@@ -236,7 +279,8 @@ impl Gc {
     /// D2: what there is; then an own commit that begins afterwards, and stands; and of what there was, what nothing
     /// names then.
     async fn list(&self) -> Result<Option<Orphans>, RoundError> {
-        let mut sweep = Sweep::default();
+        let [first_place] = self.rounds.random.bytes();
+        let mut sweep = Sweep::new(first_place);
         let first = !plants::on("D2-list-last");
         if first {
             self.list_all(&mut sweep).await?;
@@ -273,7 +317,7 @@ impl Gc {
 
     async fn list_all(&self, sweep: &mut Sweep) -> Result<(), RoundError> {
         while let Some((prefix, after)) = sweep.page() {
-            let names = self.remote.list(prefix, &after, sweep::PAGE).await?;
+            let names = self.remote.list(&prefix, &after, sweep::PAGE).await?;
             sweep.listed(&names);
         }
         Ok(())
@@ -288,11 +332,11 @@ impl Gc {
         }
     }
 
-    /// Removes the commits that a checkpoint covers. `false` if some are left that may go later.
-    async fn remove(&mut self, counting: &Counting) -> Result<bool, RoundError> {
-        let Gc { rounds, settings, remote, read_back, .. } = self;
-        let Counting { id: (id, _), manifest, since } = counting;
-        let mut removal = Removal::new(*id, manifest, *since, settings.grace);
+    /// Removes the commits that checkpoints cover.
+    async fn remove(&mut self) -> Result<Ran, RoundError> {
+        let Gc { rounds, settings, remote, seen, elsewhere, done, .. } = self;
+        let mut counting = rounds.keeper.counts();
+        let mut removal = Removal::new(counting.id.0, &counting.covered, settings.grace);
         let mut clean: HashSet<Sequence> = HashSet::new();
         loop {
             let now = || {
@@ -301,28 +345,46 @@ impl Gc {
                     time: Instant::now(),
                     may: rounds.notifier.ended().is_none(),
                     newest: standing.map_or(Sequence(0), |(link, _)| link.sequence),
-                    checkpoint: standing.map_or(*id, |(_, (checkpoint, _))| checkpoint),
+                    checkpoint: rounds.keeper.counting(),
                 }
             };
             let keep = |sequence| !clean.contains(&sequence) && !plants::on("C6-inline-removed");
             let keys = &rounds.keys;
-            match remove_covered(remote, keys, manifest, &mut removal, read_back, now, keep).await? {
+            match remove_covered(remote, keys, &counting.manifest, &mut removal, seen, now, keep).await? {
                 Step::Blocked(oldest) => {
-                    moves::clear(rounds, remote, &mut removal, &mut clean).await?;
+                    if elsewhere.is_none() {
+                        *elsewhere = Some(moves::elsewhere(rounds).await?);
+                    }
+                    let Some(Some(elsewhere)) = elsewhere else { return Ok(Ran::Partly) };
+                    moves::clear(rounds, remote, &mut removal, seen, elsewhere, &mut clean).await?;
                     if !clean.contains(&oldest) {
                         log::debug!("gc: extents of log object {oldest} are still needed there");
-                        return Ok(false);
+                        return Ok(Ran::Partly);
                     }
+                }
+                Step::Superseded => {
+                    counting = rounds.keeper.counts();
+                    removal.renew(counting.id.0, &counting.covered);
+                }
+                Step::Done if !removal.is_whole() => {
+                    removal = Removal::new(counting.id.0, &counting.covered, settings.grace);
                 }
                 Step::Done => {
                     // What lies in older checkpoints only is never asked for again.
-                    let current: HashSet<ObjectId> = manifest.segments().map(|object| object.id).collect();
-                    read_back.retain(|id| current.contains(id));
-                    return Ok(true);
+                    let current: HashSet<ObjectId> = counting.manifest.segments().map(|object| object.id).collect();
+                    seen.whole.retain(|id| current.contains(id));
+                    *done = counting.id.0;
+                    rounds.keeper.removed(counting.manifest.sequence);
+                    return Ok(Ran::Well);
                 }
-                // Another one counts: it is told of by its own notice.
-                Step::Superseded => return Ok(true),
-                _ => return Ok(false),
+                Step::Wait(Some(due)) => {
+                    *done = counting.id.0;
+                    let gone = counting.covered.iter().rev().find(|(_, since)| *since + settings.grace < due);
+                    gone.iter().for_each(|(covered, _)| rounds.keeper.removed(*covered));
+                    return Ok(Ran::Until(due));
+                }
+                Step::Refused => return Ok(Ran::Refused),
+                _ => return Ok(Ran::Partly),
             }
         }
     }
@@ -334,16 +396,22 @@ impl Gc {
         let mut dead = until.map_or(Vec::new(), |until| self.rounds.keeper.take_dead(until));
         let (mut kept, mut deleted, held) = (Vec::new(), HashSet::new(), self.rounds.history.held_segments());
         while let Some((since, id)) = dead.pop() {
+            if self.remote.refuses() {
+                kept.push((since, id));
+                break;
+            }
             match self.delete(id, &held).await {
-                Ok(true) => _ = deleted.insert(id),
-                Ok(false) => kept.push((since, id)),
+                Ok(Deleted::Gone) => _ = deleted.insert(id),
+                // From now on an orphan, for sweeps to find.
+                Ok(Deleted::Refused) => {}
+                Ok(Deleted::NotNow) => kept.push((since, id)),
                 Err(error) => {
                     self.rounds.keeper.keep_dead(dead.into_iter().chain([(since, id)]).chain(kept));
                     return Err(error);
                 }
             }
         }
-        self.rounds.keeper.keep_dead(kept);
+        self.rounds.keeper.keep_dead(dead.into_iter().chain(kept));
         Ok(deleted)
     }
 
@@ -351,28 +419,32 @@ impl Gc {
     async fn delete_orphans(&self, orphans: Orphans) -> Result<(), RoundError> {
         let held = self.rounds.history.held_segments();
         for id in orphans.segments {
+            if self.remote.refuses() {
+                return Ok(());
+            }
             self.delete(id, &held).await?;
         }
         for id in orphans.checkpoints {
-            if !self.may() {
+            if !self.may() || self.remote.refuses() {
                 break;
             }
-            self.remote.delete(checkpoint_name(id)).await?;
-            self.rounds.requests.count(|removed| removed.checkpoints += 1);
+            let went = self.remote.delete(checkpoint_name(id)).await?;
+            self.rounds.requests.count(|removed| removed.checkpoints += u64::from(went));
         }
         Ok(())
     }
 
-    /// Deletes an object below `segments/`; `false` if it may not go now. `held` was asked for when it was known already
-    /// that no state names the object: it cannot come to be held later. (To ask for each would walk through all that open
-    /// files hold as often as that.)
-    async fn delete(&self, id: ObjectId, held: &HashSet<ObjectId>) -> Result<bool, RoundError> {
-        if !self.may() || held.contains(&id) {
-            return Ok(false);
+    /// Deletes an object below `segments/`. `held` was asked for when it was known already that no state names the object:
+    /// it cannot come to be held later. (To ask for each would walk through all that open files hold as often as that.)
+    async fn delete(&self, id: ObjectId, held: &HashSet<ObjectId>) -> Result<Deleted, RoundError> {
+        if !self.may() || (held.contains(&id) && !plants::on("L4-held-deleted")) {
+            return Ok(Deleted::NotNow);
         }
-        self.remote.delete(segment_name(id)).await?;
+        if !self.remote.delete(segment_name(id)).await? {
+            return Ok(Deleted::Refused);
+        }
         self.rounds.requests.count(|removed| removed.segments += 1);
-        Ok(true)
+        Ok(Deleted::Gone)
     }
 
     /// Nobody has fenced this mount.

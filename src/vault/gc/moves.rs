@@ -2,6 +2,10 @@
 //!
 //! Each extent is sealed anew, for equal ciphertext in another object would tell its length, and travels in a segment
 //! with an ordinary round, many at a time. What is dead stays where it is.
+//!
+//! What names an extent is mostly the file that it was written for, which is asked when a commit is looked at. The rest,
+//! records of other files and of kinds that a newer program knows, is gathered once a mount ([`elsewhere`]): this program
+//! makes none, and such a record is never changed by it.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,15 +18,34 @@ use crate::format::key::{Key, Part};
 use crate::format::record::{Extent, Place, Record};
 use crate::upload::remote_storage::Outgoing;
 use crate::vault::VaultError;
-use crate::vault::checkpoint::remove::{Removal, Standing, look};
-use crate::vault::checkpoint::{self};
+use crate::vault::checkpoint::remove::{Removal, Seen, Standing, look};
+use crate::vault::checkpoint::{self, Marks};
 use crate::vault::round::{RoundError, Rounds};
 
 /// Commits looked at before a round.
 const WINDOW: usize = 512;
 
+/// What is named elsewhere is kept in memory up to so many; beyond that nothing with inline extents goes.
+const ELSEWHERE_MAX: usize = 1 << 20;
+
 /// The inline extents of one commit, by file: numbers and places.
 type Inline = BTreeMap<Ino, Vec<(u64, Place)>>;
+
+/// What the state names other than in the maps of the files that it was written for. `None`: too much to know.
+pub async fn elsewhere(rounds: &Rounds) -> Result<Option<Marks>, VaultError> {
+    let mut marks = Marks::default();
+    let mut from = Some(Key::inode(Ino::NONE));
+    while let Some(first) = from {
+        from = rounds.history.visit_some(first, |key, record| marks.visit(key, record))?;
+        if marks.extents.len() + marks.logs.len() > ELSEWHERE_MAX {
+            log::warn!("gc: files of this vault share more than {ELSEWHERE_MAX} extents: some old commits stay");
+            return Ok(None);
+        }
+        // So many records take their time.
+        tokio::task::yield_now().await;
+    }
+    Ok(Some(marks))
+}
 
 /// Looks at the oldest commits that `removal` has left, moves what is named of a bounded part of them, and adds those to
 /// `clean` that nothing needs any more, in the vault's newest state as in this mount's.
@@ -30,16 +53,18 @@ pub async fn clear(
     rounds: &Rounds,
     remote: &Remote,
     removal: &mut Removal,
+    seen: &mut Seen,
+    elsewhere: &Marks,
     clean: &mut HashSet<Sequence>,
 ) -> Result<(), RoundError> {
     let newest = rounds.chain.lock().standing.map_or(Sequence(0), |(link, _)| link.sequence);
     let (mut moves, mut bytes, mut looked) = (Vec::new(), 0, Vec::new());
     for sequence in removal.oldest(newest, WINDOW) {
-        let (standing, commit) = look(remote, &rounds.keys, sequence).await?;
+        let (standing, commit) = look(remote, &rounds.keys, seen, sequence).await?;
         removal.stands(sequence, standing);
         let Some(commit) = commit.filter(|_| matches!(standing, Standing::Commit(_))) else { continue };
         let extents = inline(rounds, remote, sequence, &commit).await?;
-        for (id, record) in extents.iter().filter(|(id, record)| is_in_use(rounds, *id, record)) {
+        for (id, record) in extents.iter().filter(|(id, record)| is_in_use(rounds, elsewhere, *id, record)) {
             let outgoing = seal_anew(rounds, sequence, &commit, *id, record)?;
             bytes += outgoing.record.stored as usize;
             moves.push(outgoing);
@@ -61,9 +86,9 @@ pub async fn clear(
     }
     let mut unneeded = Vec::new();
     for (sequence, owners) in looked {
-        let mut needed = false;
+        let mut needed = elsewhere.logs.contains(&sequence);
         for (owner, extents) in owners {
-            needed |= !rounds.history.in_use(owner, &extents).map_err(VaultError::from)?.is_empty();
+            needed |= !used(rounds, elsewhere, owner, &extents)?.is_empty();
         }
         if !needed {
             unneeded.push(sequence);
@@ -76,9 +101,18 @@ pub async fn clear(
     Ok(())
 }
 
-fn is_in_use(rounds: &Rounds, id: ExtentId, record: &Extent) -> bool {
+fn is_in_use(rounds: &Rounds, elsewhere: &Marks, id: ExtentId, record: &Extent) -> bool {
     // What cannot be told is not moved, and so stops the removal.
-    rounds.history.in_use(id.owner, &[(id.number, record.place)]).is_ok_and(|used| !used.is_empty())
+    used(rounds, elsewhere, id.owner, &[(id.number, record.place)]).is_ok_and(|used| !used.is_empty())
+}
+
+/// Which of these extents of a file are named, by whomever, as they lie there?
+fn used(rounds: &Rounds, elsewhere: &Marks, owner: Ino, extents: &[(u64, Place)]) -> Result<Vec<u64>, VaultError> {
+    let is_shared = |(number, _): &(u64, Place)| elsewhere.extents.contains(&ExtentId { owner, number: *number });
+    let shared: Vec<_> = extents.iter().copied().filter(is_shared).collect();
+    let mut used = rounds.history.in_use(owner, extents)?;
+    used.extend(rounds.history.placed(owner, &shared)?);
+    Ok(used)
 }
 
 /// The extents that lie in a commit.

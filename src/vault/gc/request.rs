@@ -26,6 +26,9 @@ pub struct Removed {
     pub segments: u64,
     /// Sealed bytes that moved from commits to segments.
     pub moved_bytes: u64,
+    /// Deletions that the store refused.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 #[derive(Default)]

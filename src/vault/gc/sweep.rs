@@ -4,7 +4,7 @@
 //! In this order it is safe against everybody: what was listed was sent before our commit began, so by us or by a writer
 //! who was overtaken before it, and no commit of such a one can come any more.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use tokio::time::Instant;
 
@@ -12,28 +12,39 @@ use crate::base::ObjectId;
 
 /// Names a listing brings at once.
 pub const PAGE: usize = 20_000;
-/// Names that one sweep holds: 16 MiB of them. The rest waits for a later one: a vault has as many
-/// segments at 8 TiB.
+/// Names that one sweep holds: 16 MiB of them. The rest waits for a later one, which begins elsewhere: a vault has as
+/// many segments at 8 TiB.
 const MOST: usize = 1 << 20;
+/// With so many names below the first of [`PLACES`] prefixes, or fewer, one listing brings all there are.
+const FEW: usize = 8;
+/// Segments lie under the first two hexadecimal digits of their ids.
+const PLACES: usize = 256;
 
 const SEGMENTS: &str = "segments/";
 const CHECKPOINTS: &str = "checkpoint/";
 
-#[derive(Default)]
+/// What is listed is asked for by place, for a store may walk through all that lies below a prefix to bring a part of it:
+/// in few requests where there is little, and each of bounded length where there is much.
 pub struct Sweep {
     segments: Vec<ObjectId>,
     checkpoints: Vec<ObjectId>,
     /// The last name listed, of which prefix.
     last: Option<String>,
+    /// The place where it begins.
+    first: u8,
     phase: Phase,
     /// When an own commit that began after the listing was seen to stand.
     since: Option<Instant>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    #[default]
-    Segments,
+    /// The place that tells how many there are.
+    Sample,
+    /// All segments at once: they are few.
+    Whole,
+    /// The place that comes so far after the first.
+    Place(usize),
     Checkpoints,
     Listed,
 }
@@ -47,14 +58,24 @@ pub struct Orphans {
 }
 
 impl Sweep {
+    /// Begins at that place, which is drawn at random.
+    pub fn new(first: u8) -> Sweep {
+        let phase = Phase::Sample;
+        Sweep { segments: Vec::new(), checkpoints: Vec::new(), last: None, first, phase, since: None }
+    }
+
     /// What to list next: a prefix, and the name after which it goes on. `None` when all is listed.
-    pub fn page(&self) -> Option<(&'static str, String)> {
+    pub fn page(&self) -> Option<(String, String)> {
         let after = self.last.clone().unwrap_or_default();
-        match self.phase {
-            Phase::Segments => Some((SEGMENTS, after)),
-            Phase::Checkpoints => Some((CHECKPOINTS, after)),
-            Phase::Listed => None,
-        }
+        let place = |k: usize| format!("{SEGMENTS}{:02x}/", (usize::from(self.first) + k) % PLACES);
+        let prefix = match self.phase {
+            Phase::Sample => place(0),
+            Phase::Whole => SEGMENTS.to_owned(),
+            Phase::Place(k) => place(k),
+            Phase::Checkpoints => CHECKPOINTS.to_owned(),
+            Phase::Listed => return None,
+        };
+        Some((prefix, after))
     }
 
     /// The answer: the first [`PAGE`] names, or all that are left.
@@ -62,15 +83,26 @@ impl Sweep {
         // What is named otherwise is not ours.
         let ids = names.iter().filter_map(|name| name.rsplit('/').next()?.parse::<ObjectId>().ok());
         match self.phase {
-            Phase::Segments => self.segments.extend(ids),
             Phase::Checkpoints => self.checkpoints.extend(ids),
             Phase::Listed => return,
+            _ => self.segments.extend(ids),
         }
-        self.last = names.last().cloned();
-        if names.len() < PAGE || self.segments.len() + self.checkpoints.len() >= MOST {
-            self.last = None;
-            self.phase = if self.phase == Phase::Segments { Phase::Checkpoints } else { Phase::Listed };
+        let is_whole = names.len() < PAGE;
+        let is_full = self.segments.len() + self.checkpoints.len() >= MOST;
+        self.last = names.last().filter(|_| !is_whole && !is_full && self.phase != Phase::Whole).cloned();
+        if self.last.is_some() {
+            return;
         }
+        self.phase = match self.phase {
+            Phase::Sample if names.len() <= FEW => Phase::Whole,
+            Phase::Whole if is_whole => Phase::Checkpoints,
+            // There were more than it seemed.
+            Phase::Whole => Phase::Place(0),
+            Phase::Sample if !is_full => Phase::Place(1),
+            Phase::Place(k) if !is_full && k + 1 < PLACES => Phase::Place(k + 1),
+            Phase::Sample | Phase::Place(_) => Phase::Checkpoints,
+            Phase::Checkpoints | Phase::Listed => Phase::Listed,
+        };
     }
 
     /// An own commit that began after the listing stands.
@@ -85,7 +117,11 @@ impl Sweep {
     /// lists it, and its own grace begins then.
     pub fn orphans(self, named: &HashSet<ObjectId>) -> Option<Orphans> {
         let since = self.since?;
-        let left = |ids: Vec<ObjectId>| ids.into_iter().filter(|id| !named.contains(id)).collect();
+        // Some were listed twice.
+        let left = |ids: Vec<ObjectId>| {
+            let left: BTreeSet<ObjectId> = ids.into_iter().filter(|id| !named.contains(id)).collect();
+            left.into_iter().collect()
+        };
         Some(Orphans { since, segments: left(self.segments), checkpoints: left(self.checkpoints) })
     }
 }

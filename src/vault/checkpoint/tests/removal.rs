@@ -1,6 +1,6 @@
 //! Removal: what goes, what stays, and in which order.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,22 +36,22 @@ struct Driven<'a> {
     vault: &'a Vault,
     removal: Removal,
     now: Now,
-    read_back: HashSet<ObjectId>,
+    seen: Seen,
 }
 
 impl<'a> Driven<'a> {
     fn new(vault: &'a Vault) -> Driven<'a> {
         let time = Instant::now();
-        let removal = Removal::new(vault.base.0.0, &vault.base.1, time, GRACE);
+        let removal = Removal::new(vault.base.0.0, &[(vault.base.1.sequence, time)], GRACE);
         let now = Now { time, may: true, newest: vault.link().sequence, checkpoint: vault.base.0.0 };
-        Driven { vault, removal, now, read_back: HashSet::new() }
+        Driven { vault, removal, now, seen: Seen::default() }
     }
 
     async fn run(&mut self, keep: &[u64]) -> Result<Step, VaultError> {
         let (vault, now) = (self.vault, self.now);
         let keep = |sequence: Sequence| keep.contains(&sequence.0);
-        let (removal, read_back) = (&mut self.removal, &mut self.read_back);
-        remove_covered(&vault.remote, &vault.keys, &vault.base.1, removal, read_back, || now, keep).await
+        let (removal, seen) = (&mut self.removal, &mut self.seen);
+        remove_covered(&vault.remote, &vault.keys, &vault.base.1, removal, seen, || now, keep).await
     }
 
     fn wait(&mut self) {
@@ -142,4 +142,49 @@ async fn what_came_late_or_is_gone_already_does_no_harm() {
     let names = vault.remote.names().await;
     assert_eq!(names.iter().filter(|name| name.starts_with("log/")).count(), 2);
     assert_eq!(names.iter().filter(|name| name.starts_with("checkpoint/")).count(), 1);
+}
+
+#[tokio::test]
+async fn c6_what_an_older_checkpoint_covered_long_enough_goes_however_young_the_one_that_counts_is() {
+    let (vault, [empty, first, _]) = vault().await;
+    let mut driven = Driven::new(&vault);
+    let since = driven.now.time;
+    let half = GRACE / 2;
+    let covered = [(Sequence(4), since), (vault.base.1.sequence, since + half)];
+    driven.removal = Removal::new(first, &covered[..1], GRACE);
+    driven.now = Now { checkpoint: first, ..driven.now };
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Wait(Some(since + GRACE)));
+    driven.now = Now { checkpoint: vault.base.0.0, ..driven.now };
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Superseded);
+    driven.removal.renew(vault.base.0.0, &covered);
+    driven.now.time = since + GRACE;
+    // What was listed before is gone on with; what came since is listed by the next.
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Done);
+    assert!(!driven.removal.is_whole());
+    driven.removal = Removal::new(vault.base.0.0, &covered, GRACE);
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Wait(Some(since + half + GRACE)));
+    let log = |k| log_name(Sequence(k));
+    assert_eq!(*vault.remote.deleted.lock(), [checkpoint_name(empty), log(1), log(2), log(4)]);
+    driven.now.time = since + half + GRACE;
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Done);
+    assert!(driven.removal.is_whole());
+    assert_eq!(vault.remote.deleted.lock()[4..], [checkpoint_name(first), log(5), log(6)]);
+}
+
+#[tokio::test]
+async fn an_epoch_record_is_looked_at_once() {
+    let (vault, _) = vault().await;
+    let mut driven = Driven::new(&vault);
+    driven.wait();
+    let locked = log_name(Sequence(4));
+    vault.remote.locked.lock().insert(locked.clone());
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Refused);
+    assert!(!vault.remote.deleted.lock().contains(&log_name(Sequence(5))), "oldest first");
+    vault.remote.locked.lock().clear();
+    let covered = [(vault.base.1.sequence, driven.now.time - GRACE)];
+    driven.removal = Removal::new(vault.base.0.0, &covered, GRACE);
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Done);
+    assert!(vault.remote.deleted.lock().contains(&locked));
+    let looked = |k| vault.remote.got.lock().iter().filter(|name| **name == log_name(Sequence(k))).count();
+    assert_eq!((looked(3), looked(5)), (1, 1));
 }

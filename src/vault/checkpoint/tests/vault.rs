@@ -29,6 +29,10 @@ pub struct Remote {
     pub announced: Mutex<BTreeSet<ObjectId>>,
     /// Names in the order of their deletion.
     pub deleted: Mutex<Vec<String>>,
+    /// Names that it does not delete.
+    pub locked: Mutex<BTreeSet<String>>,
+    /// Names that were asked for.
+    pub got: Mutex<Vec<String>>,
 }
 
 impl Remote {
@@ -58,6 +62,7 @@ impl Fetch for Remote {
     fn get(&self, name: String) -> BoxFuture<'_, Result<Option<Bytes>, VaultError>> {
         async move {
             self.request()?;
+            self.got.lock().push(name.clone());
             Ok(self.store.get(&name).await?)
         }
         .boxed()
@@ -87,12 +92,15 @@ impl Remove for Remote {
         async move { Ok(self.store.list(prefix, most).await?) }.boxed()
     }
 
-    fn remove(&self, name: String) -> BoxFuture<'_, Result<(), VaultError>> {
+    fn remove(&self, name: String) -> BoxFuture<'_, Result<bool, VaultError>> {
         async move {
             self.request()?;
+            if self.locked.lock().contains(&name) {
+                return Ok(false);
+            }
             self.deleted.lock().push(name.clone());
             self.delete(&name).await;
-            Ok(())
+            Ok(true)
         }
         .boxed()
     }
@@ -127,6 +135,8 @@ impl Vault {
             left: AtomicU32::new(u32::MAX),
             announced: Mutex::default(),
             deleted: Mutex::default(),
+            locked: Mutex::default(),
+            got: Mutex::default(),
         };
         let (keys, random) = (Keys::from_master(&SecretKey::from_bytes([1; 32])), Random::Kernel);
         let (id, empty) = (ObjectId(random.bytes()), Manifest::default());
