@@ -23,6 +23,7 @@ use super::kernel_cache::KernelCache;
 use super::lookups::Lookups;
 use super::options::{MountOptions, negotiate};
 use super::reply::{Reply, Slot, Terms, answer, guarded};
+use super::wipe;
 use crate::base::sizes::NAME_MAX;
 use crate::base::{Ino, Timestamp};
 use crate::fs::{
@@ -587,6 +588,7 @@ impl Filesystem for Adapter {
                     });
                 }
             }
+            wipe::request(data);
         });
     }
 
