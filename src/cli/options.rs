@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use super::exit::Failure;
-use crate::mount::drive::{Caching, Durability};
+use crate::cache::TTL;
+use crate::cache::disk::LEAST;
+use crate::mount::drive::Durability;
 use crate::mount::follower::EVERY;
 
 const MIB: u64 = 1024 * 1024;
@@ -18,7 +20,10 @@ pub struct MountOptions {
     pub state: Option<PathBuf>,
     pub compress: bool,
     pub cache_bytes: u64,
-    pub caching: Caching,
+    /// How long decrypted bytes are kept that nobody uses, seconds.
+    pub ttl_seconds: u64,
+    /// `None`: as the store suggests.
+    pub disk_cache_bytes: Option<u64>,
     pub dirty_bytes: u64,
     pub journal_bytes: u64,
     /// How often a read-only mount looks whether the vault has gone on.
@@ -35,7 +40,8 @@ impl Default for MountOptions {
             state: None,
             compress: true,
             cache_bytes: 256 * MIB,
-            caching: Caching::default(),
+            ttl_seconds: TTL.as_secs(),
+            disk_cache_bytes: None,
             dirty_bytes: 128 * MIB,
             journal_bytes: 4096 * MIB,
             follow_seconds: EVERY.as_secs(),
@@ -120,11 +126,12 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         }
         // Below these an extent of 4 MiB, twice and with its neighbours, has no room.
         "cache" => options.cache_bytes = size(name, value, 16 * MIB)?,
+        "disk_cache" if value == "0" => options.disk_cache_bytes = Some(0),
+        "disk_cache" => options.disk_cache_bytes = Some(size(name, value, LEAST.next_multiple_of(16 * MIB))?),
         "dirty" => options.dirty_bytes = size(name, value, 16 * MIB)?,
         "journal" => options.journal_bytes = size(name, value, 64 * MIB)?,
         "cache_ttl" => {
-            options.caching.ttl_seconds =
-                seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
+            options.ttl_seconds = seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
         }
         "follow" => {
             options.follow_seconds = seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
@@ -178,7 +185,10 @@ mod tests {
         assert_eq!(options.kernel_words, ["noexec"]);
         assert_eq!(options.cache_bytes, 1 << 30);
         assert_eq!((options.dirty_bytes, options.journal_bytes), (64 << 20, 64 << 20));
-        assert_eq!((options.caching.ttl_seconds, options.follow_seconds), (7, 9));
+        assert_eq!((options.ttl_seconds, options.follow_seconds), (7, 9));
+        assert_eq!(options.disk_cache_bytes, None);
+        assert_eq!(parse(["disk_cache=1G,disk_cache=0"]).unwrap().disk_cache_bytes, Some(0));
+        assert_eq!(parse(["disk_cache=2G"]).unwrap().disk_cache_bytes, Some(2 << 30));
         assert_eq!(options.state, Some("/s".into()));
         let later = parse(["ro,durability=async", "rw,durability=remote"]).unwrap();
         assert!(!later.read_only);
@@ -207,6 +217,7 @@ mod tests {
             ("follow=0", "from 1 to 86400"),
             ("follow=5s", "follow=5s"),
             ("cache_ttl=0", "from 1 to 86400"),
+            ("disk_cache=1M", "at least 32M"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  cache (miss) -> Starter -> RemoteStorage -> Encryption -> Notifier -> cache
-//!                                 |  local sealed bytes first: journal
+//!                                 |  local sealed bytes first: journal, then sealed cache
 //! ```
 //!
-//! [`starter`] joins fetches of the same frames, [`remote_storage`] brings sealed bytes (from the journal, else by
-//! ranged GETs on a 64 KiB grid), [`encryption`] opens them, [`notifier`] answers all who asked.
+//! [`starter`] joins fetches of the same frames, [`remote_storage`] brings sealed bytes (from the journal, else from the
+//! [`sealed_cache`], else by ranged GETs on a 64 KiB grid), [`encryption`] opens them, [`notifier`] answers all who asked.
 //! Mirrors [`crate::upload`] file by file. Knows extents, not files.
 //!
 //! Invariants
@@ -16,6 +16,7 @@
 pub mod encryption;
 pub mod notifier;
 pub mod remote_storage;
+pub mod sealed_cache;
 pub mod starter;
 
 use std::sync::Arc;

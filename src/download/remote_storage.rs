@@ -1,7 +1,8 @@
 //! RemoteStorage: brings sealed bytes, from the journal while it holds them, else from the store.
 //!
 //! Ranges are widened to a 64 KiB grid (A24). A small memory of sealed grid blocks serves what lies side by side, such
-//! as small files packed together; it holds ciphertext only.
+//! as small files packed together; before the store the sealed cache is asked, if there is one, and given what the store
+//! brought. Both hold ciphertext only.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -12,6 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::DownloadError;
+use super::sealed_cache::SealedCache;
 use crate::base::sizes::READ_GRID;
 use crate::base::{ExtentId, ObjectId, Sequence};
 use crate::format::commit::{Body, LogObject, log_name, segment_name};
@@ -31,6 +33,8 @@ pub struct RemoteStorage {
     /// `None` on a read-only mount.
     journal: Option<Arc<Journal>>,
     blocks: Mutex<LruCache<(ObjectId, u32), Bytes>>,
+    /// `None` where nothing is kept on this machine's disk.
+    kept: Option<Arc<dyn SealedCache>>,
     inline: Mutex<LruCache<Sequence, Bytes>>,
 }
 
@@ -41,7 +45,37 @@ impl RemoteStorage {
             keys,
             journal,
             blocks: Mutex::new(LruCache::new(BLOCKS)),
+            kept: None,
             inline: Mutex::new(LruCache::new(INLINE_COMMITS)),
+        }
+    }
+
+    /// With a sealed cache before the store.
+    pub fn keeping(self, kept: Option<Arc<dyn SealedCache>>) -> RemoteStorage {
+        RemoteStorage { kept, ..self }
+    }
+
+    /// How much of some sealed bytes is on this machine: in the journal or in the sealed cache.
+    pub fn here(&self, id: ExtentId, extent: &Extent, stored: Range<u32>) -> Here {
+        match extent.place {
+            Place::Local => match self.journal.as_ref().is_some_and(|journal| journal.read(id, 0..0).is_some()) {
+                true => Here::All,
+                false => Here::Nothing,
+            },
+            Place::Segment { id, offset } => {
+                let wanted = grid(&(offset + stored.start..offset + stored.end));
+                let count = wanted.len();
+                let held = |n: &u32| self.kept.as_ref().is_some_and(|kept| kept.holds(id, *n));
+                match wanted.filter(held).count() {
+                    0 => Here::Nothing,
+                    held if held == count => Here::All,
+                    _ => Here::Part,
+                }
+            }
+            Place::Inline { sequence, .. } => match self.inline.lock().contains(&sequence) {
+                true => Here::All,
+                false => Here::Nothing,
+            },
         }
     }
 
@@ -87,11 +121,30 @@ impl RemoteStorage {
     /// a frame in it opens, and other frames in it may be wrong even then. Returns whether the store may be asked again.
     pub fn forget(&self, extent: &Extent, stored: Range<u32>) -> bool {
         let Place::Segment { id, offset } = extent.place else { return false };
-        let mut blocks = self.blocks.lock();
-        for n in grid(&(offset + stored.start..offset + stored.end)) {
-            blocks.pop(&(id, n));
+        let wanted = grid(&(offset + stored.start..offset + stored.end));
+        {
+            let mut blocks = self.blocks.lock();
+            wanted.clone().for_each(|n| _ = blocks.pop(&(id, n)));
+        }
+        if let Some(kept) = &self.kept {
+            let given = wanted.filter(|n| kept.forget(id, *n)).count();
+            if given > 0 {
+                log::warn!("{given} blocks of the disk cache that did not open were dropped; they are fetched again");
+            }
         }
         true
+    }
+
+    /// Drops sealed bytes of an extent that are kept here for convenience.
+    pub fn drop_kept(&self, extent: &Extent) {
+        let Place::Segment { id, offset } = extent.place else { return };
+        let wanted = grid(&(offset..offset + extent.stored));
+        let mut blocks = self.blocks.lock();
+        wanted.clone().for_each(|n| _ = blocks.pop(&(id, n)));
+        drop(blocks);
+        if let Some(kept) = &self.kept {
+            wanted.for_each(|n| _ = kept.forget(id, n));
+        }
     }
 
     /// Grid blocks that are kept, and one GET from the first that is not to the last that is not.
@@ -100,8 +153,9 @@ impl RemoteStorage {
         let first = wanted.start;
         let mut kept: Vec<Option<Bytes>> = {
             let mut blocks = self.blocks.lock();
-            wanted.map(|n| blocks.get(&(id, n)).cloned()).collect()
+            wanted.clone().map(|n| blocks.get(&(id, n)).cloned()).collect()
         };
+        self.look_up(id, wanted, &mut kept);
         let missing = |kept: &[Option<Bytes>]| -> Option<(usize, usize)> {
             Some((kept.iter().position(Option::is_none)?, kept.iter().rposition(Option::is_none)? + 1))
         };
@@ -117,6 +171,9 @@ impl RemoteStorage {
                 let whole = block.len() == READ_GRID || (from + k + 1 == to && !block.is_empty());
                 if whole && to - from <= 2 {
                     blocks.put((id, first + (from + k) as u32), Bytes::copy_from_slice(&block));
+                }
+                if whole && let Some(cache) = &self.kept {
+                    cache.put(id, first + (from + k) as u32, &block);
                 }
                 *slot = Some(block);
             }
@@ -137,6 +194,18 @@ impl RemoteStorage {
         out.ok_or_else(|| DownloadError::Missing(name.to_owned()))
     }
 
+    /// What the sealed cache has of the blocks that are not here yet.
+    fn look_up(&self, id: ObjectId, wanted: Range<u32>, kept: &mut [Option<Bytes>]) {
+        let Some(cache) = &self.kept else { return };
+        let few = wanted.len() <= 2;
+        for (n, slot) in wanted.zip(kept).filter(|(_, slot)| slot.is_none()) {
+            *slot = cache.get(id, n);
+            if few && let Some(block) = slot {
+                self.blocks.lock().put((id, n), block.clone());
+            }
+        }
+    }
+
     /// The bytes of a grid range; the object may end inside its last block.
     async fn get(&self, name: &str, range: Range<u64>) -> Result<Bytes, DownloadError> {
         self.store.get_range(name, range).await?.ok_or_else(|| DownloadError::Missing(name.to_owned()))
@@ -153,6 +222,14 @@ impl RemoteStorage {
         self.inline.lock().put(sequence, commit.inline.clone());
         Ok(commit.inline)
     }
+}
+
+/// How much of some sealed bytes is on this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Here {
+    All,
+    Part,
+    Nothing,
 }
 
 /// The grid blocks in which these bytes of an object lie.

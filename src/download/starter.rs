@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::encryption::Encryption;
 use super::notifier::{self, Answer};
-use super::remote_storage::RemoteStorage;
+use super::remote_storage::{Here, RemoteStorage};
 use super::{DownloadError, Frames};
 use crate::base::{ExtentId, watch};
 use crate::format::record::Extent;
@@ -58,6 +58,16 @@ impl Starter {
             }
         };
         notifier::answer(answer).await
+    }
+
+    /// How much of these frames is on this machine, sealed.
+    pub fn here(&self, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Here {
+        self.remote.here(id, extent, crate::format::extent::stored_range(extent, frames))
+    }
+
+    /// Drops what is kept of an extent's sealed bytes for convenience.
+    pub fn drop_kept(&self, extent: &Extent) {
+        self.remote.drop_kept(extent);
     }
 
     fn local(&self, id: ExtentId, extent: &Extent, frames: &Range<u32>) -> Option<Result<Frames, DownloadError>> {
