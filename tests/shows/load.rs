@@ -96,17 +96,20 @@ fn look(vault: &Vault, minute: u64, load: &Load) -> (usize, u64, u64) {
 fn run(cache: u64, minutes: u64) {
     let options = format!("cache={cache}M,disk_cache={cache}M,journal=2G");
     let Some(mut vault) = mounted_with(&["-o", &options]) else { return };
-    let dir = vault.mountpoint();
     let load = Load { stop: AtomicBool::new(false), done: AtomicU64::new(0) };
     let mut seen = Vec::new();
+    let load = &load;
     std::thread::scope(|scope| {
         let work: [fn(&Load, &Path); 3] = [Load::small, Load::large, Load::random];
-        let threads = work.map(|work| scope.spawn(|| work(&load, &dir)));
+        let threads = work.map(|work| {
+            let dir = vault.mountpoint();
+            scope.spawn(move || work(load, &dir))
+        });
         let began = Instant::now();
         for minute in 1..=minutes {
             std::thread::sleep((Duration::from_secs(60 * minute)).saturating_sub(began.elapsed()));
             assert!(threads.iter().all(|thread| !thread.is_finished()), "a load ended by an error");
-            seen.push(look(&vault, minute, &load));
+            seen.push(look(&vault, minute, load));
         }
         load.stop.store(true, Ordering::Relaxed);
     });
