@@ -151,6 +151,7 @@ async fn l4_a_sweep_leaves_alone_what_an_open_file_spilled_and_takes_what_a_dead
         every: Duration::from_secs(1),
         grace: Duration::from_millis(200),
         requests: 1000,
+        merge_after: 0,
     };
     let drive = place.open(soon).await;
     drive.fs.create(Ino::ROOT, b"stays", 0o600, ME).await.unwrap();

@@ -8,7 +8,7 @@
 //! What entries themselves cost counts too ([`Frames::charge`]).
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -81,9 +81,9 @@ impl Frames {
         self.inner.lock().order.contains(&(ino, id, frame))
     }
 
-    /// How many frames of an extent are here for this file.
-    pub fn of_extent(&self, ino: Ino, id: ExtentId) -> usize {
-        self.inner.lock().order.range((ino, id, 0)..=(ino, id, u32::MAX)).count()
+    /// How many of these frames of an extent are here for this file.
+    pub fn of_extent(&self, ino: Ino, id: ExtentId, frames: Range<u32>) -> usize {
+        self.inner.lock().order.range((ino, id, frames.start)..(ino, id, frames.end)).count()
     }
 
     /// Keeps a frame. Who holds the entry keeps it from dying meanwhile: no frame is left without one.

@@ -7,6 +7,8 @@
 //! | `frames` | clean plaintext of all entries, least recently used first to go |
 //! | `budget`, `dirty` | memory for written bytes |
 //! | `read`, `edit` | what is asked of contents |
+//! | `whereabouts` | where a file's bytes are; fetching and dropping them on request |
+//! | `disk` | sealed blocks on this machine's disk, below the download pipeline |
 //!
 //! Owns all plaintext of files that this process holds, and its bounds: dirty bytes (writers wait above it), clean
 //! frames and what the entries themselves take (least recently used go), and time (promise 7). A read that memory
@@ -24,6 +26,7 @@
 mod ahead;
 pub mod budget;
 pub mod dirty;
+pub mod disk;
 pub mod edit;
 mod entries;
 pub mod entry;
@@ -33,6 +36,7 @@ mod read;
 mod read_tests;
 #[cfg(test)]
 mod tests;
+pub mod whereabouts;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -43,8 +47,9 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use thiserror::Error;
 
+use crate::base::disk::is_full;
 use crate::base::sizes::{EXTENT_MAX, FILE_MAX};
-use crate::base::{Clock, Ino, Timestamp, disk};
+use crate::base::{Clock, Ino, Timestamp};
 use crate::download;
 use crate::format::key::Key;
 use crate::format::record::Record;
@@ -96,7 +101,7 @@ impl From<&UploadError> for CacheError {
     fn from(error: &UploadError) -> CacheError {
         match error {
             UploadError::ReadOnly => CacheError::ReadOnly,
-            UploadError::Journal(JournalError::Io { kind, .. }) if disk::is_full(*kind) => CacheError::NoSpace,
+            UploadError::Journal(JournalError::Io { kind, .. }) if is_full(*kind) => CacheError::NoSpace,
             UploadError::Journal(_) | UploadError::Index(_) | UploadError::Sealing => CacheError::Io(error.to_string()),
         }
     }

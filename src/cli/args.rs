@@ -67,6 +67,9 @@ pub enum Command {
     Umount(Directory),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
+    /// See and change what is kept of files on this machine.
+    #[command(subcommand)]
+    Cache(Cache),
     /// Bring back the files of histories that were set aside.
     ///
     /// Where another machine has taken the vault over, what this one had not sent is set aside. Each file that it changed
@@ -90,6 +93,7 @@ Options for -o, separated by commas:
   state=DIR            the same as --state
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
   cache_ttl=SECONDS    how long they are kept, and the kernel's copies, when the file is not used (60)
+  disk_cache=SIZE      sealed bytes of the store kept on the local disk (1G; 0, none, for a vault in a local directory)
   dirty=SIZE           written bytes kept in memory; writers wait above it (128M)
   journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it (4G)
   follow=SECONDS       how often a read-only mount looks for what others have written (5)
@@ -225,6 +229,29 @@ pub struct Status {
     pub dir: Option<PathBuf>,
 }
 
+#[derive(Subcommand, Debug)]
+pub enum Cache {
+    /// Fetch files, or all files below directories.
+    ///
+    /// What does not fit into memory, or is not used for a while, stays in the disk cache if there is one
+    /// (-o disk_cache=SIZE).
+    Warm(Paths),
+    /// Let go of what is kept of them, in memory and on the disk; what the vault lacks stays.
+    Drop(Paths),
+    /// List files that are decrypted in memory, of one drive or of all of this user.
+    List {
+        /// Only what lies at or below it.
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Paths {
+    /// Files and directories on a drive.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
     /// Sealed in the journal on this machine's disk.
@@ -270,6 +297,10 @@ mod tests {
             "status --json --watch /d",
             "rescue --json --remove /d",
             "rescue --to /out --state /s --passphrase-fd 3 file:///v",
+            "cache warm /d/a /d/b",
+            "cache drop /d/a",
+            "cache list",
+            "cache list /d",
             "completions bash",
             "-vv status",
             "status -q",
@@ -286,6 +317,8 @@ mod tests {
             "dance",
             "mount /v",
             "sync",
+            "cache",
+            "cache warm",
             "mount --durability never /v /d",
             "mount --init --read-only /v /d",
             "mount --accept-rollback --read-only /v /d",

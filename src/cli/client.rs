@@ -198,6 +198,15 @@ fn table(mount: &MountStatus) -> String {
                 status.cache.misses
             ),
         ),
+        (
+            "disk cache",
+            format!(
+                "{} sealed, {} hits, {} misses",
+                human_bytes(status.cache.disk_bytes),
+                status.cache.disk_hits,
+                status.cache.disk_misses
+            ),
+        ),
         ("store", format!("{} requests, {} errors", status.remote.requests, status.remote.errors)),
     ]);
     let flow = &status.pipelines;
@@ -267,7 +276,7 @@ fn pending(mount: &MountStatus) -> String {
 }
 
 /// The process that serves `dir`.
-fn find(dir: &Path) -> Result<UnixStream, Failure> {
+pub fn find(dir: &Path) -> Result<UnixStream, Failure> {
     let whole = mountpoint::canonical(dir).map_err(|e| Failure::error(format!("{}: {e}", dir.display())))?;
     let mounted = mountpoint::mounted_on(&whole).filter(Mount::is_dripfs);
     let owner = mounted.as_ref().and_then(|mount| mount.owner);
@@ -307,7 +316,7 @@ fn silent(dir: &Path) -> String {
     }
 }
 
-fn failure(error: CallError) -> Failure {
+pub fn failure(error: CallError) -> Failure {
     match error {
         CallError::Failed { code, message } => Failure::new(code, printable(&message)),
         other => Failure::error(printable(&other.to_string())),

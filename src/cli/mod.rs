@@ -4,6 +4,7 @@
 //! happened. Does not own what the commands do: it asks the mount room.
 
 mod args;
+mod cache;
 mod client;
 pub mod exit;
 mod logging;
@@ -65,6 +66,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         Command::Sync(args) => client::sync(&args.dir, voice),
         Command::Umount(args) => client::umount(&args.dir, voice),
         Command::Status(args) => client::status(&args),
+        Command::Cache(args) => cache::cache(&args, voice),
         Command::Rescue(args) => rescue::rescue(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "dripfs", &mut std::io::stdout());

@@ -18,7 +18,7 @@ use super::{Voice, human_bytes, logging, passphrase, printable};
 use crate::format::header::Cost;
 use crate::fuse;
 use crate::mount::background::{self, News};
-use crate::mount::drive::{Closed, DriveOptions, Progress};
+use crate::mount::drive::{Caching, Closed, DriveOptions, Progress};
 use crate::mount::new_vault::{self, Recovery};
 use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
@@ -28,6 +28,8 @@ use crate::vault::checkpoint::keeper::When;
 
 /// How long a store that may be away is looked at, before anything is asked for.
 const LOOKING: Duration = Duration::from_secs(15);
+/// What the disk cache of a remote store may take, if nobody says otherwise.
+const DISK_CACHE: u64 = 1 << 30;
 
 pub fn init(args: &Init) -> Result<u8, Failure> {
     let request = new_vault_request(&args.new_vault)?;
@@ -94,7 +96,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             accept_rollback: args.accept_rollback,
             compress: options.compress,
             cache_bytes: options.cache_bytes,
-            caching: options.caching,
+            caching: caching(&options, store.url()),
             dirty_bytes: options.dirty_bytes,
             journal_bytes: options.journal_bytes,
             checkpoint: When::default(),
@@ -123,6 +125,13 @@ fn only_readable(store: &Store) -> Failure {
         "{}: over http a vault can only be read: mount it with --read-only, or give the URL of the store itself",
         store.url()
     ))
+}
+
+/// What lies on this machine already is not kept on it a second time, unless somebody says so.
+fn caching(options: &options::MountOptions, url: &str) -> Caching {
+    let local = url.starts_with("file:") || url.starts_with("memory:");
+    let usual = if local { 0 } else { DISK_CACHE };
+    Caching { ttl_seconds: options.ttl_seconds, disk_bytes: options.disk_cache_bytes.unwrap_or(usual) }
 }
 
 /// The background half.

@@ -4,7 +4,9 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use super::exit::Failure;
-use crate::mount::drive::{Caching, Durability};
+use crate::cache::TTL;
+use crate::cache::disk::LEAST;
+use crate::mount::drive::Durability;
 use crate::mount::follower::EVERY;
 use crate::pipeline;
 use crate::store::Limits;
@@ -26,7 +28,10 @@ pub struct MountOptions {
     pub state: Option<PathBuf>,
     pub compress: bool,
     pub cache_bytes: u64,
-    pub caching: Caching,
+    /// How long decrypted bytes are kept that nobody uses, seconds.
+    pub ttl_seconds: u64,
+    /// `None`: as the store suggests.
+    pub disk_cache_bytes: Option<u64>,
     pub dirty_bytes: u64,
     pub journal_bytes: u64,
     /// How often a read-only mount looks whether the vault has gone on.
@@ -46,7 +51,8 @@ impl Default for MountOptions {
             state: None,
             compress: true,
             cache_bytes: 256 * MIB,
-            caching: Caching::default(),
+            ttl_seconds: TTL.as_secs(),
+            disk_cache_bytes: None,
             dirty_bytes: 128 * MIB,
             journal_bytes: 4096 * MIB,
             follow_seconds: EVERY.as_secs(),
@@ -133,11 +139,12 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         }
         // Below these an extent of 4 MiB, twice and with its neighbours, has no room.
         "cache" => options.cache_bytes = size(name, value, 16 * MIB)?,
+        "disk_cache" if value == "0" => options.disk_cache_bytes = Some(0),
+        "disk_cache" => options.disk_cache_bytes = Some(size(name, value, LEAST.next_multiple_of(16 * MIB))?),
         "dirty" => options.dirty_bytes = size(name, value, 16 * MIB)?,
         "journal" => options.journal_bytes = size(name, value, 64 * MIB)?,
         "cache_ttl" => {
-            options.caching.ttl_seconds =
-                seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
+            options.ttl_seconds = seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
         }
         "follow" => {
             options.follow_seconds = seconds(value).ok_or_else(|| choice("the numbers of seconds from 1 to 86400"))?
@@ -239,7 +246,10 @@ mod tests {
         assert_eq!(options.kernel_words, ["noexec"]);
         assert_eq!(options.cache_bytes, 1 << 30);
         assert_eq!((options.dirty_bytes, options.journal_bytes), (64 << 20, 64 << 20));
-        assert_eq!((options.caching.ttl_seconds, options.follow_seconds), (7, 9));
+        assert_eq!((options.ttl_seconds, options.follow_seconds), (7, 9));
+        assert_eq!(options.disk_cache_bytes, None);
+        assert_eq!(parse(["disk_cache=1G,disk_cache=0"]).unwrap().disk_cache_bytes, Some(0));
+        assert_eq!(parse(["disk_cache=2G"]).unwrap().disk_cache_bytes, Some(2 << 30));
         assert_eq!(options.state, Some("/s".into()));
         let flow = parse(["get_workers=40,get_max=50,seal_bytes=8M", "inflight=1G,readahead=0"]).unwrap().pipelines;
         assert_eq!((flow.get.workers, flow.get.max, flow.seal.bytes), (40, 50, 8 << 20));
@@ -287,6 +297,7 @@ mod tests {
             ("get_nonsense=1", "get_nonsense"),
             ("eat_workers=1", "eat_workers"),
             ("inflight=1M", "at least 64M"),
+            ("disk_cache=1M", "at least 32M"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

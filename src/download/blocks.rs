@@ -201,15 +201,22 @@ impl Blocks {
         }
         let Ok(bytes) = got else { return };
         let all = run.whole || run.blocks.len() <= SMALL_RUN as usize;
-        for (k, n) in run.blocks.clone().enumerate() {
-            let block = block(bytes, k);
-            // Only an object's last block is short, and nothing comes behind it.
-            let is_sound = block.len() == READ_GRID || (!block.is_empty() && (k + 1) * READ_GRID > bytes.len());
+        for (n, block) in sound(run, bytes) {
             let is_end = n == run.blocks.start || n + 1 == run.blocks.end;
-            if is_sound && (all || is_end) {
+            if all || is_end {
                 self.kept.put((run.object, n), Bytes::copy_from_slice(&block));
             }
         }
+    }
+
+    /// A block, if it is kept.
+    pub fn kept(&mut self, object: ObjectId, block: u32) -> Option<Bytes> {
+        self.kept.get(&(object, block)).cloned()
+    }
+
+    /// Keeps a block that came from elsewhere.
+    pub fn keep(&mut self, object: ObjectId, block: u32, bytes: Bytes) {
+        self.kept.put((object, block), bytes);
     }
 
     pub fn forget(&mut self, object: ObjectId, blocks: Range<u32>) {
@@ -217,6 +224,14 @@ impl Blocks {
             self.kept.pop(&(object, n));
         }
     }
+}
+
+/// The blocks that a run's bytes hold whole. Only an object's last block is short, and nothing comes behind it.
+pub fn sound<'a>(run: &'a Run, bytes: &'a Bytes) -> impl Iterator<Item = (u32, Bytes)> + 'a {
+    let blocks = run.blocks.clone().enumerate().map(|(k, n)| (k, n, block(bytes, k)));
+    blocks
+        .filter(|(k, _, block)| block.len() == READ_GRID || (!block.is_empty() && (k + 1) * READ_GRID > bytes.len()))
+        .map(|(_, n, block)| (n, block))
 }
 
 /// The `k`th block of a run's bytes; short or empty where they end.

@@ -4,15 +4,15 @@
 //!                 foreground before read-ahead; each stage asks for more when it has little left
 //!
 //!  cache (miss) --> Starter --------> RemoteStorage ------> Encryption --> Notifier --> cache
-//!  cache (ahead) -/   | one fetch       | journal, else       | workers:     | fills the cache,
-//!                     | a frame         | ranged GETs on a    | the          | answers all
-//!                     | memory in       | 64 KiB grid, many   | processors   | who asked
-//!                     | flight          | in flight           |              |
+//!  cache (ahead) -/   | one fetch       | journal, cache on   | workers:     | fills the cache,
+//!                     | a frame         | disk, else ranged   | the          | answers all
+//!                     | memory in       | GETs on a 64 KiB    | processors   | who asked
+//!                     | flight          | grid, many in flight|              |
 //!                                       blocks: what is kept of neighbours
 //! ```
 //!
-//! [`starter`] joins fetches of the same frames, [`remote_storage`] brings sealed bytes (from the journal, else by
-//! ranged GETs on a 64 KiB grid, each block once: [`blocks`]), [`encryption`] opens them, [`notifier`] fills the cache and
+//! [`starter`] joins fetches of the same frames, [`remote_storage`] brings sealed bytes (from the journal, else from the
+//! [`sealed_cache`], else by ranged GETs on a 64 KiB grid, each block once: [`blocks`]), [`encryption`] opens them, [`notifier`] fills the cache and
 //! answers all who asked. Mirrors [`crate::upload`] file by file. Knows extents, not files.
 //!
 //! Invariants
@@ -27,6 +27,7 @@ pub mod notifier;
 #[cfg(test)]
 pub(crate) mod recorder;
 pub mod remote_storage;
+pub mod sealed_cache;
 pub mod starter;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 //!
 //! Ranges are widened to a 64 KiB grid (A24), and what lies side by side is one GET. Several GETs are in flight; a block
 //! that is on its way already is waited for, whoever asked for it. A small memory of sealed grid blocks
-//! ([`super::blocks`]) serves what lies side by side, such as small files packed together; it holds ciphertext only.
+//! ([`super::blocks`]) serves what lies side by side, such as small files packed together; before the store
+//! the sealed cache is asked, if there is one, and given what the store brought. Both hold ciphertext only.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::DownloadError;
 use super::blocks::{self, Blocks, Coming, Run, SmallFile, Source};
+use super::sealed_cache::SealedCache;
 use crate::base::sizes::READ_GRID;
 use crate::base::{ExtentId, ObjectId, Sequence, watch};
 use crate::format::commit::{Body, LogObject, log_name, segment_name};
@@ -29,6 +31,8 @@ use crate::store::{Store, StoreError};
 
 /// How long a GET may wait for its turn while the store does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// So many blocks from the disk are worth being kept in memory too: small files share them.
+const FEW: usize = 2;
 /// Commits whose inline bytes are kept.
 const INLINE_COMMITS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
@@ -39,6 +43,8 @@ pub struct RemoteStorage {
     journal: Option<Arc<Journal>>,
     gets: Stage<Get>,
     blocks: Arc<Mutex<Blocks>>,
+    /// `None` where nothing is kept on this machine's disk.
+    sealed: Option<Arc<dyn SealedCache>>,
     inline: Mutex<Inline>,
 }
 
@@ -77,6 +83,14 @@ impl Job for Get {
     }
 }
 
+/// How much of something is on this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Here {
+    Nothing,
+    Part,
+    All,
+}
+
 impl RemoteStorage {
     pub fn new(store: Store, keys: Arc<Keys>, journal: Option<Arc<Journal>>, get: Demand) -> RemoteStorage {
         RemoteStorage {
@@ -85,6 +99,7 @@ impl RemoteStorage {
             journal,
             gets: Stage::new("download/get", get),
             blocks: Arc::default(),
+            sealed: None,
             inline: Mutex::new(Inline { kept: LruCache::new(INLINE_COMMITS), coming: Vec::new() }),
         }
     }
@@ -96,6 +111,35 @@ impl RemoteStorage {
     /// Some fetch's urgency was raised.
     pub fn look_again(&self) {
         self.gets.look_again();
+    }
+
+    /// With a sealed cache before the store.
+    pub fn keeping(self, sealed: Option<Arc<dyn SealedCache>>) -> RemoteStorage {
+        RemoteStorage { sealed, ..self }
+    }
+
+    /// How much of some sealed bytes is on this machine: in the journal or in the sealed cache.
+    pub fn here(&self, id: ExtentId, extent: &Extent, stored: Range<u32>) -> Here {
+        match extent.place {
+            Place::Local => match self.journal.as_ref().is_some_and(|journal| journal.read(id, 0..0).is_some()) {
+                true => Here::All,
+                false => Here::Nothing,
+            },
+            Place::Segment { id, offset } => {
+                let wanted = grid(&(offset + stored.start..offset + stored.end));
+                let count = wanted.len();
+                let held = |n: &u32| self.sealed.as_ref().is_some_and(|sealed| sealed.holds(id, *n));
+                match wanted.filter(held).count() {
+                    0 => Here::Nothing,
+                    held if held == count => Here::All,
+                    _ => Here::Part,
+                }
+            }
+            Place::Inline { sequence, .. } => match self.inline.lock().kept.contains(&sequence) {
+                true => Here::All,
+                false => Here::Nothing,
+            },
+        }
     }
 
     /// Sealed bytes that the journal holds; `None` if it does not hold the extent. One that is placed in the vault may have
@@ -161,8 +205,25 @@ impl RemoteStorage {
     /// a frame in it opens, and other frames in it may be wrong even then. Returns whether the store may be asked again.
     pub fn forget(&self, extent: &Extent, stored: Range<u32>) -> bool {
         let Place::Segment { id, offset } = extent.place else { return false };
-        self.blocks.lock().forget(id, grid(&(offset + stored.start..offset + stored.end)));
+        let wanted = grid(&(offset + stored.start..offset + stored.end));
+        self.blocks.lock().forget(id, wanted.clone());
+        if let Some(sealed) = &self.sealed {
+            let given = wanted.filter(|n| sealed.forget(id, *n)).count();
+            if given > 0 {
+                log::warn!("{given} blocks of the disk cache that did not open were dropped; they are fetched again");
+            }
+        }
         true
+    }
+
+    /// Drops sealed bytes of an extent that are kept here for convenience.
+    pub fn drop_kept(&self, extent: &Extent) {
+        let Place::Segment { id, offset } = extent.place else { return };
+        let wanted = grid(&(offset..offset + extent.stored));
+        self.blocks.lock().forget(id, wanted.clone());
+        if let Some(sealed) = &self.sealed {
+            wanted.for_each(|n| _ = sealed.forget(id, n));
+        }
     }
 
     async fn segment_bytes(
@@ -174,6 +235,9 @@ impl RemoteStorage {
         urgency: &Urgency,
     ) -> Result<Bytes, DownloadError> {
         let wanted = grid(&range);
+        if let Some(all) = self.look_up(id, wanted.clone()) {
+            return join(&all, &range).ok_or_else(|| DownloadError::Missing(name.to_owned()));
+        }
         let (sources, runs) = self.blocks.lock().find(id, wanted.clone(), small, urgency);
         for run in runs {
             self.begin(name, run, urgency);
@@ -202,6 +266,24 @@ impl RemoteStorage {
         join(&kept, &range).ok_or_else(missing)
     }
 
+    /// All of these blocks, if this machine has them. Where it has only some on its disk they are kept in memory, so that
+    /// nobody asks the store for them; what comes in bulk goes past it.
+    fn look_up(&self, id: ObjectId, wanted: Range<u32>) -> Option<Vec<Bytes>> {
+        let sealed = self.sealed.as_ref()?;
+        let found: Vec<Option<Bytes>> = {
+            let mut blocks = self.blocks.lock();
+            wanted.clone().map(|n| blocks.kept(id, n)).collect()
+        };
+        let found: Vec<Option<Bytes>> =
+            found.into_iter().zip(wanted.clone()).map(|(block, n)| block.or_else(|| sealed.get(id, n))).collect();
+        let all: Option<Vec<Bytes>> = found.iter().cloned().collect();
+        if all.is_none() || wanted.len() <= FEW {
+            let mut blocks = self.blocks.lock();
+            found.into_iter().zip(wanted).for_each(|(block, n)| _ = block.map(|block| blocks.keep(id, n, block)));
+        }
+        all
+    }
+
     /// Whoever joins what is on its way for somebody less urgent makes it more so.
     fn raise(&self, sources: &[Source], urgency: &Urgency) {
         let mut raised = false;
@@ -223,9 +305,13 @@ impl RemoteStorage {
             Get { store: self.store.clone(), name: name.to_owned(), range: Some(range), asked: Instant::now() },
         );
         let (gets, blocks, urgency) = (self.gets.clone(), self.blocks.clone(), urgency.clone());
+        let sealed = self.sealed.clone();
         tokio::spawn(async move {
             let got = gets.process(&urgency, bytes as usize, get).await;
             blocks.lock().came(&run, &got);
+            if let (Some(sealed), Ok(bytes)) = (sealed, &got) {
+                blocks::sound(&run, bytes).for_each(|(n, block)| sealed.put(run.object, n, &block));
+            }
             run.tell.send_replace(Some(got));
         });
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::encryption::Encryption;
 use super::notifier::{self, Answer, Notifier};
-use super::remote_storage::RemoteStorage;
+use super::remote_storage::{Here, RemoteStorage};
 use super::{DownloadError, Frames, Sink};
 use crate::base::{ExtentId, Ino, watch};
 use crate::format::extent::stored_range;
@@ -80,6 +80,16 @@ impl Starter {
         [self.remote.status(), self.encryption.status()]
     }
 
+    /// How much of these frames is on this machine, sealed.
+    pub fn here(&self, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Here {
+        self.remote.here(id, extent, stored_range(extent, frames))
+    }
+
+    /// Drops what is kept of an extent's sealed bytes for convenience.
+    pub fn drop_kept(&self, extent: &Extent) {
+        self.remote.drop_kept(extent);
+    }
+
     /// Brings these frames of an extent.
     pub async fn fetch(
         self: &Arc<Self>,
@@ -94,7 +104,7 @@ impl Starter {
     /// Begins to bring these frames of an extent, for somebody who waits and reads this file.
     pub fn ask(self: &Arc<Self>, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Asked {
         // What this machine holds and is quickly opened needs no task of its own.
-        if let Some(result) = self.here(reader, id, extent, &frames) {
+        if let Some(result) = self.ready(reader, id, extent, &frames) {
             return Asked::Here(result);
         }
         let mut coming = self.coming.lock();
@@ -146,7 +156,7 @@ impl Starter {
         true
     }
 
-    fn here(
+    fn ready(
         &self,
         reader: Ino,
         id: ExtentId,

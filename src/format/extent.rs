@@ -8,6 +8,7 @@
 //! dropped.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use zeroize::Zeroize;
 use zstd::bulk::{Compressor, Decompressor};
@@ -30,6 +31,8 @@ const FRAME_LOG2: u8 = 14;
 /// 128 KiB: small frames compress badly.
 const COMPRESSED_FRAME_LOG2: u8 = 17;
 const LEVEL: i32 = 1;
+/// What zstd wants to find free behind its output: a block, what is literal of one, and its margins.
+const DECOMPRESSION_ROOM: usize = 2 * (1 << COMPRESSED_FRAME_LOG2) + 256;
 /// How much of an extent is tried before all of it is compressed.
 const SAMPLE: usize = 16 * 1024;
 const SAMPLES: usize = 4;
@@ -83,8 +86,14 @@ fn seal_compressed(key: &FrameKey, plaintext: &[u8]) -> Option<(Vec<u32>, Vec<u8
     }
     // A compressor cannot be made only where memory is short: then uncompressed is best.
     let mut compressor = Compressor::new(LEVEL).ok()?;
+    let sealed = seal_frames(key, &mut compressor, plaintext);
+    overwrite(&mut compressor, plaintext.len().min(1 << COMPRESSED_FRAME_LOG2));
+    sealed
+}
+
+fn seal_frames(key: &FrameKey, compressor: &mut Compressor<'_>, plaintext: &[u8]) -> Option<(Vec<u32>, Vec<u8>)> {
     // Of little the samples would be all of it.
-    if plaintext.len() > SAMPLES * SAMPLE && !sample_pays(&mut compressor, plaintext) {
+    if plaintext.len() > SAMPLES * SAMPLE && !sample_pays(compressor, plaintext) {
         return None;
     }
     let chunks = plaintext.chunks(1 << COMPRESSED_FRAME_LOG2);
@@ -94,7 +103,7 @@ fn seal_compressed(key: &FrameKey, plaintext: &[u8]) -> Option<(Vec<u32>, Vec<u8
     let mut end = 0;
     for (frame, plain) in (0u32..).zip(chunks) {
         let room = &mut out[end..end + plain.len() + TAG_LEN];
-        let len = compress_into(&mut compressor, plain, &mut room[..plain.len()]).unwrap_or_else(|| {
+        let len = compress_into(compressor, plain, &mut room[..plain.len()]).unwrap_or_else(|| {
             room[..plain.len()].copy_from_slice(plain);
             plain.len()
         });
@@ -130,6 +139,19 @@ fn looks_random(plaintext: &[u8]) -> bool {
         // Of n random bytes 256 (1 - e^(-n/256)) are different, give or take a fortieth.
         different as f64 > 0.9 * 256.0 * (1.0 - (-(part.len() as f64) / 256.0).exp())
     })
+}
+
+/// zstd keeps what it could not shorten of a block in memory of its own, and gives that back unwiped. What does not
+/// shorten at all takes the place of what was there; of the length of the longest block it overwrites all of it.
+fn overwrite(compressor: &mut Compressor<'_>, len: usize) {
+    static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut noise = vec![0; 1 << COMPRESSED_FRAME_LOG2];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        noise
+    });
+    let mut out = vec![0; len + len / 128 + 64];
+    // Nobody wants the result; that it does not fit is no matter either.
+    let _ = compressor.compress_to_buffer(&NOISE[..len], &mut out[..]);
 }
 
 /// Tries a few samples, spread over the extent.
@@ -245,9 +267,10 @@ fn open_frame(key: &FrameKey, extent: &Extent, frame: u32, sealed: &[u8]) -> Res
 
 fn decompress(compressed: &[u8], len: usize) -> Result<Frame, FormatError> {
     let malformed = FormatError::Malformed { what: WHAT, why: "a frame does not decompress to its length" };
-    let mut plain = Frame::from(vec![0; len]);
-    let done = Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(compressed, &mut plain[..]));
-    if done.is_ok_and(|done| done == len) { Ok(plain) } else { Err(malformed) }
+    // Where it finds room behind the output, zstd puts parts of it there, and not into memory that it gives back unwiped.
+    let mut room = Frame::from(vec![0; len + DECOMPRESSION_ROOM]);
+    let done = Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(compressed, &mut room[..]));
+    if done.is_ok_and(|done| done == len) { Ok(Frame::from(room[..len].to_vec())) } else { Err(malformed) }
 }
 
 #[cfg(test)]

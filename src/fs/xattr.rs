@@ -23,6 +23,8 @@ const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 const RESERVED: &[u8] = b"user.dripfs.";
 /// How safe a file is.
 const STATE: &[u8] = b"user.dripfs.state";
+/// Where a file's bytes are.
+const CACHED: &[u8] = b"user.dripfs.cached";
 /// File capabilities: a right that ends with a change of owner.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
@@ -31,6 +33,9 @@ impl Fs {
         check_name(name)?;
         if name == STATE {
             return Ok(self.state(ino)?.as_bytes().to_vec());
+        }
+        if name == CACHED {
+            return Ok(self.cached(ino)?.as_bytes().to_vec());
         }
         let view = self.history.view();
         let (key, found) = self.find_xattr(&view, ino, name)?;
@@ -60,6 +65,14 @@ impl Fs {
             Reach::Sending => "uploading",
             Reach::Vault => "remote",
         })
+    }
+
+    /// From where a file's bytes would be read. Only files have any.
+    fn cached(&self, ino: Ino) -> Result<&'static str, FsError> {
+        match records::kind(records::inode(&self.history.view(), ino)?.mode) {
+            libc::S_IFREG => Ok(self.cache.whereabouts(ino)?.name()),
+            _ => Err(FsError::NoAttribute),
+        }
     }
 
     /// `create`: it must not be there yet; `replace`: it must be there.

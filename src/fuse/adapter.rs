@@ -33,6 +33,7 @@ use super::kernel_cache::KernelCache;
 use super::lookups::Lookups;
 use super::options::{MountOptions, negotiate};
 use super::reply::{Overdue, Reply, Terms, guarded};
+use super::wipe;
 use crate::base::Ino;
 use crate::base::sizes::NAME_MAX;
 use crate::fs::{Fs, FsError, Seek, SetAttributes, SpaceUse};
@@ -312,6 +313,7 @@ impl Filesystem for Adapter {
                     });
                 }
             }
+            wipe::request(data);
         });
     }
 

@@ -14,6 +14,7 @@ pub mod mount_table;
 mod mountpoint;
 mod options;
 mod reply;
+mod wipe;
 
 use std::path::Path;
 use std::sync::Arc;

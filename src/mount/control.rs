@@ -1,4 +1,4 @@
-//! The control socket: how `dripfs sync`, `status` and `umount` speak to the process that serves a mount.
+//! The control socket: how `dripfs sync`, `status`, `cache` and `umount` speak to the process that serves a mount.
 //!
 //! One JSON object a line. Asked: `{"command":"sync"}`. Answered: any number of `{"progress":{...}}`, then one
 //! `{"done":...}` or `{"error":{"code":1,"message":"..."}}`.
@@ -11,6 +11,7 @@
 use std::future::Future;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub const LINE_MAX: u64 = 64 * 1024;
 const CLIENTS_MAX: usize = 32;
 /// How many may wait for a sync, and as many for an unmount; more are turned away. Each costs a descriptor.
 const WAITING_MAX: usize = 64;
+/// How many may have files fetched or dropped.
+const FETCHING_MAX: usize = 8;
 /// How long a client may take to say something, and to read an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 /// The serving side says something at least this often while a command runs.
@@ -44,6 +47,22 @@ pub enum Command {
     Status,
     /// Unmounts and drains, then answers.
     Umount,
+    /// Fetches a file, or all files below a directory; paths are from the root of the drive.
+    Warm {
+        #[serde(with = "super::path_json")]
+        path: PathBuf,
+    },
+    /// Lets go of what is kept of them.
+    Drop {
+        #[serde(with = "super::path_json")]
+        path: PathBuf,
+    },
+    /// Lists files in memory, from an inode number on.
+    Cached {
+        #[serde(with = "super::path_json")]
+        path: PathBuf,
+        from: u64,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -73,12 +92,14 @@ struct Room {
     listening: Arc<Semaphore>,
     syncs: Arc<Semaphore>,
     unmounts: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
 }
 
 impl Room {
     fn new() -> Room {
         let room = |most| Arc::new(Semaphore::new(most));
-        Room { listening: room(CLIENTS_MAX), syncs: room(WAITING_MAX), unmounts: room(WAITING_MAX) }
+        let (syncs, unmounts, fetches) = (room(WAITING_MAX), room(WAITING_MAX), room(FETCHING_MAX));
+        Room { listening: room(CLIENTS_MAX), syncs, unmounts, fetches }
     }
 
     /// Where a command that takes long is counted.
@@ -86,7 +107,8 @@ impl Room {
         match command {
             Command::Sync => Some(&self.syncs),
             Command::Umount => Some(&self.unmounts),
-            Command::Status => None,
+            Command::Warm { .. } | Command::Drop { .. } => Some(&self.fetches),
+            Command::Status | Command::Cached { .. } => None,
         }
     }
 }
@@ -152,7 +174,7 @@ async fn converse(
         let answered = match room.waiting(&command).map(|waiting| waiting.clone().try_acquire_owned()) {
             None => answer(&mut write, handler.clone(), command).await,
             Some(Err(_)) => {
-                let many = format!("{WAITING_MAX} others wait for the same already: try again later");
+                let many = "many others wait for the same already: try again later".to_owned();
                 send(&mut write, &refused(many)).await
             }
             Some(Ok(waiting)) => {
@@ -246,7 +268,7 @@ mod tests {
                     Reply::Done(Value::Null)
                 }
                 Command::Status => Reply::Done(serde_json::json!({ "state": "ready" })),
-                Command::Umount => Reply::Error { code: 1, message: "no".into() },
+                _ => Reply::Error { code: 1, message: "no".into() },
             };
             let _ = replies.send(last).await;
         }
@@ -284,6 +306,10 @@ mod tests {
         let line = |reply: &Reply| serde_json::to_string(reply).unwrap();
         assert_eq!(serde_json::to_string(&Command::Sync).unwrap(), r#"{"command":"sync"}"#);
         assert_eq!(serde_json::from_str::<Command>(r#"{"command":"umount"}"#).unwrap(), Command::Umount);
+        let warm = Command::Warm { path: "a/b".into() };
+        assert_eq!(serde_json::to_string(&warm).unwrap(), r#"{"command":"warm","path":"a/b"}"#);
+        let list = r#"{"command":"cached","path":"","from":7}"#;
+        assert_eq!(serde_json::from_str::<Command>(list).unwrap(), Command::Cached { path: "".into(), from: 7 });
         assert_eq!(
             line(&Reply::Progress(Progress { pending_files: 1, pending_bytes: 2 })),
             r#"{"progress":{"pending_files":1,"pending_bytes":2}}"#

@@ -6,12 +6,14 @@
 //! | `ownership` | whose the vault is, and what becomes of a journal that does not go on from there |
 //! | `offline` | how a drive without the store gets its epoch later |
 //! | `closing` | drain, idle commit, end |
+//! | `caching` | files into the cache and out of it, on request |
 //! | `status` | what a drive tells of itself |
 //!
 //! This file joins the rooms and starts the background work.
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
 //! randomness, threads) comes in a [`World`], so that a simulation can bring its own.
 
+mod caching;
 mod closing;
 mod offline;
 mod opening;
@@ -36,13 +38,15 @@ use super::follower::{self, Follower};
 use super::indexer::{Indexer, Ready};
 use crate::base::disk::Disk;
 use crate::base::{Clock, Epoch, ExtentId, Position, Random, Timestamp};
+use crate::cache::disk::{self, DiskCache};
 use crate::cache::{self, Bounds, Cache, DIRTY_AGE};
 use crate::download;
+use crate::download::sealed_cache::SealedCache;
 use crate::format::keys::Keys;
 use crate::fs::{Fs, Safety};
 use crate::history::History;
 use crate::index::{Ground, Tables};
-use crate::journal::{Journal, Settings};
+use crate::journal::{Journal, Settings, Trouble};
 use crate::pipeline::{self, Cpu, Memory, Stage};
 use crate::store::Store;
 use crate::upload;
@@ -55,6 +59,7 @@ use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{self, Chain, Rounds};
 use crate::vault::spill;
+pub use caching::{Cached, CachedFile, Moved};
 pub use status::{CacheStatus, PipelinesStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
 /// When fsync returns (promise 2).
@@ -128,11 +133,13 @@ pub struct DriveOptions {
 pub struct Caching {
     /// An entry lives so long after its last use, seconds.
     pub ttl_seconds: u64,
+    /// Sealed bytes of the store that are kept on this machine's disk; 0 for none.
+    pub disk_bytes: u64,
 }
 
 impl Default for Caching {
     fn default() -> Caching {
-        Caching { ttl_seconds: cache::TTL.as_secs() }
+        Caching { ttl_seconds: cache::TTL.as_secs(), disk_bytes: 0 }
     }
 }
 
@@ -160,6 +167,8 @@ pub enum Closed {
 pub(super) const JOURNAL_DIR: &str = "journal";
 /// What of the journal's room is kept for what frees space, at most.
 const RESERVE: u64 = 4 << 20;
+/// What the disk cache leaves free on the disk for the journal and others, at most.
+const DISK_RESERVE: u64 = 1 << 30;
 /// How often files with old dirty bytes, and entries whose time is over, are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -191,6 +200,8 @@ pub struct Drive {
     pub fs: Arc<Fs>,
     store: Store,
     cache: Arc<Cache>,
+    /// `None` where it is not wanted, or cannot be had.
+    disk_cache: Option<Arc<DiskCache>>,
     history: Arc<History>,
     clock: Clock,
     disk: Arc<dyn Disk>,
@@ -338,8 +349,9 @@ impl Drive {
         let Ready { index, mark, walked, .. } = ready;
         let opened = Opened { pin, last_commit: walked.commit.time, notices: Vec::new() };
         let history = Arc::new(History::new(index.clone(), &mark, None, world.clock.clone(), Epoch(0)));
+        let disk_cache = disk_cache(&world, options);
         let memory = Memory::new(options.pipelines.inflight_bytes);
-        let downloads = downloads(&world, &keys, None, &options.pipelines, &memory);
+        let downloads = downloads(&world, &keys, None, disk_cache.clone(), &options.pipelines, &memory);
         let pipelines = Pipelines { memory, uploads: None, downloads: downloads.clone() };
         let cache = Cache::new(history.clone(), None, downloads, bounds(options), world.clock.clone());
         let fs = Arc::new(Fs::new(history.clone(), keys.clone(), cache.clone(), Safety::Nothing));
@@ -358,9 +370,23 @@ impl Drive {
         cache.look_out(follower.clone());
         let stop = CancellationToken::new();
         let task = Mutex::new(Some(tokio::spawn(follower.clone().run(stop.clone()))));
-        tokio::spawn(sweep(cache.clone(), stop.clone()));
+        tokio::spawn(sweep(cache.clone(), disk_cache.clone(), None, stop.clone()));
         let reader = Some(Reader { follower, task, _ends: stop.clone().drop_guard(), stop });
-        Drive { fs, store, cache, history, clock, disk, state_dir, opened, writer: None, reader, durability, pipelines }
+        Drive {
+            fs,
+            store,
+            cache,
+            disk_cache,
+            history,
+            clock,
+            disk,
+            state_dir,
+            opened,
+            writer: None,
+            reader,
+            durability,
+            pipelines,
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
@@ -388,7 +414,9 @@ impl Drive {
         parts.flow = Some((puts.clone(), memory.clone()));
         let stage = upload::journal::JournalStage::new(journal.clone(), options.pipelines.append);
         let uploads = upload::starter::Starter::new(encryption, stage, memory.clone());
-        let downloads = downloads(&world, &keys, Some(journal.clone()), &options.pipelines, &memory);
+        let disk_cache = disk_cache(&world, options);
+        let downloads =
+            downloads(&world, &keys, Some(journal.clone()), disk_cache.clone(), &options.pipelines, &memory);
         let pipelines = Pipelines { memory, uploads: Some((uploads.clone(), puts)), downloads: downloads.clone() };
         let cache = Cache::new(history.clone(), Some(uploads), downloads, bounds(options), world.clock.clone());
         let safety = match options.durability {
@@ -414,7 +442,7 @@ impl Drive {
             }
         };
         let rounds_task = tokio::spawn(unless_it_panics(run, history.clone(), notifier.clone()));
-        tasks.spawn(sweep(cache.clone(), stop.clone()));
+        tasks.spawn(sweep(cache.clone(), disk_cache.clone(), Some(journal.clone()), stop.clone()));
         tasks.spawn(indexer.clone().run(stop.clone()));
         tasks.spawn(watch_journal(journal.clone(), history.clone(), notifier.clone(), stop.clone()));
         let rounds_task = Mutex::new(Some(rounds_task));
@@ -426,6 +454,7 @@ impl Drive {
             fs,
             store,
             cache,
+            disk_cache,
             history,
             clock,
             disk,
@@ -473,14 +502,27 @@ fn settings(options: &DriveOptions) -> Settings {
     }
 }
 
+fn disk_cache(world: &World, options: &DriveOptions) -> Option<Arc<DiskCache>> {
+    let settings = disk::Settings {
+        bytes: options.caching.disk_bytes,
+        // The journal matters more.
+        reserve: options.journal_bytes.min(DISK_RESERVE),
+        thread: world.journal_thread,
+    };
+    DiskCache::open(world.disk.clone(), settings)
+}
+
 fn downloads(
     world: &World,
     keys: &Arc<Keys>,
     journal: Option<Arc<Journal>>,
+    kept: Option<Arc<DiskCache>>,
     settings: &pipeline::Settings,
     memory: &Memory,
 ) -> Arc<download::starter::Starter> {
+    let kept = kept.map(|kept| kept as Arc<dyn SealedCache>);
     let remote = download::remote_storage::RemoteStorage::new(world.store.clone(), keys.clone(), journal, settings.get);
+    let remote = remote.keeping(kept);
     let encryption = download::encryption::Encryption::new(keys.clone(), world.cpu.clone(), settings.open);
     download::starter::Starter::new(remote, encryption, memory.clone())
 }
@@ -519,8 +561,13 @@ async fn run_rounds(rounds: Arc<Rounds>, gc: gc::Settings, stop: CancellationTok
     let _ = (deletes.await, spills.await);
 }
 
-/// Sends on what is dirty for long, and lets entries die whose time is over.
-async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
+/// Sends on what is dirty for long, lets entries die whose time is over, and has the disk cache make way for the journal.
+async fn sweep(
+    cache: Arc<Cache>,
+    kept: Option<Arc<DiskCache>>,
+    journal: Option<Arc<Journal>>,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
             biased;
@@ -529,6 +576,10 @@ async fn sweep(cache: Arc<Cache>, stop: CancellationToken) {
         }
         cache.send_on(DIRTY_AGE);
         cache.expire();
+        if let Some(kept) = &kept {
+            let full = journal.as_ref().and_then(|journal| journal.trouble());
+            kept.make_room(matches!(full, Some(Trouble::DiskFull(_))));
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use super::new_vault::{self, Recovery};
 use super::{MountError, environment, kernel, notify, runtime_dir, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
+use crate::fs::FsError;
 use crate::store::{self, Limits, Store, StoreError};
 
 /// A drain that moves nothing for so long is given up.
@@ -331,6 +332,12 @@ impl Server {
         }
     }
 
+    async fn warm(&self, path: &Path, replies: &mpsc::Sender<Reply>) -> Reply {
+        let last = Mutex::new(None);
+        let work = self.drive.warm(path, |now| *last.lock() = Some(now));
+        told(beating(replies, || *last.lock(), work).await)
+    }
+
     async fn umount(&self, replies: &mpsc::Sender<Reply>) -> Reply {
         let (answer, answered) = oneshot::channel();
         // No receiver any more: it is being unmounted already, and this client waits with the others.
@@ -357,6 +364,15 @@ impl Server {
     }
 }
 
+/// The last word of a command of the cache.
+fn told(result: Result<impl Serialize, FsError>) -> Reply {
+    match result.map(|value| serde_json::to_value(value)) {
+        Ok(Ok(value)) => Reply::Done(value),
+        Ok(Err(e)) => Reply::Error { code: 1, message: e.to_string() },
+        Err(e) => Reply::Error { code: 1, message: e.to_string() },
+    }
+}
+
 /// The last word to `dripfs umount`. The process id lets it wait until the state directory is free again.
 fn ended_reply(closed: Closed) -> Reply {
     let (drained, pending_bytes) = match closed {
@@ -379,6 +395,9 @@ impl Handler for Server {
             },
             Command::Sync => self.sync(&replies).await,
             Command::Umount => self.umount(&replies).await,
+            Command::Warm { path } => self.warm(&path, &replies).await,
+            Command::Drop { path } => told(beating(&replies, || None, self.drive.drop_cached(&path)).await),
+            Command::Cached { path, from } => told(Ok(self.drive.cached(&path, from))),
         };
         // A client that left does not hear it.
         let _ = replies.send(last).await;

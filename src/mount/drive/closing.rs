@@ -36,6 +36,9 @@ impl Drive {
     /// Drains, marks the epoch idle, ends all background work. The kernel must be gone by then. If nobody wants to wait
     /// for this any more, drop it and call [`Drive::give_up`].
     pub async fn close(&self, mut progress: impl FnMut(Progress) + Send) -> Result<Closed, VaultError> {
+        if let Some(kept) = &self.disk_cache {
+            kept.finish();
+        }
         let Some(writer) = &self.writer else { return Ok(self.stop_following().await) };
         let drained = self.drain(writer, &mut progress).await;
         progress(self.pending());

@@ -78,6 +78,13 @@ pub struct CacheStatus {
     pub hits: u64,
     pub misses: u64,
     pub dirty_bytes: u64,
+    /// Sealed blocks on this machine's disk.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    #[serde(default)]
+    pub disk_hits: u64,
+    #[serde(default)]
+    pub disk_misses: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -158,6 +165,7 @@ impl Drive {
         let (state, reason) = self.state();
         let Progress { pending_files, pending_bytes } = self.pending();
         let counts = self.cache.counts();
+        let kept = self.disk_cache.as_ref().map(|kept| kept.counts()).unwrap_or_default();
         let told = self.reader.as_ref().map(|reader| reader.follower.told());
         let (pin, commit) = match (&self.writer, &told) {
             (Some(writer), _) => {
@@ -188,6 +196,9 @@ impl Drive {
                 hits: counts.hits,
                 misses: counts.misses,
                 dirty_bytes: counts.dirty_bytes,
+                disk_bytes: kept.bytes,
+                disk_hits: kept.hits,
+                disk_misses: kept.misses,
             },
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
             remote: self.store.counts().into(),
