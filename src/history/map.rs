@@ -87,15 +87,19 @@ pub fn pieces(contents: &impl Contents, ino: Ino, head: &Head, range: Range<u64>
     if !head.spilled {
         return Ok(head.pieces.iter().filter_map(|piece| piece.within(&range)).collect());
     }
-    let pieces = spilled(&range, |from, to, found| {
+    Ok(pieces_whole(contents, ino, &range)?.iter().filter_map(|piece| piece.within(&range)).collect())
+}
+
+/// Pieces that reach into `range`, which is not empty, of a map in records of its own; in order, whole.
+pub fn pieces_whole(contents: &impl Contents, ino: Ino, range: &Range<u64>) -> Result<Vec<Piece>, IndexError> {
+    spilled(range, |from, to, found| {
         contents.scan(Key::map(ino, from), Key::map(ino, to), &mut |_, record| {
             if let Record::Map(piece) = &**record {
                 found(*piece);
             }
             true
         })
-    })?;
-    Ok(pieces.iter().filter_map(|piece| piece.within(&range)).collect())
+    })
 }
 
 /// Cuts `range` out of the map: a hole.
