@@ -60,6 +60,8 @@ pub struct Inner {
     pub dirty_since: Option<Instant>,
     /// Made by this mount, nothing overwritten since (L2).
     pub only_grown: bool,
+    /// The piece of a long map that the last read was in, and the contents (by their head's position) that it is of.
+    pub last_piece: Option<(Position, Piece)>,
 }
 
 /// Which files have dirty bytes: all that do, and some that did. Its lock is the last of all.
@@ -103,6 +105,7 @@ impl Entry {
             failure: None,
             dirty_since: None,
             only_grown: false,
+            last_piece: None,
         };
         Entry {
             ino,

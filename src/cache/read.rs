@@ -17,7 +17,7 @@ use crate::download::starter::Asked;
 use crate::download::{self, DownloadError, Sink};
 use crate::format::extent::{self, Frame};
 use crate::format::key::Key;
-use crate::format::record::{Extent, Piece, Record};
+use crate::format::record::{Extent, Head, Piece, Record};
 use crate::history::map::{self, Contents};
 use crate::history::versions::VersionId;
 
@@ -138,17 +138,17 @@ impl Cache {
         &self,
         ino: Ino,
         version: Option<VersionId>,
-        see: impl Fn(&dyn Contents, Option<&Inner>) -> Result<T, CacheError>,
+        see: impl Fn(&dyn Contents, Option<&mut Inner>) -> Result<T, CacheError>,
     ) -> Result<T, CacheError> {
         let entry = self.existing(ino);
         // The entry's lock is held over both looks, memory and stored: see its invariants.
-        let inner = entry.as_ref().map(|entry| entry.lock());
+        let mut inner = entry.as_ref().map(|entry| entry.lock());
         let view = self.history.view();
         if let Some(version) = version {
             let at = view.version(version).ok_or(CacheError::Stale)?;
             return see(&at, None);
         }
-        match see(&view, inner.as_deref()) {
+        match see(&view, inner.as_deref_mut()) {
             // Deleted elsewhere, and still mapped into memory: its last contents.
             Err(CacheError::NotFound) => match view.last_version(ino) {
                 Some(at) => see(&at, None),
@@ -325,12 +325,12 @@ impl Plan {
 /// One look at contents, and at what memory holds of them.
 fn plan_of(
     contents: &dyn Contents,
-    inner: Option<&Inner>,
+    mut inner: Option<&mut Inner>,
     ino: Ino,
     offset: u64,
     len: usize,
 ) -> Result<Option<Plan>, CacheError> {
-    let Some((range, wanted)) = wanted_of(contents, inner, ino, offset, len)? else { return Ok(None) };
+    let Some((range, wanted)) = wanted_of(contents, inner.as_deref_mut(), ino, offset, len)? else { return Ok(None) };
     // Holes are zeros because no piece covers them, and only then.
     let mut out = Answer(vec![0; (range.end - range.start) as usize]);
     let mut filled = Vec::new();
@@ -347,21 +347,21 @@ fn plan_of(
 /// The bytes that there are of these, and the stored stretches in which they lie.
 fn wanted_of(
     contents: &dyn Contents,
-    inner: Option<&Inner>,
+    mut inner: Option<&mut Inner>,
     ino: Ino,
     offset: u64,
     len: usize,
 ) -> Result<Option<(Range<u64>, Vec<Wanted>)>, CacheError> {
     let Some(record) = contents.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
     let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
-    let size = inner.and_then(|inner| inner.live).map_or(head.size, |live| live.size);
+    let size = inner.as_ref().and_then(|inner| inner.live).map_or(head.size, |live| live.size);
     let end = size.min(offset.saturating_add(len as u64));
     if offset >= end {
         return Ok(None);
     }
     let range = offset..end;
     let mut wanted = Vec::new();
-    for piece in map::pieces(contents, ino, head, range.clone())? {
+    for piece in pieces_of(contents, inner.as_deref_mut(), ino, head, &range)? {
         match contents.get(&Key::extent(piece.extent))? {
             Some(record) if holds(&record, &piece) => wanted.push(Wanted { piece, record }),
             Some(_) => return Err(CacheError::Io(format!("{ino}: the map names bytes that its extent has not"))),
@@ -369,6 +369,30 @@ fn wanted_of(
         }
     }
     Ok(Some((range, wanted)))
+}
+
+/// The pieces that reach into `range`. A reader that goes on within one piece of a long map finds it remembered: looking
+/// for it costs more than the copy of a page.
+fn pieces_of(
+    contents: &dyn Contents,
+    inner: Option<&mut Inner>,
+    ino: Ino,
+    head: &Head,
+    range: &Range<u64>,
+) -> Result<Vec<Piece>, CacheError> {
+    let Some(inner) = inner.filter(|_| head.spilled) else {
+        return Ok(map::pieces(contents, ino, head, range.clone())?);
+    };
+    if let Some((position, piece)) = inner.last_piece
+        && position == head.position
+        && piece.offset <= range.start
+        && range.end <= piece.end()
+    {
+        return Ok(piece.within(range).into_iter().collect());
+    }
+    let found = map::pieces_whole(contents, ino, range)?;
+    inner.last_piece = found.last().map(|piece| (head.position, *piece));
+    Ok(found.iter().filter_map(|piece| piece.within(range)).collect())
 }
 
 /// Lies the piece within its extent? Nothing else may be computed with.

@@ -92,15 +92,23 @@ pub fn pieces(
     if !head.spilled {
         return Ok(head.pieces.iter().filter_map(|piece| piece.within(&range)).collect());
     }
-    let pieces = spilled(&range, |from, to, found| {
+    Ok(pieces_whole(contents, ino, &range)?.iter().filter_map(|piece| piece.within(&range)).collect())
+}
+
+/// Pieces that reach into `range`, which is not empty, of a map in records of its own; in order, whole.
+pub fn pieces_whole(
+    contents: &(impl Contents + ?Sized),
+    ino: Ino,
+    range: &Range<u64>,
+) -> Result<Vec<Piece>, IndexError> {
+    spilled(range, |from, to, found| {
         contents.scan(Key::map(ino, from), Key::map(ino, to), &mut |_, record| {
             if let Record::Map(piece) = &**record {
                 found(*piece);
             }
             true
         })
-    })?;
-    Ok(pieces.iter().filter_map(|piece| piece.within(&range)).collect())
+    })
 }
 
 /// Cuts `range` out of the map: a hole.
