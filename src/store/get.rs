@@ -152,7 +152,7 @@ fn gives_no_ranges(error: &ObjectError) -> bool {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string().contains("non-partial response")
+    matches!(error, ObjectError::NotSupported { .. }) || cause.to_string().contains("non-partial response")
 }
 
 fn cut(whole: &Bytes, range: &Range<u64>) -> Option<Bytes> {

@@ -8,6 +8,7 @@
 //! | `get`, `list` | reading; writing is in this file |
 //! | `progress`, `limit` | how long a request may take, and how much may move a second |
 //! | `error`, `outage`, `meter` | what an answer means, since when there is none, counts |
+//! | `probe` | does the store keep create-if-absent? |
 //! | [`retry`] | trying again, for background writers |
 //!
 //! Owns: the URL and its canonical form, deadlines of requests, the meaning of errors, counts, the knowledge of an
@@ -26,6 +27,7 @@ mod limit;
 mod list;
 mod meter;
 mod outage;
+mod probe;
 mod profile;
 mod progress;
 mod remote;
@@ -44,7 +46,6 @@ use object_store::path::Path;
 use object_store::{Error as ObjectError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::time::Instant;
 
-use crate::base::Random;
 use directory::Directory;
 pub use error::StoreError;
 use error::{Answer, meaning, refuses};
@@ -230,46 +231,6 @@ impl Store {
             store.put(&path(HINT)?, PutPayload::from_bytes(bytes.clone())).await.map(|_| ())
         };
         self.request(Kind::Put, HINT, len, put).await
-    }
-
-    /// Creates a random name twice: [`StoreError::NoConditionalCreate`] unless the second is refused. Removes it.
-    pub async fn probe(&self) -> Result<(), StoreError> {
-        let name: String = Random::Kernel.bytes::<16>().iter().map(|b| format!("{b:02x}")).collect();
-        let name = format!("{PROBE_PREFIX}{name}");
-        let first = self.create(&name, Bytes::from_static(b"1")).await;
-        let second = match first {
-            Ok(_) => self.create(&name, Bytes::from_static(b"2")).await,
-            Err(e) => Err(e),
-        };
-        // Left behind, it is a byte that means nothing: an error here says nothing about the store.
-        if let Err(e) = self.delete(&name).await {
-            log::debug!("{name}: not removed: {e}");
-        }
-        match second? {
-            Created::Exists => Ok(()),
-            Created::New => Err(StoreError::NoConditionalCreate(format!(
-                "{} overwrites objects although it was asked to create them only if absent: no vault can be written \
-                 there safely; use a store that supports conditional puts",
-                self.url()
-            ))),
-        }
-    }
-
-    /// As [`Store::probe`], for a writer that mounts: a bucket may have moved, or its provider changed its ways. What says
-    /// nothing of that is left to the requests that follow.
-    pub async fn probe_again(&self) -> Result<(), StoreError> {
-        // There it is link(2), which replaces nothing on any filesystem, and a probe is several flushes of the disk.
-        if matches!(self.inner.backend, Backend::Directory(_)) {
-            return Ok(());
-        }
-        match self.probe().await {
-            Err(error @ StoreError::NoConditionalCreate(_)) => Err(error),
-            Err(error) => {
-                log::debug!("the probe failed: {error}");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
     }
 
     /// Deletes an object; one that is not there counts as deleted. In a directory the deletion is durable when this

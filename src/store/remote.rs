@@ -261,6 +261,8 @@ fn google(
     hasher: &mut impl Hasher,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let url = bucket.url();
+    let allowed = is_set(variables, "GOOGLE_ALLOW_HTTP");
+    refuse_plain(&url, variables.get("GOOGLE_BASE_URL"), allowed, "GOOGLE_ALLOW_HTTP")?;
     let mut builder = GoogleCloudStorageBuilder::new();
     let mut files = vec![variables.get("SERVICE_ACCOUNT").map(PathBuf::from)];
     for (name, value) in variables {

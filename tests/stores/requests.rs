@@ -88,6 +88,30 @@ fn listings_of_several_pages_are_whole() {
 }
 
 #[test]
+fn the_probe_finds_a_store_that_is_not_atomic() {
+    with(async |server, store| {
+        store.probe().await.unwrap();
+        assert!(server.objects().is_empty(), "the probe left something");
+        server.race();
+        let error = store.probe().await.unwrap_err();
+        assert!(matches!(error, StoreError::NoConditionalCreate(_)), "{error}");
+        assert!(error.to_string().contains("at the same time"), "{error}");
+        assert!(server.objects().is_empty(), "the probe left something");
+    });
+}
+
+#[test]
+fn a_bucket_that_vanished_is_an_outage_not_an_empty_vault() {
+    with(async |server, store| {
+        store.create("log/1", bytes(10)).await.unwrap();
+        server.remove_bucket();
+        let error = store.get("log/1").await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        assert!(store.outage().unwrap().1.contains("no such bucket"));
+    });
+}
+
+#[test]
 fn one_name_is_made_once_however_many_ask() {
     with(async |_, store| {
         let mut made = 0;

@@ -152,6 +152,11 @@ impl S3Server {
         self.state.objects.all()
     }
 
+    /// Create-if-absent is not atomic from now on.
+    pub fn race(&self) {
+        self.state.objects.race();
+    }
+
     pub fn remove_bucket(&self) {
         self.state.objects.remove_bucket();
     }

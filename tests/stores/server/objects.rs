@@ -21,6 +21,8 @@ const PAGE: usize = 1000;
 pub struct Objects {
     all: Mutex<BTreeMap<String, Bytes>>,
     has_no_bucket: Mutex<bool>,
+    /// Looks whether a name is free, and takes it a while later.
+    races: Mutex<bool>,
 }
 
 impl Objects {
@@ -30,6 +32,10 @@ impl Objects {
 
     pub fn remove_bucket(&self) {
         *self.has_no_bucket.lock() = true;
+    }
+
+    pub fn race(&self) {
+        *self.races.lock() = true;
     }
 
     fn bucket(&self, name: &str) -> S3Result<()> {
@@ -118,6 +124,11 @@ impl S3 for Service {
             return Err(s3_error!(IncompleteBody, "the body was cut"));
         }
         let bytes = bytes.freeze();
+        let races = *self.0.races.lock();
+        if races && !self.0.all.lock().contains_key(&input.key) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            self.0.all.lock().remove(&input.key);
+        }
         let mut all = self.0.all.lock();
         if input.if_none_match.is_some() && all.contains_key(&input.key) {
             return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold"));
