@@ -295,6 +295,19 @@ impl Remote {
         }
     }
 
+    /// Now and then a life that began without the store dies as its record comes to stand, before it hears of it, and the
+    /// next one is without the store again.
+    fn strikes(&self, who: Who) -> bool {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let begins = state.reigns.last() == Some(&who) && state.offline.remove(&who.life).is_some();
+        let strikes = begins && state.trouble > 0 && state.dice.chance(25);
+        if strikes && let Some(link) = state.links.get_mut(who.machine) {
+            *link = now + Duration::from_secs(100);
+        }
+        strikes
+    }
+
     /// How many reigns there were once this life had begun to write; `None` if it has not.
     pub fn reigns_with(&self, life: u64) -> Option<usize> {
         self.state.lock().reigns.iter().position(|who| who.life == life).map(|at| at + 1)
@@ -561,6 +574,10 @@ async fn change(
             let result = remote.apply(location, payload.clone(), options.clone(), who).await;
             if fate == Fate::Twice {
                 remote.delay(location, &payload, &options, who);
+            }
+            if result.is_ok() && remote.strikes(who) {
+                power.cut();
+                return pending().await;
             }
             tokio::time::sleep(after).await;
             result

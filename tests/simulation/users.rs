@@ -480,6 +480,7 @@ impl Life {
         let open = self.line.model.borrow().orphans.clone();
         for ino in open {
             let Some(len) = self.line.model.borrow().files.get(&ino).map(|file| file.bytes.len()) else { continue };
+            self.power.awake().await;
             let mut read = Ok(());
             // The first may join a request that hangs already.
             for _ in 0..3 {
@@ -490,7 +491,8 @@ impl Life {
                     break;
                 }
             }
-            let excused = self.may_be_read_only() || self.power.disk_failed() || self.power.is_gone();
+            let disturbed = self.power.disk_failed() || self.power.is_gone() || self.power.is_asleep();
+            let excused = self.may_be_read_only() || disturbed;
             if let Err(FsError::Io(why)) = read
                 && !excused
             {

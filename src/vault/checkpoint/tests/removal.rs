@@ -176,6 +176,7 @@ async fn an_epoch_record_is_looked_at_once() {
     let (vault, _) = vault().await;
     let mut driven = Driven::new(&vault);
     driven.wait();
+    vault.remote.got.lock().clear();
     let locked = log_name(Sequence(4));
     vault.remote.locked.lock().insert(locked.clone());
     assert_eq!(driven.run(&[]).await.unwrap(), Step::Refused);
