@@ -57,6 +57,9 @@ impl Line {
     }
 }
 
+/// What slots hold.
+pub type Held = Vec<(u16, Line)>;
+
 #[derive(Clone)]
 pub struct Slab(Arc<dyn File>);
 
@@ -70,7 +73,7 @@ impl Slab {
     }
 
     /// One that stands, and what it holds, by slot. `None` if it is none of ours.
-    pub fn open(file: Arc<dyn File>) -> io::Result<Option<(Slab, Vec<(u16, Line)>)>> {
+    pub fn open(file: Arc<dyn File>) -> io::Result<Option<(Slab, Held)>> {
         if file.len()? < TABLE as u64 {
             return Ok(None);
         }
