@@ -393,7 +393,7 @@ impl Index {
             table::write_value(record.as_deref(), &mut value);
             push(&value)
         };
-        self.each_below(layers, merged, &mut |key, older| {
+        self.each_below(layers, merged, |key, older| {
             while let Some((before, record)) = newest.next_if(|(k, _)| **k < *key) {
                 encode(record, &mut |value| push(&before, value))?;
             }
@@ -413,7 +413,7 @@ impl Index {
         &self,
         layers: &Layers,
         merged: &[Arc<Base>],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let mut older = Merge::new(merged.iter().map(|base| base.all()).collect())?;
         let mut failed: Result<(), IndexError> = Ok(());
