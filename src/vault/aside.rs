@@ -84,6 +84,23 @@ pub fn all(disk: &dyn Disk) -> Result<Vec<SetAside>, VaultError> {
     Ok(all)
 }
 
+/// What is aside stays there: whoever set it aside may have died before that was durable, and a power cut later would bring
+/// old files back between new ones.
+pub fn settle(disk: &dyn Disk) -> Result<(), VaultError> {
+    let known = known(disk)?;
+    for SetAside { dir, .. } in &known {
+        match disk.sync_dir(dir) {
+            // Somebody has removed it, and left what says that it is there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            synced => synced.map_err(|e| failed(dir, e))?,
+        }
+    }
+    match known.is_empty() {
+        true => Ok(()),
+        false => [ASIDE_DIR, ""].into_iter().try_for_each(|dir| disk.sync_dir(dir).map_err(|e| failed(dir, e))),
+    }
+}
+
 fn known(disk: &dyn Disk) -> Result<Vec<SetAside>, VaultError> {
     let mut all = Vec::new();
     for name in disk.list(ASIDE_DIR).map_err(|e| failed(ASIDE_DIR, e))? {

@@ -121,7 +121,7 @@ impl Remote {
             flights: 0,
             born: BTreeMap::new(),
             stale: STALE[(seed / 4 % 4) as usize],
-            refuses: trouble > 0 && seed / 16 % 8 == 0,
+            refuses: trouble > 0 && (seed / 16).is_multiple_of(8),
             refused: BTreeMap::new(),
             trouble,
             outage_until: Duration::ZERO,

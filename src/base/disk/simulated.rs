@@ -177,7 +177,8 @@ struct NameChange {
 enum NameKind {
     Create(String, usize),
     Rename(String, String, usize),
-    RenameDir(String, String),
+    /// From, to, and the inodes that lay below then: what is made under the old name afterwards lies in another directory.
+    RenameDir(String, String, BTreeSet<usize>),
     Remove(String),
 }
 
@@ -193,7 +194,7 @@ impl NameChange {
                 }
                 names.insert(to.clone(), *inode);
             }
-            NameKind::RenameDir(from, to) => rename_below(names, from, to),
+            NameKind::RenameDir(from, to, inodes) => rename_below(names, from, to, inodes),
             NameKind::Remove(path) => {
                 names.remove(path);
             }
@@ -201,8 +202,9 @@ impl NameChange {
     }
 }
 
-fn rename_below(names: &mut Names, from: &str, to: &str) {
-    let below: Vec<String> = names.keys().filter(|path| inside(path, from)).cloned().collect();
+fn rename_below(names: &mut Names, from: &str, to: &str, inodes: &BTreeSet<usize>) {
+    let moves = |(path, inode): &(&String, &usize)| inside(path, from) && inodes.contains(inode);
+    let below: Vec<String> = names.iter().filter(moves).map(|(path, _)| path.clone()).collect();
     for path in below {
         if let Some(inode) = names.remove(&path) {
             names.insert(format!("{to}{}", &path[from.len()..]), inode);
@@ -570,7 +572,8 @@ impl Disk for SimulatedDisk {
             // The old directories stay as well: which of the two a power cut leaves is open.
             state.dirs.insert(format!("{to}{}", &dir[from.len()..]));
         }
-        state.rename_names(NameKind::RenameDir(from.to_owned(), to.to_owned()), dirs);
+        let below = state.names.iter().filter(|(path, _)| inside(path, from)).map(|(_, inode)| *inode).collect();
+        state.rename_names(NameKind::RenameDir(from.to_owned(), to.to_owned(), below), dirs);
         Ok(())
     }
 

@@ -41,6 +41,7 @@ pub(super) fn settle(
     looked: &mut Looked,
     claims: &Claims,
 ) -> Result<Settled, VaultError> {
+    aside::settle(&*world.disk)?;
     let (newest, commit) = (&looked.walked.newest, &looked.walked.commit);
     let own = newest.block.is_some_and(|block| recovered.blocks.contains(&block));
     if own && !claims.rolled_back {
