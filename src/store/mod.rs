@@ -108,6 +108,10 @@ const HINT: &str = "latest";
 const READ_TRIES: u32 = 4;
 const READ_PAUSE: Duration = Duration::from_millis(100);
 
+/// Over a network a request may take so long, and the time that its bytes need at this rate, even if it moves.
+const LONGEST: Duration = Duration::from_secs(600);
+const TRICKLE: u64 = 2 * 1024;
+
 enum Backend {
     Ready(Arc<dyn ObjectStore>),
     /// A local directory, which may not exist yet.
@@ -294,7 +298,9 @@ impl Store {
     fn rule(&self, kind: Kind, bytes: u64) -> Rule {
         let settings = &self.inner.settings;
         match (&self.inner.backend, kind) {
-            (Backend::Remote(_), _) => Rule::Standstill(settings.deadline),
+            (Backend::Remote(_), _) => {
+                Rule::Standstill { quiet: settings.deadline, most: LONGEST + Duration::from_secs(bytes / TRICKLE) }
+            }
             (_, Kind::List) => Rule::After(settings.list_deadline),
             _ => Rule::After(settings.for_bytes(bytes)),
         }

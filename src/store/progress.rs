@@ -43,11 +43,19 @@ struct State {
     received: u64,
     /// Waits for its turn.
     held: u32,
+    /// ... and did so for so long in all.
+    waited: Duration,
 }
 
 impl Progress {
     pub(super) fn new() -> Arc<Progress> {
-        Arc::new(Progress(Mutex::new(State { last: Instant::now(), sent: 0, received: 0, held: 0 })))
+        Arc::new(Progress(Mutex::new(State {
+            last: Instant::now(),
+            sent: 0,
+            received: 0,
+            held: 0,
+            waited: Duration::ZERO,
+        })))
     }
 
     pub(super) fn sent(&self, bytes: u64) {
@@ -83,20 +91,24 @@ impl Progress {
 }
 
 /// Ends the hold also where the work is dropped.
-struct Held<'a>(&'a Progress);
+struct Held<'a> {
+    progress: &'a Progress,
+    since: Instant,
+}
 
 impl Held<'_> {
     fn new(progress: &Progress) -> Held<'_> {
         progress.0.lock().held += 1;
-        Held(progress)
+        Held { progress, since: Instant::now() }
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock();
+        let mut state = self.progress.0.lock();
         state.held -= 1;
         state.last = Instant::now();
+        state.waited += self.since.elapsed();
     }
 }
 
@@ -141,8 +153,9 @@ impl Pace {
 pub(super) enum Rule {
     /// In any case.
     After(Duration),
-    /// When it stands still.
-    Standstill(Duration),
+    /// When it stands still for `quiet`; or when it has taken `most`, waiting for its turn apart: what trickles only to
+    /// be waited for is given up too.
+    Standstill { quiet: Duration, most: Duration },
 }
 
 /// Does `work` within its time; else the error is how long it stood still, or took.
@@ -153,25 +166,32 @@ pub(super) async fn within<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, Duration> {
     let work = TRANSFER.scope(progress.clone(), work);
-    let quiet = match rule {
+    let (quiet, most) = match rule {
         Rule::After(time) => return tokio::time::timeout(time, work).await.map_err(|_| time),
-        Rule::Standstill(quiet) => quiet,
+        Rule::Standstill { quiet, most } => (quiet, most),
     };
+    let began = Instant::now();
+    let end = || began + most + progress.0.lock().waited;
     tokio::pin!(work);
     loop {
         let until = match progress.patience(quiet, pace) {
             Patience::Held => Instant::now() + quiet,
-            Patience::Until(until) => until,
+            Patience::Until(until) => until.min(end()),
         };
         tokio::select! {
             biased;
             done = &mut work => return Ok(done),
             () = tokio::time::sleep_until(until) => {}
         }
-        if let Patience::Until(until) = progress.patience(quiet, pace)
-            && until <= Instant::now()
+        // In this order: what was waited for until now counts.
+        let (patience, end) = (progress.patience(quiet, pace), end());
+        if let Patience::Until(until) = patience
+            && until.min(end) <= Instant::now()
         {
             let state = progress.0.lock();
+            if until > end {
+                return Err(most);
+            }
             if state.sent > 0 {
                 pace.gave_up();
             }
@@ -185,10 +205,11 @@ mod tests {
     use super::*;
 
     const QUIET: Duration = Duration::from_secs(10);
+    const MOST: Duration = Duration::from_secs(1_000);
 
     async fn run(pace: &Pace, work: impl AsyncFnOnce(&Progress)) -> (Result<(), Duration>, f64) {
         let (progress, began) = (Progress::new(), Instant::now());
-        let result = within(Rule::Standstill(QUIET), &progress, pace, work(&progress)).await;
+        let result = within(Rule::Standstill { quiet: QUIET, most: MOST }, &progress, pace, work(&progress)).await;
         (result, began.elapsed().as_secs_f64())
     }
 
@@ -218,13 +239,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_only_trickles_ends_too() {
+        let (result, took) = run(&Pace::default(), async |progress| {
+            loop {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                progress.received(1);
+            }
+        })
+        .await;
+        assert!(result.is_err() && (1_000.0..1_001.0).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn waiting_for_a_turn_is_no_standstill() {
         let (result, took) = run(&Pace::default(), async |progress| {
-            progress.held(tokio::time::sleep(Duration::from_secs(100))).await;
+            progress.held(tokio::time::sleep(Duration::from_secs(2_000))).await;
             tokio::time::sleep(Duration::from_secs(9)).await;
         })
         .await;
-        assert!(result.is_ok() && took >= 109.0, "{took}");
+        assert!(result.is_ok() && took >= 2_009.0, "{took}");
     }
 
     /// A link at 10 KiB/s behind a kernel that swallows two megabytes at once.
