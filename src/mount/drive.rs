@@ -453,7 +453,13 @@ fn downloads(
     settings: &pipeline::Settings,
     memory: &Memory,
 ) -> Arc<download::starter::Starter> {
-    let remote = download::remote_storage::RemoteStorage::new(world.store.clone(), keys.clone(), journal, settings.get);
+    let remote = download::remote_storage::RemoteStorage::new(
+        world.store.clone(),
+        keys.clone(),
+        journal,
+        settings.get,
+        memory.clone(),
+    );
     let encryption = download::encryption::Encryption::new(keys.clone(), world.cpu.clone(), settings.open);
     download::starter::Starter::new(remote, encryption, memory.clone())
 }
