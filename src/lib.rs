@@ -9,7 +9,7 @@
 //! | [`mod@format`] | records, header, commits, extents, segments, padding: bytes, no I/O |
 //! | [`store`] | the remote (the only user of object_store) |
 //! | [`journal`] | sealed local history: blocks, writer, replay |
-//! | [`pipeline`] | what stages are made of: the processor threads |
+//! | [`pipeline`] | what pipelines are made of: stages with demand, memory in flight, the processor threads |
 //! | [`index`] | all records on the local disk, below history's overlay (the only user of sled) |
 //! | [`history`] | positions, transactions, the overlay above the index: what answers every metadata read |
 //! | [`vault`] | init, open, epoch, round, commit, checkpoint, pin |

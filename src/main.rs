@@ -4,9 +4,10 @@
 //!
 //! 1. The kernel sends WRITE: `fuse/adapter.rs` takes it, `fs/file.rs` (`try_write`) looks after set-user-ID bits.
 //! 2. `cache/mod.rs` (`write`) puts the bytes into the file's entry, `cache/dirty.rs`. The kernel has its answer.
-//! 3. On close, fsync, a full 4 MiB or a few seconds' age, `upload/starter.rs` asks the entry for a capture
-//!    (`cache/entry.rs`: all dirty bytes at one instant), `upload/encryption.rs` seals it into extents
-//!    (`format/extent.rs`), `upload/journal.rs` waits for room and lets the entry append.
+//! 3. On close, fsync, a full 4 MiB or a few seconds' age, `upload/starter.rs` takes the entry in line; when its turn
+//!    comes (`pipeline/stage.rs`: what someone waits for goes first) it asks it for a capture (`cache/entry.rs`: all
+//!    dirty bytes at one instant), `upload/encryption.rs` seals it into extents (`format/extent.rs`),
+//!    `upload/journal.rs` waits for room and lets the entry append.
 //! 4. The entry runs one transaction (`history/mod.rs`): extents, pieces of the map (`history/map.rs`), size and times
 //!    become one change, which is in the journal's queue (`journal/mod.rs`) and in the overlay
 //!    (`history/overlay.rs`) at once.
@@ -23,9 +24,11 @@
 //! 2. `cache/read.rs` (`plan`) copies what the entry has in memory and finds the stored pieces (`history/map.rs`, in
 //!    the overlay or else the index);
 //!    clean frames come from `cache/frames.rs`. If that is all, the kernel has its answer in its own thread.
-//! 3. What is missing goes to `download/starter.rs` (one fetch however many ask), `download/remote_storage.rs` (the
-//!    journal's sealed bytes, else a GET on a 64 KiB grid: `store/mod.rs`, `get_range`), `download/encryption.rs`
-//!    (frames open or the read fails), `download/notifier.rs`, and back into `cache/frames.rs`.
+//! 3. What is missing goes, all at once, to `download/starter.rs` (one fetch of each frame however many ask),
+//!    `download/remote_storage.rs` (the journal's sealed bytes, else GETs on a 64 KiB grid: `download/blocks.rs` says
+//!    which, `store/mod.rs`, `get_range`), `download/encryption.rs` (frames open or the read fails),
+//!    `download/notifier.rs`, and into `cache/frames.rs`. What `cache/ahead.rs` thinks will be asked for next goes the
+//!    same way, and nobody waits for it.
 
 use std::process::ExitCode;
 

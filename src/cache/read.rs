@@ -24,9 +24,9 @@ use crate::history::versions::VersionId;
 /// What is read ahead comes in pieces: enough of them at once to fill the window, none larger than this.
 const PIECE_MAX: u32 = 2 * 1024 * 1024;
 /// ... nor smaller, where there is so much.
-const PIECE_MIN: u32 = 256 * 1024;
+const PIECE_MIN: u32 = 512 * 1024;
 /// Into so many pieces a window is cut.
-const PIECES: u64 = 8;
+const PIECES: u64 = 4;
 
 /// How often a read looks again when an extent died under it. Each time the file was rewritten meanwhile.
 const LOOKS: usize = 64;

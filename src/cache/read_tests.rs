@@ -60,9 +60,10 @@ async fn files(lens: &[usize], readahead_bytes: usize) -> World {
     let (index, mark) = crate::index::tests::holding(&keys, &records);
     let history = Arc::new(History::new(index, &mark, None, Clock::System, Epoch(0)));
     let settings = Settings::default();
-    let remote = RemoteStorage::new(recorder.store(), keys.clone(), None, settings.get);
+    let memory = Memory::new(settings.inflight_bytes);
+    let remote = RemoteStorage::new(recorder.store(), keys.clone(), None, settings.get, memory.clone());
     let encryption = Encryption::new(keys, Cpu::inline(), settings.open);
-    let downloads = download::starter::Starter::new(remote, encryption, Memory::new(settings.inflight_bytes));
+    let downloads = download::starter::Starter::new(remote, encryption, memory);
     let bounds = Bounds { clean_bytes: 256 * MIB, dirty_bytes: MIB, ttl: super::TTL, readahead_bytes };
     World { recorder, cache: Cache::new(history, None, downloads, bounds, Clock::System), files }
 }

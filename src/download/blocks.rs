@@ -4,8 +4,8 @@
 //!
 //! Small files that were made together lie side by side in one segment. When whole small extents of *different* files of
 //! one segment are missed one after the other, a directory is being read: each further miss brings a larger run around it
-//! (1, 4, 16 blocks, then all), so that a segment of two thousand files costs four requests, in whatever order they are
-//! read. Reads in one file never bring a neighbour.
+//! (1, 4, 16, then 32 blocks), so that a segment of two thousand files costs a handful of requests, in whatever order they
+//! are read. Reads in one file never bring a neighbour.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::DownloadError;
 use crate::base::sizes::{CLASS_MAX, READ_GRID};
 use crate::base::{Ino, ObjectId, watch};
-use crate::pipeline::Urgency;
+use crate::pipeline::{Memory, Permit, Urgency, Use};
 
 /// Blocks kept: 32 MiB, four whole segments.
 const KEPT: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
@@ -27,8 +27,10 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 const WATCHED: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Misses further apart than this have nothing to do with each other.
 const TOGETHER: Duration = Duration::from_secs(10);
-/// How much larger each run is.
+/// How much larger each run is, and the largest: 2 MiB, so that who waits for a small file does so for little more than a
+/// round trip on a slow line, too.
 const GROWTH: u32 = 4;
+const RUN_MAX: u32 = 32;
 /// A segment has no more.
 const OBJECT_BLOCKS: u32 = CLASS_MAX.div_ceil(READ_GRID) as u32;
 /// Runs of at most so many blocks are kept, as are those that bring neighbours; of larger ones only the blocks at both
@@ -51,8 +53,8 @@ pub struct Coming {
 pub struct Run {
     pub object: ObjectId,
     pub blocks: Range<u32>,
-    /// All of it is kept.
-    pub whole: bool,
+    /// Memory for neighbours that nobody asked for, which are kept; `None` if there are none.
+    pub neighbours: Option<Permit>,
     pub tell: watch::Sender<Got>,
 }
 
@@ -91,13 +93,15 @@ impl Blocks {
         blocks.map(|n| self.kept.get(&(object, n)).cloned()).collect()
     }
 
-    /// Where each of these blocks comes from, in order, and the GETs that are to be made for it.
+    /// Where each of these blocks comes from, in order, and the GETs that are to be made for it. `memory` is asked for room
+    /// for neighbours.
     pub fn find(
         &mut self,
         object: ObjectId,
         blocks: Range<u32>,
         small: Option<SmallFile>,
         urgency: &Urgency,
+        memory: &Memory,
     ) -> (Vec<Source>, Vec<Run>) {
         let missing: Vec<u32> = blocks.clone().filter(|n| self.is_missing(object, *n)).collect();
         let mut runs: Vec<Range<u32>> = Vec::new();
@@ -109,16 +113,15 @@ impl Blocks {
                 _ => runs.push(n..n + 1),
             }
         }
-        let mut whole = false;
+        let mut neighbours = None;
         if let (Some(SmallFile(ino)), Some(first)) = (small, runs.first().cloned()) {
-            let wanted = self.neighbours(object, ino);
-            if wanted > 1 {
-                // One more run around the first: what of it is missing, up to what is not.
-                runs[0] = self.widen(object, first, wanted);
-                whole = true;
+            let run = self.widen(object, first.clone(), ino);
+            neighbours = memory.try_take(Use::ReadAhead, (run.len() - first.len()) * READ_GRID);
+            if neighbours.is_some() {
+                runs[0] = run;
             }
         }
-        let begun = runs.into_iter().map(|run| self.begin(object, run, whole, urgency)).collect();
+        let begun = runs.into_iter().map(|run| self.begin(object, run, neighbours.take(), urgency)).collect();
         let sources = blocks.filter_map(|n| self.source(object, n)).collect();
         (sources, begun)
     }
@@ -135,13 +138,13 @@ impl Blocks {
         }
     }
 
-    fn begin(&mut self, object: ObjectId, blocks: Range<u32>, whole: bool, urgency: &Urgency) -> Run {
+    fn begin(&mut self, object: ObjectId, blocks: Range<u32>, neighbours: Option<Permit>, urgency: &Urgency) -> Run {
         let (tell, answer) = watch::channel(None);
         let coming = Coming { blocks: blocks.clone(), urgency: urgency.clone(), answer };
         for n in blocks.clone() {
             self.coming.insert((object, n), coming.clone());
         }
-        Run { object, blocks, whole, tell }
+        Run { object, blocks, neighbours, tell }
     }
 
     /// How many blocks a miss of a small file is worth.
@@ -160,19 +163,15 @@ impl Blocks {
                 }
                 misses.last = ino;
                 misses.files += 1;
-                GROWTH.saturating_pow(misses.files - 1).min(OBJECT_BLOCKS)
+                GROWTH.saturating_pow(misses.files - 1).min(RUN_MAX)
             }
         }
     }
 
-    /// The missing blocks around a run that are one stretch with it, within so many blocks of the grid.
-    fn widen(&mut self, object: ObjectId, run: Range<u32>, wanted: u32) -> Range<u32> {
-        let bounds = match wanted < OBJECT_BLOCKS {
-            true => {
-                (run.start / wanted * wanted).min(run.start)..(run.end.div_ceil(wanted) * wanted).min(OBJECT_BLOCKS)
-            }
-            false => 0..OBJECT_BLOCKS,
-        };
+    /// The missing blocks around a small file's run that are one stretch with it, as many as this miss is worth.
+    fn widen(&mut self, object: ObjectId, run: Range<u32>, ino: Ino) -> Range<u32> {
+        let wanted = self.neighbours(object, ino);
+        let bounds = run.start / wanted * wanted..(run.end.div_ceil(wanted) * wanted).min(OBJECT_BLOCKS);
         let from = self.reach(object, (bounds.start..run.start).rev()).unwrap_or(run.start);
         let to = self.reach(object, run.end..bounds.end).map_or(run.end, |last| last + 1);
         from..to
@@ -200,7 +199,7 @@ impl Blocks {
             self.coming.remove(&(run.object, n));
         }
         let Ok(bytes) = got else { return };
-        let all = run.whole || run.blocks.len() <= SMALL_RUN as usize;
+        let all = run.neighbours.is_some() || run.blocks.len() <= SMALL_RUN as usize;
         for (n, block) in sound(run, bytes) {
             let is_end = n == run.blocks.start || n + 1 == run.blocks.end;
             if all || is_end {

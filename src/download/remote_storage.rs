@@ -26,7 +26,7 @@ use crate::format::commit::{Body, LogObject, log_name, segment_name};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
 use crate::journal::Journal;
-use crate::pipeline::{Demand, Job, Stage, StageStatus, Urgency};
+use crate::pipeline::{Demand, Job, Memory, Stage, StageStatus, Urgency};
 use crate::store::{Store, StoreError};
 
 /// How long a GET may wait for its turn while the store does not answer.
@@ -42,6 +42,7 @@ pub struct RemoteStorage {
     /// `None` on a read-only mount.
     journal: Option<Arc<Journal>>,
     gets: Stage<Get>,
+    memory: Memory,
     blocks: Arc<Mutex<Blocks>>,
     /// `None` where nothing is kept on this machine's disk.
     sealed: Option<Arc<dyn SealedCache>>,
@@ -92,12 +93,19 @@ pub enum Here {
 }
 
 impl RemoteStorage {
-    pub fn new(store: Store, keys: Arc<Keys>, journal: Option<Arc<Journal>>, get: Demand) -> RemoteStorage {
+    pub fn new(
+        store: Store,
+        keys: Arc<Keys>,
+        journal: Option<Arc<Journal>>,
+        get: Demand,
+        memory: Memory,
+    ) -> RemoteStorage {
         RemoteStorage {
             store,
             keys,
             journal,
             gets: Stage::new("download/get", get),
+            memory,
             blocks: Arc::default(),
             sealed: None,
             inline: Mutex::new(Inline { kept: LruCache::new(INLINE_COMMITS), coming: Vec::new() }),
@@ -238,7 +246,7 @@ impl RemoteStorage {
         if let Some(all) = self.look_up(id, wanted.clone()) {
             return join(&all, &range).ok_or_else(|| DownloadError::Missing(name.to_owned()));
         }
-        let (sources, runs) = self.blocks.lock().find(id, wanted.clone(), small, urgency);
+        let (sources, runs) = self.blocks.lock().find(id, wanted.clone(), small, urgency, &self.memory);
         for run in runs {
             self.begin(name, run, urgency);
         }
@@ -289,7 +297,7 @@ impl RemoteStorage {
         let mut raised = false;
         for source in sources {
             if let Source::Coming(coming) = source {
-                raised |= coming.urgency.raise(urgency.class());
+                raised |= urgency.waits_for(&coming.urgency);
             }
         }
         if raised {

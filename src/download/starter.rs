@@ -317,9 +317,10 @@ mod tests {
         let objects = Faulty::new(Fault::Down, 0);
         let store = Store::over(objects.clone(), "memory:///");
         let settings = Settings::default();
-        let remote = RemoteStorage::new(store, keys.clone(), None, settings.get);
+        let memory = Memory::new(settings.inflight_bytes);
+        let remote = RemoteStorage::new(store, keys.clone(), None, settings.get, memory.clone());
         let encryption = Encryption::new(keys, Cpu::threads(1).unwrap(), settings.open);
-        let starter = Starter::new(remote, encryption, Memory::new(settings.inflight_bytes));
+        let starter = Starter::new(remote, encryption, memory);
         Side { objects, name: segment_name(id), starter, extents, object }
     }
 

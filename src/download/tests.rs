@@ -17,9 +17,10 @@ use crate::format::record::Extent;
 use crate::pipeline::{Cpu, Demand, Memory, Settings};
 
 fn starter(recorder: &Arc<Recorder>, get: Demand) -> Arc<Starter> {
-    let remote = RemoteStorage::new(recorder.store(), keys(), None, get);
     let settings = Settings::default();
-    Starter::new(remote, Encryption::new(keys(), Cpu::inline(), settings.open), Memory::new(settings.inflight_bytes))
+    let memory = Memory::new(settings.inflight_bytes);
+    let remote = RemoteStorage::new(recorder.store(), keys(), None, get, memory.clone());
+    Starter::new(remote, Encryption::new(keys(), Cpu::inline(), settings.open), memory)
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {

@@ -58,7 +58,13 @@ pub(crate) fn over(disk: Arc<SimulatedDisk>, settings: Settings, clock: Clock) -
     let history = Arc::new(History::new(index, &mark, Some(journal.clone()), clock.clone(), Epoch(1)));
     let store = store::open("memory:///").expect("a store in memory");
     let (demand, memory) = (pipeline::Settings::default(), pipeline::Memory::new(64 << 20));
-    let remote = download::remote_storage::RemoteStorage::new(store, keys.clone(), Some(journal.clone()), demand.get);
+    let remote = download::remote_storage::RemoteStorage::new(
+        store,
+        keys.clone(),
+        Some(journal.clone()),
+        demand.get,
+        memory.clone(),
+    );
     let opening = download::encryption::Encryption::new(keys.clone(), Cpu::inline(), demand.open);
     let downloads = download::starter::Starter::new(remote, opening, memory.clone());
     let sealing = upload::encryption::Encryption::new(keys.clone(), random, false, Cpu::inline(), demand.seal);

@@ -521,7 +521,13 @@ fn downloads(
     memory: &Memory,
 ) -> Arc<download::starter::Starter> {
     let kept = kept.map(|kept| kept as Arc<dyn SealedCache>);
-    let remote = download::remote_storage::RemoteStorage::new(world.store.clone(), keys.clone(), journal, settings.get);
+    let remote = download::remote_storage::RemoteStorage::new(
+        world.store.clone(),
+        keys.clone(),
+        journal,
+        settings.get,
+        memory.clone(),
+    );
     let remote = remote.keeping(kept);
     let encryption = download::encryption::Encryption::new(keys.clone(), world.cpu.clone(), settings.open);
     download::starter::Starter::new(remote, encryption, memory.clone())

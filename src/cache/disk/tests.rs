@@ -227,10 +227,11 @@ mod pipeline {
         async fn read(&self, cache: &Arc<DiskCache>) -> u64 {
             let before = self.store.counts().requests;
             let settings = Settings::default();
-            let remote = RemoteStorage::new(self.store.clone(), self.keys.clone(), None, settings.get);
+            let memory = Memory::new(settings.inflight_bytes);
+            let remote = RemoteStorage::new(self.store.clone(), self.keys.clone(), None, settings.get, memory.clone());
             let remote = remote.keeping(Some(cache.clone()));
             let encryption = Encryption::new(self.keys.clone(), Cpu::inline(), settings.open);
-            let starter = Starter::new(remote, encryption, Memory::new(settings.inflight_bytes));
+            let starter = Starter::new(remote, encryption, memory);
             let frames = frames_of(&self.extent, 0..self.extent.len);
             let id = ExtentId { owner: Ino(2), number: 0 };
             let read = starter.fetch(id.owner, id, &self.extent, frames).await.expect("frames");

@@ -26,7 +26,7 @@ use crate::history::{History, Replay};
 use crate::index::{Ground, Index, IndexError, Mark, SledTables};
 use crate::journal::{ExtentPlace, Journal, Recovered};
 use crate::mount::indexer;
-use crate::pipeline::{Class, Settings, Urgency};
+use crate::pipeline::{Class, Memory, Settings, Urgency};
 use crate::store::Store;
 use crate::vault::VaultError;
 use crate::vault::aside::About;
@@ -94,11 +94,13 @@ impl OldHistory {
             }
         };
         let history = History::new(index, &mark, None, Clock::System, Epoch(0));
+        let settings = Settings::default();
+        let memory = Memory::new(settings.inflight_bytes);
         let mut old = OldHistory {
             based_on_vault,
             history,
             keys: keys.clone(),
-            remote: RemoteStorage::new(store.clone(), keys.clone(), None, Settings::default().get),
+            remote: RemoteStorage::new(store.clone(), keys.clone(), None, settings.get, memory),
             local: recovered.extent_places(),
             recovered,
             touched: BTreeSet::new(),
