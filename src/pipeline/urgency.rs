@@ -41,7 +41,7 @@ impl Inner {
             return false;
         }
         let waits_for: Vec<_> = self.waits_for.lock().iter().filter_map(Weak::upgrade).collect();
-        waits_for.iter().for_each(|other| drop(other.raise(class)));
+        waits_for.iter().for_each(|other| _ = other.raise(class));
         true
     }
 }
