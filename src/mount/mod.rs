@@ -7,6 +7,7 @@ pub mod error;
 pub mod follower;
 pub mod indexer;
 mod kernel;
+mod memory;
 pub mod mountpoint;
 pub mod new_vault;
 mod notify;

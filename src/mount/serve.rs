@@ -23,7 +23,7 @@ use super::control::{self, Command, Handler, Reply};
 use super::drive::{Closed, Drive, DriveOptions, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
-use super::{MountError, environment, kernel, notify, runtime_dir, state_dir};
+use super::{MountError, environment, kernel, memory, notify, runtime_dir, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
@@ -33,6 +33,8 @@ use crate::store::{self, Limits, Store, StoreError};
 const STALL: Duration = Duration::from_secs(90);
 /// How long programs that use the drive may go on after it was detached under them.
 const LET_GO: Duration = Duration::from_secs(10);
+/// How often free memory is given back to the system.
+const TIDY: Duration = Duration::from_secs(30);
 /// How long clients may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -148,13 +150,24 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     let server = Arc::new(Server { drive, request, stop, phase, observer });
     let clients = TaskTracker::new();
     let accepting = tokio::spawn(control::serve(listener, server.clone(), clients.clone()));
+    let tidying = tokio::spawn(give_memory_back());
     let result = server.live(attached, stops, &mut signals).await;
+    tidying.abort();
     server.tell_the_end(&result);
     accepting.abort();
     clients.close();
     let _ = tokio::time::timeout(FAREWELL, clients.wait()).await;
     drop(socket);
     result
+}
+
+/// Now and then, on a thread that may wait.
+async fn give_memory_back() {
+    loop {
+        tokio::time::sleep(TIDY).await;
+        // A panic there would be told by its own line; there is nothing to do about it here.
+        let _ = tokio::task::spawn_blocking(memory::give_back).await;
+    }
 }
 
 async fn open(request: &Request, passphrase: Passphrase, observer: &dyn Observer) -> Result<Drive, MountError> {
