@@ -344,14 +344,17 @@ fn plan_of(
     Ok(Some(Plan { out, filled, wanted }))
 }
 
-/// The bytes that there are of these, and the stored stretches in which they lie.
+/// Bytes of a file, and the stored stretches in which they lie.
+type Stretches = (Range<u64>, Vec<Wanted>);
+
+/// What there is of these bytes.
 fn wanted_of(
     contents: &dyn Contents,
-    mut inner: Option<&mut Inner>,
+    inner: Option<&mut Inner>,
     ino: Ino,
     offset: u64,
     len: usize,
-) -> Result<Option<(Range<u64>, Vec<Wanted>)>, CacheError> {
+) -> Result<Option<Stretches>, CacheError> {
     let Some(record) = contents.get(&Key::head(ino))? else { return Err(CacheError::NotFound) };
     let Record::Head(head) = &*record else { return Err(CacheError::NotFound) };
     let size = inner.as_ref().and_then(|inner| inner.live).map_or(head.size, |live| live.size);
@@ -361,7 +364,7 @@ fn wanted_of(
     }
     let range = offset..end;
     let mut wanted = Vec::new();
-    for piece in pieces_of(contents, inner.as_deref_mut(), ino, head, &range)? {
+    for piece in pieces_of(contents, inner, ino, head, &range)? {
         match contents.get(&Key::extent(piece.extent))? {
             Some(record) if holds(&record, &piece) => wanted.push(Wanted { piece, record }),
             Some(_) => return Err(CacheError::Io(format!("{ino}: the map names bytes that its extent has not"))),

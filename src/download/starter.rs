@@ -190,6 +190,7 @@ impl Starter {
         result
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a fetch is all of this; its two callers are above")]
     fn begin(
         self: &Arc<Self>,
         coming: &mut BTreeMap<ExtentId, Vec<Coming>>,

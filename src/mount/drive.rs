@@ -260,6 +260,7 @@ struct Parts {
 }
 
 impl Parts {
+    #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
     fn new(
         world: &World,
         keys: &Arc<Keys>,
