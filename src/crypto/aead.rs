@@ -1,6 +1,6 @@
 //! XChaCha20-Poly1305: whole messages, and the frames of an extent under one HChaCha20 subkey.
 //!
-//! Owns: the nonce of a frame, and by which of two constructions the bytes are made ([`Cipher`]). Does not own: where
+//! Owns: the nonce of a frame, and by which of two constructions the bytes are made (`Cipher`). Does not own: where
 //! nonces of whole messages come from, or what the associated data is.
 //!
 //! XChaCha20 takes the first 16 bytes of its nonce for HChaCha20 alone: that makes a subkey, and the rest is
@@ -16,7 +16,7 @@
 //!   ```
 //!   so that the subkey is derived once an extent.
 //! - Nothing that does not authenticate is handed out, or left behind where it was to be opened.
-//! - A subkey lives as long as its [`Cipher`]. aws-lc holds it in one allocation, which it wipes before it frees it, and
+//! - A subkey lives as long as its `Cipher`. aws-lc holds it in one allocation, which it wipes before it frees it, and
 //!   wipes its own copies on the stack; the portable code wipes its own. Neither wipes the registers and stack that the
 //!   rounds themselves went through.
 

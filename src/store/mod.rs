@@ -69,7 +69,7 @@ pub enum Created {
 }
 
 /// How long a request may take: `deadline`, and the time that its bytes need at the slowest rate that still counts as
-/// an answer. Over a network it is the time that a request may stand still ([`progress`]): one that moves goes on. A
+/// an answer. Over a network it is the time that a request may stand still (`progress`): one that moves goes on. A
 /// request that is given up may still take effect later: the caller's protocol must bear that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {

@@ -1,7 +1,7 @@
 //! The disk cache: sealed blocks of the store's objects on this machine's disk, so that what was read once is not fetched
 //! again, after a remount neither.
 //!
-//! Blocks lie in slots of a few equal files ([`slab`]), are overwritten in place, and are found by an index in memory,
+//! Blocks lie in slots of a few equal files (`slab`), are overwritten in place, and are found by an index in memory,
 //! made at mount from the files' tables: 8 KiB read for 16 MiB, 64 files for a GiB. So the bound is exact, the block
 //! that was not used for longest goes alone, nothing is ever moved, and space returns in whole files.
 //!
