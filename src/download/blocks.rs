@@ -55,6 +55,7 @@ pub struct Run {
     pub blocks: Range<u32>,
     /// Memory for neighbours that nobody asked for, which are kept; `None` if there are none.
     pub neighbours: Option<Permit>,
+    pub urgency: Urgency,
     pub tell: watch::Sender<Got>,
 }
 
@@ -140,11 +141,13 @@ impl Blocks {
 
     fn begin(&mut self, object: ObjectId, blocks: Range<u32>, neighbours: Option<Permit>, urgency: &Urgency) -> Run {
         let (tell, answer) = watch::channel(None);
+        // Its own: who waits for a block of it need not wait for all that the fetch which began it does.
+        let urgency = Urgency::new(urgency.class());
         let coming = Coming { blocks: blocks.clone(), urgency: urgency.clone(), answer };
         for n in blocks.clone() {
             self.coming.insert((object, n), coming.clone());
         }
-        Run { object, blocks, neighbours, tell }
+        Run { object, blocks, neighbours, urgency, tell }
     }
 
     /// How many blocks a miss of a small file is worth.

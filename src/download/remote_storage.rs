@@ -248,7 +248,7 @@ impl RemoteStorage {
         }
         let (sources, runs) = self.blocks.lock().find(id, wanted.clone(), small, urgency, &self.memory);
         for run in runs {
-            self.begin(name, run, urgency);
+            self.begin(name, run);
         }
         self.raise(&sources, urgency);
         let missing = || DownloadError::Missing(name.to_owned());
@@ -306,16 +306,15 @@ impl RemoteStorage {
     }
 
     /// Makes a GET, which runs to its end, whoever waits for it.
-    fn begin(&self, name: &str, run: Run, urgency: &Urgency) {
+    fn begin(&self, name: &str, run: Run) {
         let range = u64::from(run.blocks.start) * READ_GRID as u64..u64::from(run.blocks.end) * READ_GRID as u64;
         let (bytes, get) = (
             range.end - range.start,
             Get { store: self.store.clone(), name: name.to_owned(), range: Some(range), asked: Instant::now() },
         );
-        let (gets, blocks, urgency) = (self.gets.clone(), self.blocks.clone(), urgency.clone());
-        let sealed = self.sealed.clone();
+        let (gets, blocks, sealed) = (self.gets.clone(), self.blocks.clone(), self.sealed.clone());
         tokio::spawn(async move {
-            let got = gets.process(&urgency, bytes as usize, get).await;
+            let got = gets.process(&run.urgency, bytes as usize, get).await;
             blocks.lock().came(&run, &got);
             if let (Some(sealed), Ok(bytes)) = (sealed, &got) {
                 blocks::sound(&run, bytes).for_each(|(n, block)| sealed.put(run.object, n, &block));
