@@ -182,7 +182,7 @@ fn usable(mark: &Mark, walked: &Walked, recovered: Option<&Recovered>) -> Result
         return Err("the journal does not go on from where it ends");
     }
     let newest = walked.newest.block.as_ref();
-    match walked.blocks.iter().map(Option::as_ref).chain([newest]).all(|block| block.is_some_and(is_own)) {
+    match walked.blocks.iter().map(|(block, _)| block.as_ref()).chain([newest]).all(|block| block.is_some_and(is_own)) {
         true => Ok(Use::Ahead(block.position)),
         false => Err("another machine has written to the vault"),
     }

@@ -43,8 +43,8 @@ pub struct Walked {
     pub manifest: Manifest,
     /// What all commits on the way come to: one record, or its deletion, a key.
     pub records: Folded,
-    /// The journal block that each log object on the way names.
-    pub blocks: Vec<Option<BlockRef>>,
+    /// The journal block that each log object on the way names, and whether it is a commit.
+    pub blocks: Vec<(Option<BlockRef>, bool)>,
     /// The newest log object.
     pub newest: Newest,
     /// The newest commit.
@@ -103,7 +103,7 @@ struct Walk<'a> {
     /// The epoch of the last log object looked at.
     reign: Epoch,
     records: Folded,
-    blocks: Vec<Option<BlockRef>>,
+    blocks: Vec<(Option<BlockRef>, bool)>,
     newest: Option<LogObject>,
     link: ChainLink,
     commit: Option<NewestCommit>,
@@ -313,7 +313,7 @@ impl<'a> Walk<'a> {
         object.check_next(&self.link.hash, self.reign).map_err(|why| tampered(format!("{name} {why}")))?;
         self.link = ChainLink { sequence, hash: kdf::hash(bytes) };
         self.check_pin()?;
-        self.blocks.push(object.block);
+        self.blocks.push((object.block, matches!(object.body, Body::Commit(_))));
         self.reign = object.epoch;
         if let Body::Commit(commit) = &mut object.body {
             let cut = commit.cut;

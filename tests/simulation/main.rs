@@ -195,6 +195,15 @@ fn a_machine_whose_successor_never_came_up_sets_its_history_aside_all_the_same()
     history(308_182, false, &mut Tally::default()).expect("the history is clean");
 }
 
+/// Between the commit that the index goes up to and its own epoch record stood that of the machine from which it had taken
+/// over: the next mount, without the store, took that for foreign history and was fenced for good.
+#[test]
+fn e4_an_epoch_record_that_a_takeover_left_behind_fences_no_later_offline_mount() {
+    for seed in [256, 77_030, 500_121] {
+        history(seed, false, &mut Tally::default()).expect("the history is clean");
+    }
+}
+
 /// Histories in which a planted bug must be found: less than a minute on one core.
 #[cfg(feature = "plants")]
 const PLANT_SEEDS: u64 = 2000;

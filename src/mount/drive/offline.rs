@@ -213,7 +213,12 @@ impl Offline {
     /// Why the vault is not this machine's to go on with (C4, E2); `None` if it is.
     fn foreign(&self, walked: &Walked) -> Option<String> {
         let own = |block: &Option<BlockRef>| block.is_some_and(|block| self.blocks.contains(&block));
-        if !walked.continued || !walked.blocks.iter().all(own) {
+        // An own object was made by a mount that had seen all before it. What may stand there since the index's commit are
+        // epoch records of machines that this one then took the vault over from, and that never wrote.
+        let first = walked.blocks.iter().position(|(block, _)| own(block)).unwrap_or(0);
+        let (before, since) = walked.blocks.split_at(first);
+        let follows = before.iter().all(|(_, is_commit)| !is_commit) && since.iter().all(|(block, _)| own(block));
+        if !walked.continued || !follows {
             return Some(format!("another machine ({}) has written to the vault", walked.newest.host));
         }
         let newest = &walked.newest;
