@@ -34,8 +34,6 @@ const BATCH: usize = 1024;
 /// So many at once are not put into the table one by one, but written out in order; and the most of those, about.
 const BULK: usize = 16 * 1024;
 const BULK_MOST: usize = 4 * BULK;
-/// How long fewer wait for others to come. Of what is changed again or deleted meanwhile nothing is written.
-const GATHER: Duration = Duration::from_secs(5);
 /// Between two times that the index is fed, at least.
 const SPACING: Duration = Duration::from_millis(200);
 /// How often the index is made safe, at most.
@@ -324,14 +322,8 @@ impl Indexer {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut durable = self.journal.durable().0;
         let mut failures = 0u32;
-        let mut fed = Instant::now();
         loop {
-            let due = fed.elapsed() >= GATHER || self.history.unindexed() >= BULK || self.journal.pressed();
-            if due {
-                fed = Instant::now();
-            }
-            let step = if due { self.step(false).await } else { Ok(()) };
-            match step {
+            match self.step(false).await {
                 Ok(()) => failures = 0,
                 Err(IndexError::Io(why)) => {
                     failures += 1;
