@@ -1,7 +1,8 @@
 //! From an operation's future to the kernel's answer.
 //!
-//! Owns: the one poll in the kernel's thread, the move to the runtime of what has to wait, the deadline. Does not own
-//! what an operation does, nor what its answer looks like.
+//! Owns: the one poll in the kernel's thread, the move to the runtime of what has to wait, the deadline, and the watch
+//! over replies that other threads give ([`Overdue`]). Does not own what an operation does, nor what its answer looks
+//! like.
 //!
 //! Invariants: every request is answered exactly once, whatever happens: result, panic or deadline (fuser answers EIO
 //! when an unanswered reply is dropped; everything here leans on that). A kernel thread never waits. What was answered

@@ -10,8 +10,8 @@
 //!
 //! Records are read from the *delta*, a table that one applier feeds in atomic batches, then from the *bases*, newest
 //! first. When the delta has grown it is written out as a base, and bases of like size are merged, so that each record
-//! is rewritten a logarithmic number of times and the delta never grows under churn. Decoded records that were read
-//! lately lie in an LRU before all of it.
+//! is rewritten a logarithmic number of times and the delta never grows under churn. A batch of many records becomes a
+//! base at once. Decoded records that were read or applied lately lie in an LRU before all of it.
 //!
 //! Owns: a directory of the state directory, and the file `current` in it, which names the table that counts.
 //! Does not own: which changes may be applied and when (history), whether an index found on the disk may be used
@@ -20,7 +20,8 @@
 //! Invariants
 //! - A batch and its mark are applied together or not at all (I1).
 //! - Keys lie there as they are (numbers and keyed hashes), values sealed, each bound to its key and its table.
-//! - Readers never meet a half-applied batch: whoever applies holds history's lock while the LRU forgets.
+//! - Readers never meet a half-applied batch: the overlay hides it until whoever applies has, under history's lock, given
+//!   the LRU what it came to.
 
 mod base;
 mod delta;
@@ -236,8 +237,9 @@ impl Index {
         let mut emit = |key: &[u8], sealed: Option<&[u8]>, value: &[u8]| -> Result<bool, IndexError> {
             let decoded = Key::decode(key).map_err(|e| damaged(e.to_string()))?;
             // Opened and decoded already? What the LRU holds of a batch that is being applied, the overlay hides.
-            if let Some(record) = self.hot.lock().peek(&decoded) {
-                return Ok(visit(&decoded, record.clone()));
+            let hot = self.hot.lock().peek(&decoded).cloned();
+            if let Some(record) = hot {
+                return Ok(visit(&decoded, record));
             }
             let record = match sealed {
                 Some(sealed) => table::read_value(&decoded, &layers.seal.open(key, sealed)?)?,
