@@ -108,6 +108,10 @@ const HINT: &str = "latest";
 const READ_TRIES: u32 = 4;
 const READ_PAUSE: Duration = Duration::from_millis(100);
 
+/// For whoever has time, a read that fails in whatever way is tried again so often, after pauses that double.
+const PATIENT_TRIES: u32 = 6;
+const PATIENT_PAUSE: Duration = Duration::from_millis(500);
+
 /// Over a network a request may take so long, and the time that its bytes need at this rate, even if it moves.
 const LONGEST: Duration = Duration::from_secs(600);
 const TRICKLE: u64 = 2 * 1024;
@@ -135,6 +139,8 @@ struct Inner {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// How often a read is tried again, beyond what one request may do.
+    tries: u32,
 }
 
 impl Kind {
@@ -150,7 +156,13 @@ impl Store {
         let upload = settings.limits.upload.filter(|_| !is_remote).map(Limiter::new);
         let download = settings.limits.download.map(Limiter::new);
         let (url, meter, outage) = (url.to_owned(), Meter::default(), Outage::default());
-        Store { inner: Arc::new(Inner { backend, url, settings, meter, outage, upload, download }) }
+        Store { inner: Arc::new(Inner { backend, url, settings, meter, outage, upload, download }), tries: 0 }
+    }
+
+    /// The same store for work in the background that is many reads one after the other, and is in vain as a whole if one
+    /// of them fails: over a bad line all of them at the first try come too seldom.
+    pub fn patient(&self) -> Store {
+        Store { tries: PATIENT_TRIES, ..self.clone() }
     }
 
     /// Over a store that a test brings.
@@ -306,9 +318,32 @@ impl Store {
         }
     }
 
+    /// As [`Store::request_once`]; a patient one goes on with reads that fail.
+    async fn request<T, F>(&self, kind: Kind, name: &str, bytes: u64, work: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, ObjectError>>,
+    {
+        let mut failures = 0;
+        loop {
+            match self.request_once(kind, name, bytes, &work).await {
+                Err(StoreError::Unavailable { .. }) if !kind.writes() && failures < self.tries => {
+                    tokio::time::sleep(PATIENT_PAUSE * (1 << failures)).await;
+                    failures += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Asks: once, or for reads over a network some times while it fails at once; and once more where the store refuses
     /// and there are other credentials by now. `bytes` is what may move.
-    async fn request<T, F>(&self, kind: Kind, name: &str, bytes: u64, work: impl Fn() -> F) -> Result<T, StoreError>
+    async fn request_once<T, F>(
+        &self,
+        kind: Kind,
+        name: &str,
+        bytes: u64,
+        work: &impl Fn() -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, ObjectError>>,
     {

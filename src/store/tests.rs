@@ -49,6 +49,18 @@ async fn keeps_the_contract(store: Store) {
     assert!(store.outage().is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_patient_reader_outlives_failures_and_a_writer_is_not_repeated() {
+    let faulty = Faulty::new(Fault::Down, 3);
+    faulty.replace("x", b"there".to_vec()).await;
+    let store = Store::over(faulty.clone(), "memory:///");
+    assert!(store.get("x").await.is_err());
+    assert_eq!(store.patient().get("x").await.unwrap().as_deref(), Some(&b"there"[..]));
+    let faulty = Faulty::new(Fault::Down, 1);
+    let store = Store::over(faulty, "memory:///").patient();
+    assert!(store.create("y", Bytes::from_static(b"y")).await.is_err(), "who writes decides what a failure means");
+}
+
 #[tokio::test]
 async fn a_directory_keeps_the_contract_and_is_made_by_the_first_create() {
     let dir = tempfile::tempdir().unwrap();

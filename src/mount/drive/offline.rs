@@ -166,7 +166,8 @@ impl Offline {
     async fn attempt(&self, parts: &Parts) -> Result<(Reign, Keeper, Chain), Not> {
         parts.store.probe_again().await.map_err(VaultError::from)?;
         let known = parts.pins.get();
-        let walked = walk::walk(&parts.store, &parts.keys, known.as_ref(), Some(self.base)).await?;
+        let patient = parts.store.patient();
+        let walked = walk::walk(&patient, &parts.keys, known.as_ref(), Some(self.base)).await?;
         if let Some(why) = self.foreign(&walked) {
             return Err(Not::Fenced(fenced(parts, &why)));
         }
@@ -191,7 +192,7 @@ impl Offline {
                 epoch::open(store, keys, &parts.random, &parts.clock, &reign, &newest, self.block).await?
             }
         };
-        epoch::check(&parts.store, &commit).await?;
+        epoch::check(&patient, &commit).await?;
         let pin = Pin { vault: parts.keys.vault, link, header: header.0, epoch };
         parts.pins.set(pin)?;
         // Commits of this machine whose answers it never heard.
