@@ -389,7 +389,7 @@ impl Sim {
         match closed {
             _ if life.power.is_gone() => Ok(End::Crashed),
             Err(_) => Err("unmounting hangs".to_owned()),
-            Ok(Ok(Closed::Drained)) if was_overtaken => {
+            Ok(Ok(Closed::Drained)) if was_overtaken && !life.line.is_untouched_offline() => {
                 Err("E3: a life that was overtaken says that everything is in the vault".to_owned())
             }
             Ok(Ok(Closed::Drained)) if plan.calm && files_of_journal(&life.disk) > JOURNAL_FILES => {
