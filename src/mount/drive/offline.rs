@@ -201,7 +201,7 @@ impl Offline {
         let settled = parts.history.settle(&ids).map_err(VaultError::from)?;
         let note = parts.history.note(Note::Took { link: commit.link, cut: Some(commit.cut) });
         parts.journal.wait_durable(note).await.map_err(VaultError::from)?;
-        parts.journal.release(&settled);
+        parts.journal.release_at(note, settled);
         parts.journal.committed(commit.cut);
         parts.notifier.committed(commit.cut);
         let grown = link.sequence.0.saturating_sub(manifest.sequence.0);

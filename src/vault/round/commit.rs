@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
+use futures::{FutureExt, TryFutureExt};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::plan::{DEAD_LEN, LARGE, Plan, Records, SMALL, chunks, inline_places, place};
 use super::{Chain, RoundError, Rounds};
-use crate::base::{ExtentId, ObjectId, Sequence, plants};
+use crate::base::{ExtentId, ObjectId, Position, Sequence, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
@@ -176,8 +176,8 @@ impl Rounds {
         let released = self.history.end_round(placed, dead, chain.newest).map_err(VaultError::from)?;
         self.forget_found(&released);
         self.notifier.committed(chain.cut);
-        self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
-        self.journal.release(&released);
+        let noted = self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
+        self.journal.release_at(noted, released);
         self.journal.committed(chain.cut);
         Ok(())
     }
@@ -189,8 +189,8 @@ impl Rounds {
         }
     }
 
-    /// Notes something of the vault in the journal; durable when this returns (J5).
-    pub(in crate::vault) async fn note(&self, note: Note, last: bool) -> Result<(), RoundError> {
+    /// Notes something of the vault in the journal; durable when this returns (J5). Returns where it stands.
+    pub(in crate::vault) async fn note(&self, note: Note, last: bool) -> Result<Position, RoundError> {
         let noted = self.history.note(note);
         let mut failures = 0;
         while let Err(error) = self.journal.wait_durable(noted).await {
@@ -200,7 +200,7 @@ impl Rounds {
             failures += 1;
             self.disk_failed(failures, last, error.into()).await?;
         }
-        Ok(())
+        Ok(noted)
     }
 
     async fn set_pin(&self, pin: Pin) -> Result<(), VaultError> {
@@ -239,7 +239,7 @@ impl Fetch for Rounds {
 impl Upload for Rounds {
     fn announce<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<(), RoundError>> {
         self.keeper.sends_for_checkpoint(ids);
-        self.note(Note::Sent(ids.to_vec()), false).boxed()
+        self.note(Note::Sent(ids.to_vec()), false).map_ok(drop).boxed()
     }
 
     fn create(&self, name: String, object: Bytes) -> BoxFuture<'_, Result<(), RoundError>> {
