@@ -99,6 +99,10 @@ fn history(seed: u64, told: bool, tally: &mut Tally) -> Result<(), String> {
 fn leaning(seed: u64, leaning: Leaning, told: bool, tally: &mut Tally) -> Result<(), String> {
     count_panics();
     born();
+    if told {
+        // RUST_LOG=dripfs=debug: what the drive itself says comes in between.
+        drop(env_logger::builder().format_timestamp(None).try_init());
+    }
     let sim = Rc::new(Sim::new(seed, leaning, told));
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.run()))
         .unwrap_or_else(|_| Err("something panicked".to_owned()));
