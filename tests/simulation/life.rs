@@ -240,7 +240,9 @@ impl Sim {
     /// What the machine that a state directory was copied from owed then, if nothing has entered the log since.
     fn owed_by_copy(&self, who: Who, before: &[Who], parent: &Rc<Line>) -> Option<Floor> {
         let backup = self.machines[who.machine].restored.borrow().clone()?;
-        let is_of_parent = Rc::ptr_eq(parent, &backup.line);
+        // One that another machine took over from sets its own history aside, also if that one never came up.
+        let mut since = before.iter().skip_while(|before| before.life != parent.who.life);
+        let is_of_parent = Rc::ptr_eq(parent, &backup.line) && since.all(|before| before.machine == parent.who.machine);
         let unchanged = self.remote.length_before(who.life) == backup.log_len
             && (is_of_parent || before.last().is_some_and(|last| last.life == backup.life));
         unchanged.then(|| backup.local.clone())

@@ -381,10 +381,12 @@ impl Remote {
                 let now = self.now();
                 self.state.lock().gone.insert(location.clone(), (now, meta));
             }
-            return self.objects.delete(location).await.map(|()| None);
+            let result = self.objects.delete(location).await;
+            log::trace!("{who:?} deletes {location}: {}", result.is_ok());
+            return result.map(|()| None);
         };
         let result = self.objects.put_opts(location, payload, options).await;
-        log::trace!("put {location}: {}", result.is_ok());
+        log::trace!("{who:?} puts {location}: {}", result.is_ok());
         if result.is_ok() {
             let now = self.now();
             let mut state = self.state.lock();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, TryFutureExt};
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use tokio::time::Instant;
 
 use super::plan::{DEAD_LEN, LARGE, Plan, Records, SMALL, chunks, inline_places, place};
