@@ -42,7 +42,7 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use crate::base::disk::{self, Disk};
-use crate::base::{Ino, Random};
+use crate::base::{Epoch, Ino, Random};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
@@ -98,6 +98,8 @@ pub struct Mark {
     pub bytes: u64,
     /// No inode in it has a higher number.
     pub highest: Ino,
+    /// The highest epoch of the log up to `link`, where that is a writer's.
+    pub epoch: Epoch,
 }
 
 impl Mark {

@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Clock, ExtentId, Ino, Position, plants};
+use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place, Record};
 use crate::history::overlay::Unindexed;
-use crate::history::{History, Replay};
+use crate::history::{self, History, Replay};
 use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
 use crate::journal::{Journal, Recovered};
 use crate::store::Store;
@@ -161,6 +161,17 @@ pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position),
     }
 }
 
+/// The highest epoch that the log is known to have. A commit that the journal has noted and the index has not met is of
+/// an epoch that gave numbers there.
+pub fn known_epoch(mark: &Mark, changes: &[(Position, Arc<Change>)]) -> Epoch {
+    let is_later =
+        |note: &Note| matches!(note, Note::Took { link, cut: Some(_) } if link.sequence > mark.link.sequence);
+    match changes.iter().any(|(_, change)| change.note.as_ref().is_some_and(is_later)) {
+        true => mark.epoch.max(history::highest_epoch(changes)),
+        false => mark.epoch,
+    }
+}
+
 pub enum Use {
     /// It holds a state that the vault had: what the commits since then say comes on top.
     Forward,
@@ -205,7 +216,8 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
         }
     }
     if mark.link != walked.commit.link || !batch.is_empty() {
-        mark = Mark { link: walked.commit.link, block: None, clean: true, ..mark };
+        let epoch = mark.epoch.max(walked.newest.epoch);
+        mark = Mark { link: walked.commit.link, block: None, clean: true, epoch, ..mark };
         index.apply(&batch, &mark)?;
         index.remember(batch.iter());
         index.sync()?;
@@ -239,7 +251,8 @@ pub async fn make(
 
 /// The mark of an index that will hold what a walk found, before its records are counted.
 pub(super) fn empty(walked: &Walked) -> Mark {
-    Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) }
+    let (link, epoch) = (walked.commit.link, walked.newest.epoch);
+    Mark { link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0), epoch }
 }
 
 /// All records of the state that a walk found, in key order; takes those that it brought.

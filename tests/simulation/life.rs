@@ -253,7 +253,14 @@ impl Sim {
         asides: &[SetAside],
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
-        let Some(last) = self.last_line(who.machine) else { return Ok(()) };
+        let Some(mut last) = self.last_line(who.machine) else { return Ok(()) };
+        // A life without the store on which nothing was done acknowledged nothing of its own.
+        while last.is_untouched_offline() {
+            match last.base.clone().filter(|base| base.who.machine == who.machine) {
+                Some(base) => last = base,
+                None => return Ok(()),
+            }
+        }
         if !last.owes(last.taken_over().as_ref().unwrap_or(found)) {
             return Ok(());
         }

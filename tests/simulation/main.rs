@@ -219,6 +219,12 @@ fn e4_the_journal_let_an_extent_go_whose_place_only_the_vault_knew() {
     }
 }
 
+/// Two extents of a file had one number.
+#[test]
+fn e1_an_older_pin_let_an_offline_mount_give_numbers_of_an_epoch_that_the_log_had() {
+    history(30_000_246, false, &mut Tally::default()).expect("the history is clean");
+}
+
 #[test]
 fn c6_a_stale_listing_let_gc_leave_a_hole_in_the_log() {
     history(10_008_505, false, &mut Tally::default()).expect("the history is clean");

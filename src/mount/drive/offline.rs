@@ -201,7 +201,7 @@ impl Offline {
         let pin = Pin { vault: parts.keys.vault, link, header: header.0, epoch };
         parts.pins.set(pin)?;
         // Commits of this machine whose answers it never heard.
-        parts.history.place(&placed, commit.link).map_err(VaultError::from)?;
+        parts.history.place(&placed, (commit.link, newest.epoch)).map_err(VaultError::from)?;
         let ids: Vec<_> = placed.iter().map(|(id, _)| *id).collect();
         let settled = parts.history.settle(&ids).map_err(VaultError::from)?;
         let note = parts.history.note(Note::Took { link: commit.link, cut: Some(commit.cut) });
