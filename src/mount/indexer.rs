@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
+use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place, Record};
@@ -161,6 +162,16 @@ pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position),
     }
 }
 
+/// The newest commit of which the journal says that the vault has it: the log up to there is what this journal stands on,
+/// or was made of it.
+pub fn noted(changes: &[(Position, Arc<Change>)]) -> Option<ChainLink> {
+    let took = |change: &Arc<Change>| match change.note {
+        Some(Note::Took { link, cut: Some(_) }) => Some(link),
+        _ => None,
+    };
+    changes.iter().filter_map(|(_, change)| took(change)).max_by_key(|link| link.sequence)
+}
+
 /// The highest epoch that the log is known to have. A commit that the journal has noted and the index has not met is of
 /// an epoch that gave numbers there.
 pub fn known_epoch(mark: &Mark, changes: &[(Position, Arc<Change>)]) -> Epoch {
@@ -197,8 +208,11 @@ fn usable(mark: &Mark, walked: &Walked, recovered: Option<&Recovered>) -> Result
     if !is_own(&block) || recovered.begins > block.position {
         return Err("the journal does not go on from where it ends");
     }
-    let newest = walked.newest.block.as_ref();
-    match walked.blocks.iter().map(|(block, _)| block.as_ref()).chain([newest]).all(|block| block.is_some_and(is_own)) {
+    // Files that hold blocks of what the journal has noted as the vault's may be gone.
+    let noted = noted(&recovered.changes);
+    let since = walked.since(noted).iter().map(|passed| passed.block.as_ref());
+    let newest = (noted != Some(walked.newest.link)).then_some(walked.newest.block.as_ref());
+    match since.chain(newest).all(|block| block.is_some_and(is_own)) {
         true => Ok(Use::Ahead(block.position)),
         false => Err("another machine has written to the vault"),
     }

@@ -177,6 +177,7 @@ impl Drive {
         let changes = recovered.changes.clone();
         let mut blocks = recovered.blocks.clone();
         let found = recovered.extents.iter().copied().collect();
+        let noted = indexer::noted(&changes);
         let known = indexer::known_epoch(&mark, &changes);
         let epoch = epoch::reserve(&pins, pin, known, history::highest_epoch(&changes))?;
         let journal = Journal::resume(recovered, world.random.clone(), settings(&options), cut)?;
@@ -208,6 +209,7 @@ impl Drive {
         let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, cut, options.rounds.clone());
         let offline = Offline {
             base: link,
+            noted,
             blocks,
             block,
             reign: offline::Claim {
