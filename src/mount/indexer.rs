@@ -388,16 +388,25 @@ impl Indexer {
                     failures += 1;
                     if failures == 1 {
                         log::error!("the index cannot be written: {why}; free space or check the disk");
+                    }
+                    if !self.is_disowned() {
                         self.disown();
                     }
-                    let pause = PAUSE_MAX.min(PAUSE * failures);
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => continue,
+                }
+                Err(IndexError::Damaged(_)) => {
+                    failures += 1;
+                    if self.is_disowned() || self.disown() {
+                        return;
                     }
                 }
-                Err(IndexError::Damaged(_)) => return,
+            }
+            if failures > 0 {
+                let pause = PAUSE_MAX.min(PAUSE * failures);
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => continue,
+                }
             }
             // Changes that touch the same records are folded; the durable end may move thousands of times a second.
             tokio::select! {
@@ -418,14 +427,26 @@ impl Indexer {
     pub async fn finish(self: &Arc<Self>) {
         if let Err(error) = self.step(true).await {
             log::warn!("{error}");
+            if matches!(error, IndexError::Damaged(_)) && !self.is_disowned() {
+                self.disown();
+            }
         }
     }
 
-    /// The disk takes nothing for the index: the journal must not wait for it, or it could not give any room back.
-    fn disown(&self) {
-        self.index.disown();
+    fn is_disowned(&self) -> bool {
+        self.state.lock().disowned
+    }
+
+    /// The disk takes nothing for the index, or it is damaged: the journal must not wait for it, or it could not give any
+    /// room back. The next mount makes it anew, from the vault. False if not even that can be written.
+    fn disown(&self) -> bool {
+        if let Err(error) = self.index.disown() {
+            log::debug!("the index cannot be given up: {error}; tried again");
+            return false;
+        }
         self.state.lock().disowned = true;
         self.journal.indexed(Position(u64::MAX));
+        true
     }
 
     async fn step(self: &Arc<Self>, last: bool) -> Result<(), IndexError> {
@@ -447,9 +468,6 @@ impl Indexer {
         if let Err(error @ IndexError::Damaged(_)) = &result {
             log::error!("{error}");
             state.broken = true;
-            // The next mount makes it anew, from the vault: it needs no journal.
-            self.index.disown();
-            self.journal.indexed(Position(u64::MAX));
         }
         result
     }

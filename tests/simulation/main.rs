@@ -230,6 +230,12 @@ fn c6_a_stale_listing_let_gc_leave_a_hole_in_the_log() {
     history(10_008_505, false, &mut Tally::default()).expect("the history is clean");
 }
 
+/// A disk that failed for a while, then lost power, brought back the index that the drive had given up.
+#[test]
+fn i1_an_index_that_was_given_up_stays_so() {
+    history(40_019_823, false, &mut Tally::default()).expect("the history is clean");
+}
+
 /// The index was an older copy, and gc had removed the commit that it went up to; or the journal had let files go whose
 /// blocks commits name.
 #[test]
