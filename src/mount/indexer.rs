@@ -19,7 +19,7 @@ use crate::format::change::{Change, Note};
 use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Extent, Place, Record};
+use crate::format::record::{Extent, Record};
 use crate::history::overlay::Unindexed;
 use crate::history::{self, History, Replay};
 use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
@@ -307,9 +307,9 @@ pub fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
     records.iter().filter_map(place).collect()
 }
 
-/// Where the vault put those extents that the state takes for local; reads all of the vault's records. Takes those that
-/// the walk brought.
-pub async fn places_of_local(
+/// Where the vault has those extents that the state takes to lie elsewhere; reads all of the vault's records. Takes those
+/// that the walk brought.
+pub async fn places_anew(
     store: &Store,
     keys: &Keys,
     walked: &mut Walked,
@@ -318,7 +318,7 @@ pub async fn places_of_local(
     let mut placed = Vec::new();
     each_record(store, keys, walked, |key, record| {
         if let (Part::Extent { number }, Record::Extent(extent)) = (key.part, &**record)
-            && history.view().get(key)?.is_some_and(|known| is_local(&known))
+            && history.view().get(key)?.is_some_and(|known| lies_elsewhere(&known, extent))
         {
             placed.push((ExtentId { owner: key.ino, number }, extent.clone()));
         }
@@ -328,8 +328,8 @@ pub async fn places_of_local(
     Ok(placed)
 }
 
-fn is_local(record: &Record) -> bool {
-    matches!(record, Record::Extent(extent) if extent.place == Place::Local)
+fn lies_elsewhere(known: &Record, extent: &Extent) -> bool {
+    matches!(known, Record::Extent(known) if known.place != extent.place)
 }
 
 /// Feeds the index with what is durable.

@@ -156,8 +156,11 @@ impl Sim {
         let model = match model {
             Ok(model) => model,
             Err(_) if power.is_gone() || power.disk_failed() => return Ok(End::Crashed),
-            // What only the vault has may be gone there, if another machine has written meanwhile.
-            Err(_) if offline && !self.remote.is_own(machine) => return Ok(End::Crashed),
+            // What only the vault has may be gone there, if another machine has written meanwhile; or have moved, if the index
+            // is an older copy.
+            Err(_) if offline && (!self.remote.is_own(machine) || self.machines[machine].patched.get()) => {
+                return Ok(End::Crashed);
+            }
             Err(error) => return Err(format!("after the mount: {error}")),
         };
         let line = match offline {

@@ -177,7 +177,7 @@ impl Offline {
         }
         let placed = match walked.continued {
             true => indexer::places(&walked.records),
-            false => indexer::places_of_local(&patient, &parts.keys, &mut walked, &parts.history).await?,
+            false => indexer::places_anew(&patient, &parts.keys, &mut walked, &parts.history).await?,
         };
         let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
         if header != self.reign.header {
