@@ -64,7 +64,7 @@ pub enum Command {
     ///
     /// Programs that still use the drive are cut off after 10 seconds. Exit code 14: the store did not answer, the
     /// rest stays in the journal on this machine, and the next mount sends it.
-    Umount(Directory),
+    Umount(Umount),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
     /// See and change what is kept of files on this machine.
@@ -124,10 +124,11 @@ pub struct Init {
 
 #[derive(Args, Debug)]
 pub struct Mount {
-    /// The vault.
+    /// The vault; or the name of a profile, NAME.toml in ~/.config/dripfs or /etc/dripfs (see dripfs.toml(5)).
+    #[arg(value_name = "URL|PROFILE")]
     pub url: String,
-    /// An empty directory.
-    pub dir: PathBuf,
+    /// An empty directory; with a profile that names one it may be left out.
+    pub dir: Option<PathBuf>,
     /// Make the vault and the directory DIR where they are missing.
     #[arg(long, conflicts_with = "read_only")]
     pub init: bool,
@@ -190,9 +191,25 @@ pub struct Passphrase {
     pub passphrase_fd: Option<i32>,
 }
 
+impl Passphrase {
+    pub fn is_given(&self) -> bool {
+        self.passphrase_file.is_some() || self.passphrase_command.is_some() || self.passphrase_fd.is_some()
+    }
+}
+
 #[derive(Args, Debug)]
 pub struct Directory {
     /// Where the drive is mounted.
+    pub dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Umount {
+    /// Only clear a mount point whose process is gone; anything else there is left alone.
+    #[arg(long)]
+    pub dead: bool,
+    /// Where the drive is mounted, or the name of its profile.
+    #[arg(value_name = "DIR|PROFILE")]
     pub dir: PathBuf,
 }
 
@@ -291,8 +308,10 @@ mod tests {
             "mount --takeover --passphrase-fd 3 /v /d",
             "mount --upload-limit 2MiB --download-limit 500K s3://bucket/prefix /d",
             "mount --accept-rollback /v /d",
+            "mount photos",
             "sync /d",
             "umount /d",
+            "umount --dead photos",
             "status",
             "status --json --watch /d",
             "rescue --json --remove /d",
@@ -315,7 +334,7 @@ mod tests {
         for line in [
             "",
             "dance",
-            "mount /v",
+            "mount",
             "sync",
             "cache",
             "cache warm",

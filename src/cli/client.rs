@@ -50,6 +50,16 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     }
 }
 
+/// Clears a dead mount point, for whoever mounts there next.
+pub fn clear(dir: &Path) -> Result<u8, Failure> {
+    match mountpoint::clear_dead(dir) {
+        Ok(true) => log::warn!("{}: a dead mount was cleared; what was fsynced is in its journal", dir.display()),
+        Ok(false) => log::debug!("{}: nothing dead is mounted there", dir.display()),
+        Err(e) => return Err(Failure::error(format!("{}: {e}", dir.display()))),
+    }
+    Ok(exit::OK)
+}
+
 /// Has the kernel hand over what was written through memory maps: the process that serves the mount does not know of it
 /// yet.
 fn write_back(dir: &Path) -> Result<(), Failure> {

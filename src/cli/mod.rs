@@ -11,6 +11,7 @@ mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod profile;
 mod progress;
 mod rescue;
 
@@ -43,7 +44,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     match command(arguments) {
         Ok(code) => code,
         Err(Failure { code, message }) => {
-            let _ = writeln!(std::io::stderr(), "dripfs: {message}");
+            let _ = writeln!(std::io::stderr(), "{}dripfs: {message}", logging::prefix(log::Level::Error));
             code
         }
     }
@@ -64,7 +65,10 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         Command::Init(init) => mount::init(&init),
         Command::Mount(args) => mount::mount(&args, voice),
         Command::Sync(args) => client::sync(&args.dir, voice),
-        Command::Umount(args) => client::umount(&args.dir, voice),
+        Command::Umount(args) => match (profile::directory(&args.dir, &crate::mount::environment)?, args.dead) {
+            (dir, true) => client::clear(&dir),
+            (dir, false) => client::umount(&dir, voice),
+        },
         Command::Status(args) => client::status(&args),
         Command::Cache(args) => cache::cache(&args, voice),
         Command::Rescue(args) => rescue::rescue(&args),

@@ -20,6 +20,31 @@ const SECONDS_MAX: u64 = 86_400;
 /// The most that a stage works on at once.
 const JOBS_MAX: usize = 1024;
 
+/// Words of `-o` with a value, beside those of stages ([`demands`]). Each is a key of profiles too.
+pub const SETTINGS: [&str; 13] = [
+    "durability",
+    "state",
+    "cache",
+    "cache_ttl",
+    "disk_cache",
+    "dirty",
+    "journal",
+    "follow",
+    "upload-limit",
+    "download-limit",
+    "compress",
+    "readahead",
+    "inflight",
+];
+
+/// `seal_workers` and the like.
+pub fn demands() -> impl Iterator<Item = String> {
+    let stages = ["seal", "append", "put", "get", "open"];
+    stages
+        .into_iter()
+        .flat_map(|stage| ["workers", "min", "max", "bytes", "kept"].map(|what| format!("{stage}_{what}")))
+}
+
 /// What all `-o` together say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
@@ -99,16 +124,16 @@ const SWALLOWED: [&str; 15] = [
     "nostrictatime",
 ];
 
-/// Reads the arguments of all `-o`, a later word overruling an earlier one.
-pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, Failure> {
-    let mut options = MountOptions::default();
+/// Reads the arguments of all `-o` on top of what stands already, a later word overruling an earlier one.
+pub fn add<'a>(options: &mut MountOptions, lists: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
     for word in lists.into_iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
-        take(&mut options, word)?;
+        take(options, word)?;
     }
-    Ok(options)
+    Ok(())
 }
 
-fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
+/// One word of `-o`.
+pub fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
     match word {
         "ro" => options.read_only = true,
         "rw" => options.read_only = false,
@@ -122,7 +147,7 @@ fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(), Failure> {
+pub fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(), Failure> {
     let choice = |allowed: &str| Failure::usage(format!("the mount option {name}={value}: {name} is one of {allowed}"));
     match name {
         "durability" => {
@@ -233,6 +258,21 @@ fn size(name: &str, value: &str, least: u64) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, Failure> {
+        let mut options = MountOptions::default();
+        add(&mut options, lists).map(|()| options)
+    }
+
+    #[test]
+    fn every_setting_that_is_listed_is_one() {
+        for name in SETTINGS.into_iter().map(str::to_owned).chain(demands()) {
+            let mut options = MountOptions::default();
+            let failure = take_setting(&mut options, &name, "?").err();
+            let taken = failure.is_none_or(|failure| !failure.message.contains("unknown"));
+            assert!(taken, "{name}");
+        }
+    }
 
     #[test]
     fn settings_and_words_are_read_from_all_lists() {

@@ -49,11 +49,17 @@ fn choose(args: &args::Passphrase, env: Environment<'_>, terminal: bool) -> Resu
     if let Some(path) = env("DRIPFS_PASSPHRASE_FILE") {
         return Ok(Source::File(path.into()));
     }
+    // What systemd hands to a service: only this process may read it.
+    let credential = env("CREDENTIALS_DIRECTORY").map(|directory| Path::new(&directory).join("passphrase"));
+    if let Some(path) = credential.filter(|path| path.exists()) {
+        return Ok(Source::File(path));
+    }
     match terminal {
         true => Ok(Source::Terminal),
         false => Err(Failure::new(
             USAGE,
-            "no passphrase, and no terminal to ask for it: give --passphrase-file F, or set DRIPFS_PASSPHRASE_FILE=F",
+            "no passphrase, and no terminal to ask for it: give --passphrase-file F, set DRIPFS_PASSPHRASE_FILE=F, or as a \
+             service hand over the systemd credential `passphrase`",
         )),
     }
 }
@@ -72,7 +78,7 @@ fn from_file(path: &Path) -> Result<Secret, Failure> {
     let meta = file.metadata().map_err(fails)?;
     if meta.is_file() && meta.mode() & 0o044 != 0 {
         let path = path.display();
-        eprintln!("dripfs: warning: the passphrase file {path} can be read by others: run `chmod 600 {path}`");
+        log::warn!("the passphrase file {path} can be read by others: run `chmod 600 {path}`");
     }
     read(&mut file).map_err(fails)
 }

@@ -48,7 +48,7 @@ use crate::history::History;
 use crate::index::{Ground, Tables};
 use crate::journal::{Journal, Settings, Trouble};
 use crate::pipeline::{self, Cpu, Memory, Stage};
-use crate::store::Store;
+use crate::store::{Limits, Store};
 use crate::upload;
 use crate::upload::notifier::Notifier;
 use crate::upload::remote_storage::Put;
@@ -346,6 +346,17 @@ struct Writer {
 }
 
 impl Drive {
+    /// Bandwidth from now on.
+    pub fn limit(&self, limits: Limits) {
+        self.store.limit(limits);
+    }
+
+    /// Grows while something goes out to a store that takes it; how far a drain is, between what [`Drive::pending`] tells.
+    pub fn sent(&self) -> Option<u64> {
+        // What a store takes and then refuses brings nobody further.
+        self.store.outage().is_none().then(|| self.store.sent())
+    }
+
     fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, pins: PinFile, options: &DriveOptions) -> Drive {
         let Ready { index, mark, walked, .. } = ready;
         let opened = Opened { pin, last_commit: walked.commit.time, notices: Vec::new() };

@@ -16,6 +16,7 @@ mod private_dir;
 pub mod rescue;
 pub mod runtime_dir;
 pub mod serve;
+mod service;
 pub mod state_dir;
 
 pub use error::MountError;

@@ -23,7 +23,7 @@ use super::control::{self, Command, Handler, Reply};
 use super::drive::{Closed, Drive, DriveOptions, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
-use super::{MountError, environment, kernel, memory, notify, runtime_dir, state_dir};
+use super::{MountError, environment, kernel, memory, notify, runtime_dir, service, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
@@ -35,6 +35,8 @@ const STALL: Duration = Duration::from_secs(90);
 const LET_GO: Duration = Duration::from_secs(10);
 /// How often free memory is given back to the system.
 const TIDY: Duration = Duration::from_secs(30);
+/// How long a drain that was given up may take to bring what is dirty to the journal, and more.
+const KEEPING: u64 = 60;
 /// How long clients may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -55,6 +57,14 @@ pub struct Request {
     pub limits: Limits,
     /// There is no terminal whose end should end the mount.
     pub background: bool,
+    /// The profile that it was asked for with, to be read anew on SIGHUP, and what was said beside it and stands.
+    #[serde(default, with = "super::path_json::option")]
+    pub profile: Option<PathBuf>,
+    #[serde(default)]
+    pub fixed_limits: Limits,
+    /// How much is logged, if a profile says so.
+    #[serde(default)]
+    pub log_level: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,6 +91,8 @@ pub trait Observer: Send + Sync + 'static {
     /// The mount answers. An error (nobody waits for it any more) ends the mount.
     fn ready(&self, request: &Request) -> std::io::Result<()>;
     fn draining(&self, now: Progress);
+    /// Reads anew what can change while the mount goes on; the error says why nothing does.
+    fn reload(&self, request: &Request) -> Result<Limits, String>;
     /// The exit code of an error, for clients of the control socket.
     fn exit_code(&self, error: &MountError) -> u8;
 }
@@ -127,7 +139,7 @@ pub fn serve(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
 }
 
 async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observer>) -> Result<Closed, MountError> {
-    let mut signals = Signals::new(request.background)?;
+    let mut signals = Signals::new(request.background || notify::is_wanted())?;
     let (listener, socket) = bind(&request.dir)?;
     let drive = tokio::select! {
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
@@ -218,29 +230,41 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    background: bool,
+    /// Nobody hangs up on this mount: SIGHUP reloads.
+    reloads: bool,
+}
+
+/// What a signal asks for.
+enum Wish {
+    Stop,
+    Reload,
 }
 
 impl Signals {
-    fn new(background: bool) -> Result<Signals, MountError> {
+    fn new(reloads: bool) -> Result<Signals, MountError> {
         let listen = |kind| signal(kind).map_err(|e| MountError::io("signals", e));
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
-            background,
+            reloads,
         })
+    }
+
+    async fn wish(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => match self.reloads {
+                true => Wish::Reload,
+                false => Wish::Stop,
+            },
+        }
     }
 
     /// Somebody wants the mount to end.
     async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => if !self.background { return },
-            }
-        }
+        while let Wish::Reload = self.wish().await {}
     }
 
     /// Somebody at the terminal does not want to wait for the drain.
@@ -278,7 +302,13 @@ impl Server {
     ) -> Result<Closed, MountError> {
         notify::ready(&self.request.dir);
         match self.observer.ready(&self.request) {
-            Ok(()) => self.until_stopped(&attached, stops, signals).await,
+            Ok(()) => {
+                let served = self.until_stopped(&attached, stops, signals);
+                tokio::select! {
+                    () = served => {}
+                    () = self.keep_telling() => unreachable!("it never ends"),
+                }
+            }
             Err(_) => detach_anyhow(&attached).await,
         }
         notify::stopping();
@@ -295,9 +325,33 @@ impl Server {
         drain(&self.drive, signals, |now| {
             self.phase.send_replace(Phase::Draining(now));
             self.observer.draining(now);
-            notify::extend(STALL.as_secs(), now.pending_bytes);
         })
         .await
+    }
+
+    /// To the service manager, if there is one, while the drive is served.
+    async fn keep_telling(&self) {
+        let line = || {
+            let Progress { pending_files, pending_bytes } = self.drive.pending();
+            let (state, reason) = self.drive.state();
+            let dir = self.request.dir.display();
+            let why = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+            format!("{state}{why}: serving {dir}; pending: {pending_files} files, {pending_bytes} bytes")
+        };
+        tokio::join!(service::tell_status(line), service::tell_alive(&self.request.dir));
+        std::future::pending().await
+    }
+
+    fn reload(&self) {
+        notify::reloading();
+        match self.observer.reload(&self.request) {
+            Ok(limits) => {
+                self.drive.limit(limits);
+                log::info!("{}: limits and log level were read anew", self.request.dir.display());
+            }
+            Err(why) => log::error!("nothing was changed: {why}"),
+        }
+        notify::ready(&self.request.dir);
     }
 
     /// Returns when the kernel has let go of the mount point.
@@ -305,7 +359,10 @@ impl Server {
         loop {
             tokio::select! {
                 () = attached.gone() => return,
-                () = signals.stop() => return detach_anyhow(attached).await,
+                wish = signals.wish() => match wish {
+                    Wish::Stop => return detach_anyhow(attached).await,
+                    Wish::Reload => self.reload(),
+                },
                 Some(stop) = stops.recv() => {
                     let result = attached.detach().await;
                     let done = result.is_ok();
@@ -459,7 +516,16 @@ async fn drain(
     let (moved, seen) = watch::channel(None);
     let close = drive.close(|now| {
         told(now);
-        moved.send_if_modified(|last: &mut Option<Progress>| last.replace(now) != Some(now));
+        let far = (now, drive.sent());
+        let moves = |last: &mut Option<Far>| {
+            let moves = last.is_none_or(|(before, sent)| before != now || far.1.is_some() && sent != far.1);
+            *last = Some((now, far.1.or(last.and_then(|(_, sent)| sent))));
+            moves
+        };
+        if moved.send_if_modified(moves) {
+            // As long as this process itself would wait for the next step; without one, nothing is extended.
+            notify::extend(STALL.as_secs() + KEEPING, now);
+        }
     });
     tokio::select! {
         closed = close => return Ok(closed?),
@@ -473,8 +539,11 @@ async fn drain(
     Ok(drive.give_up().await?)
 }
 
+/// How far a drain is: what is left, and what went out of it since.
+type Far = (Progress, Option<u64>);
+
 /// Returns when nothing has changed for [`STALL`].
-async fn stalled(mut seen: watch::Receiver<Option<Progress>>) {
+async fn stalled(mut seen: watch::Receiver<Option<Far>>) {
     while let Ok(changed) = tokio::time::timeout(STALL, seen.changed()).await {
         if changed.is_err() {
             // The drain ended, and with it the sender; its own end is what counts.
@@ -502,7 +571,7 @@ mod tests {
         tokio::spawn(async move {
             for k in 0..4 {
                 tokio::time::sleep(STALL - Duration::from_secs(1)).await;
-                moved.send_replace(Some(at(100 - k)));
+                moved.send_replace(Some((at(100 - k), None)));
             }
             std::future::pending::<()>().await;
         });
@@ -551,6 +620,9 @@ mod tests {
                 kernel_words: vec!["noexec".into()],
                 limits: Limits { upload: std::num::NonZeroU64::new(7), download: None },
                 background: true,
+                profile: Some("/etc/dripfs/x.toml".into()),
+                fixed_limits: Limits::default(),
+                log_level: Some("debug".into()),
             };
             let text = serde_json::to_string(&request).unwrap();
             let back: Request = serde_json::from_str(&text).unwrap();

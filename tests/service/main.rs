@@ -1,0 +1,18 @@
+//! A drive as a service: profiles, what systemd hears, signals, the units, fstab.
+//!
+//! No systemd runs here: `manager` is a stand-in for its side of sd_notify(3), a socket that listens, and a process that
+//! is started as the unit would start it. The units themselves go through systemd-analyze.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `manager` | the stand-in, and a service started by it |
+//! | `life` | ready, status, watchdog, reload, drain, exit codes, signals |
+//! | `units` | systemd-analyze, and the system calls that the unit permits |
+
+#[path = "../common/mod.rs"]
+mod common;
+mod life;
+mod manager;
+#[path = "../stores/server/mod.rs"]
+mod server;
+mod units;
