@@ -70,6 +70,9 @@ pub enum Command {
     /// See and change what is kept of files on this machine.
     #[command(subcommand)]
     Cache(Cache),
+    /// See and change what opens a vault: passphrases and recovery keys.
+    #[command(subcommand)]
+    Key(Key),
     /// Bring back the files of histories that were set aside.
     ///
     /// Where another machine has taken the vault over, what this one had not sent is set aside. Each file that it changed
@@ -262,6 +265,79 @@ pub enum Cache {
     },
 }
 
+#[derive(Subcommand, Debug)]
+pub enum Key {
+    /// List the slots of a vault's header. Each holds the master key, sealed under a passphrase or a recovery key.
+    List(KeyPlace),
+    /// Add a passphrase, or with --recovery a recovery key.
+    Add {
+        #[command(flatten)]
+        place: KeyPlace,
+        /// A recovery key instead of a passphrase; it is shown once, or written to the file of --recovery-file.
+        #[arg(long, conflicts_with = "new")]
+        recovery: bool,
+        #[command(flatten)]
+        new: NewPassphrase,
+        #[command(flatten)]
+        made: NewVault,
+        #[command(flatten)]
+        takeover: Takeover,
+    },
+    /// Remove a slot; the last one stays.
+    ///
+    /// Who has kept a copy of the old header, and the passphrase that was removed, still opens that copy.
+    Remove {
+        #[command(flatten)]
+        place: KeyPlace,
+        /// Its number, as `dripfs key list` shows it.
+        slot: usize,
+        #[command(flatten)]
+        takeover: Takeover,
+    },
+    /// Put a new passphrase in the place of the one that opens the vault; with the recovery key, of a lost one.
+    Change {
+        #[command(flatten)]
+        place: KeyPlace,
+        #[command(flatten)]
+        new: NewPassphrase,
+        /// Memory that each guess at the passphrase costs, from 64 to 1024.
+        #[arg(long, value_name = "MIB", default_value_t = 256)]
+        kdf_memory: u32,
+        #[command(flatten)]
+        takeover: Takeover,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct KeyPlace {
+    /// The vault, or the name of its profile. It must not be mounted.
+    #[arg(value_name = "URL|PROFILE")]
+    pub url: String,
+    /// Everything local lies below DIR.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    #[command(flatten)]
+    pub passphrase: Passphrase,
+}
+
+#[derive(Args, Debug)]
+pub struct Takeover {
+    /// Do it although another machine has the vault open: that machine is gone.
+    #[arg(long)]
+    pub takeover: bool,
+}
+
+/// Where the new passphrase comes from; otherwise it is asked for on the terminal, twice.
+#[derive(Args, Debug, Default)]
+pub struct NewPassphrase {
+    /// Read the new passphrase from F.
+    #[arg(long, value_name = "F", group = "new")]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// Read the new passphrase from the open file descriptor N.
+    #[arg(long, value_name = "N", group = "new")]
+    pub new_passphrase_fd: Option<i32>,
+}
+
 #[derive(Args, Debug)]
 pub struct Paths {
     /// Files and directories on a drive.
@@ -320,6 +396,11 @@ mod tests {
             "cache drop /d/a",
             "cache list",
             "cache list /d",
+            "key list /v",
+            "key add --recovery --recovery-file r --passphrase-file f /v",
+            "key add --new-passphrase-file n --takeover photos",
+            "key remove --state /s /v 2",
+            "key change --new-passphrase-fd 3 /v",
             "completions bash",
             "-vv status",
             "status -q",
@@ -338,6 +419,9 @@ mod tests {
             "sync",
             "cache",
             "cache warm",
+            "key",
+            "key remove /v",
+            "key add --recovery --new-passphrase-file n /v",
             "mount --durability never /v /d",
             "mount --init --read-only /v /d",
             "mount --accept-rollback --read-only /v /d",

@@ -7,6 +7,7 @@ mod args;
 mod cache;
 mod client;
 pub mod exit;
+mod key;
 mod logging;
 mod mount;
 mod options;
@@ -71,6 +72,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         },
         Command::Status(args) => client::status(&args),
         Command::Cache(args) => cache::cache(&args, voice),
+        Command::Key(args) => key::key(&args),
         Command::Rescue(args) => rescue::rescue(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "dripfs", &mut std::io::stdout());

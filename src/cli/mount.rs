@@ -19,7 +19,7 @@ use super::{Voice, human_bytes, logging, passphrase, printable};
 use crate::format::header::Cost;
 use crate::fuse;
 use crate::mount::background::{self, News};
-use crate::mount::drive::{Caching, Closed, DriveOptions, Progress};
+use crate::mount::drive::{Caching, Closed, DriveOptions, Durability, Progress};
 use crate::mount::new_vault::{self, Recovery};
 use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
@@ -163,6 +163,27 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     closed(serve::serve(request, passphrase, observer)?)
 }
 
+/// A drive that is opened for writing, and nothing else said.
+pub fn drive_options(options: &MountOptions, url: &str, state: PathBuf) -> DriveOptions {
+    DriveOptions {
+        state,
+        read_only: false,
+        durability: Durability::default(),
+        takeover: false,
+        accept_rollback: false,
+        compress: options.compress,
+        cache_bytes: options.cache_bytes,
+        caching: caching(options, url),
+        dirty_bytes: options.dirty_bytes,
+        journal_bytes: options.journal_bytes,
+        checkpoint: When::default(),
+        follow_seconds: options.follow_seconds,
+        pipelines: options.pipelines,
+        gc: Default::default(),
+        rounds: Default::default(),
+    }
+}
+
 /// What whoever serves the mount is asked for.
 fn request(
     args: &Mount,
@@ -181,21 +202,11 @@ fn request(
         url: url.to_owned(),
         dir,
         drive: DriveOptions {
-            state,
             read_only: asked.read_only,
             durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
             takeover: args.takeover,
             accept_rollback: args.accept_rollback,
-            compress: options.compress,
-            cache_bytes: options.cache_bytes,
-            caching: caching(options, url),
-            dirty_bytes: options.dirty_bytes,
-            journal_bytes: options.journal_bytes,
-            checkpoint: When::default(),
-            follow_seconds: options.follow_seconds,
-            pipelines: options.pipelines,
-            gc: Default::default(),
-            rounds: Default::default(),
+            ..drive_options(options, url, state)
         },
         init: args.init.then_some(new),
         kernel_words: options.kernel_words.clone(),
@@ -207,7 +218,7 @@ fn request(
     }
 }
 
-fn only_readable(store: &Store) -> Failure {
+pub fn only_readable(store: &Store) -> Failure {
     Failure::usage(format!(
         "{}: over http a vault can only be read: mount it with --read-only, or give the URL of the store itself",
         store.url()
@@ -240,7 +251,7 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     }
 }
 
-fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
+pub fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
     let (least, most) = (Cost::FLOOR.memory_kib / 1024, Cost::CEILING.memory_kib / 1024);
     if !(least..=most).contains(&args.kdf_memory) {
         return Err(Failure::usage(format!("--kdf-memory {}: from {least} to {most} MiB", args.kdf_memory)));
@@ -393,11 +404,11 @@ fn say_ready(request: &Request) {
         writeln!(io::stderr(), "{prefix}dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");
 }
 
-fn say_recovery_written(path: &Path) {
+pub fn say_recovery_written(path: &Path) {
     eprintln!("dripfs: the recovery key is in {}: keep it away from this machine", path.display());
 }
 
-fn show_recovery_key(key: &str) -> Result<(), Failure> {
+pub fn show_recovery_key(key: &str) -> Result<(), Failure> {
     // In pieces, and past std's buffer, which is never wiped.
     let show = |mut out: File| {
         out.write_all(b"Recovery key, shown only this once:\n\n    ")?;

@@ -36,6 +36,20 @@ pub fn get(args: &args::Passphrase, env: Environment<'_>, url: &str, new: bool) 
     finish(bytes)
 }
 
+/// Gets the passphrase that a slot is made for.
+pub fn get_new(args: &args::NewPassphrase, url: &str) -> Result<Passphrase, Failure> {
+    let bytes = match (&args.new_passphrase_file, args.new_passphrase_fd) {
+        (Some(path), _) => from_file(path)?,
+        (None, Some(descriptor)) => from_descriptor(descriptor)?,
+        (None, None) if terminal_is_there() => return from_terminal(url, true),
+        (None, None) => {
+            let why = "no new passphrase, and no terminal to ask for it: give --new-passphrase-file F";
+            return Err(Failure::new(USAGE, why));
+        }
+    };
+    finish(bytes)
+}
+
 fn choose(args: &args::Passphrase, env: Environment<'_>, terminal: bool) -> Result<Source, Failure> {
     if let Some(path) = &args.passphrase_file {
         return Ok(Source::File(path.clone()));
@@ -128,7 +142,7 @@ fn from_terminal(url: &str, new: bool) -> Result<Passphrase, Failure> {
     refuse_empty(&first)?;
     match *first == *ask("The same again: ".into())? {
         true => finish(first),
-        false => Err(Failure::error("the two passphrases differ; nothing was made")),
+        false => Err(Failure::error("the two passphrases differ; nothing was done")),
     }
 }
 

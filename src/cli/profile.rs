@@ -257,7 +257,7 @@ mod tests {
                 "{key}"
             );
         }
-        for key in &listed {
+        for key in listed.iter().filter(|key| **key != "url") {
             assert!(known.contains(key), "{key} is no key");
             assert!(read(&format!("url = '/v'\n{key} = []")).unwrap_err().contains("not array"), "{key}");
         }

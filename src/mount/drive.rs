@@ -8,6 +8,7 @@
 //! | `closing` | drain, idle commit, end |
 //! | `caching` | files into the cache and out of it, on request |
 //! | `status` | what a drive tells of itself |
+//! | `keys` | the vault's key slots, and a new header |
 //!
 //! This file joins the rooms and starts the background work.
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
@@ -15,6 +16,7 @@
 
 mod caching;
 mod closing;
+pub mod keys;
 mod offline;
 mod opening;
 pub(super) mod ownership;
