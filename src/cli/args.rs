@@ -94,6 +94,7 @@ Options for -o, separated by commas:
   noatime, relatime    nothing changes: reading never moves a time of last access
   durability=LEVEL     the same as --durability
   state=DIR            the same as --state
+  passphrase-file=F    the same as --passphrase-file, for /etc/fstab
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
   cache_ttl=SECONDS    how long they are kept, and the kernel's copies, when the file is not used (60)
   disk_cache=SIZE      sealed bytes of the store kept on the local disk (1G; 0, none, for a vault in a local directory)
@@ -167,6 +168,9 @@ pub struct Mount {
     pub passphrase: Passphrase,
     #[command(flatten)]
     pub new_vault: NewVault,
+    /// It is mount(8) that asks.
+    #[arg(skip)]
+    pub helper: bool,
 }
 
 /// For commands that make a vault.
@@ -181,7 +185,7 @@ pub struct NewVault {
 }
 
 /// Where the passphrase comes from. One line end at its end is not part of it.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Passphrase {
     /// Read the passphrase from F.
     #[arg(long, value_name = "F", group = "source")]

@@ -71,18 +71,10 @@ fn place(asked: &KeyPlace, takeover: bool) -> Result<Place, Failure> {
     let _lock = state_dir::lock(&state)?;
     let drive = mount::drive_options(&options, store.url(), state);
     let passphrase = match asked.passphrase.is_given() {
-        true => Passphrase { ..copied(&asked.passphrase) },
+        true => asked.passphrase.clone(),
         false => of_profile,
     };
     Ok(Place { store, options: DriveOptions { takeover, ..drive }, passphrase, _lock })
-}
-
-fn copied(given: &Passphrase) -> Passphrase {
-    Passphrase {
-        passphrase_file: given.passphrase_file.clone(),
-        passphrase_command: given.passphrase_command.clone(),
-        passphrase_fd: given.passphrase_fd,
-    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

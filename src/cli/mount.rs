@@ -112,10 +112,12 @@ impl Asked {
     }
 
     /// Where it comes from, unless the command line says so.
-    fn passphrase<'a>(&'a self, args: &'a Mount) -> &'a args::Passphrase {
-        match &self.profile {
-            Some(profile) if !args.passphrase.is_given() => &profile.passphrase,
-            _ => &args.passphrase,
+    fn passphrase(&self, args: &Mount) -> args::Passphrase {
+        match (&self.profile, &self.options.passphrase_file) {
+            _ if args.passphrase.is_given() => args.passphrase.clone(),
+            (_, Some(path)) => args::Passphrase { passphrase_file: Some(path.clone()), ..Default::default() },
+            (Some(profile), None) => profile.passphrase.clone(),
+            (None, None) => args::Passphrase::default(),
         }
     }
 }
@@ -148,7 +150,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     state_dir::prepare(&state)?;
     // Only a look, before anything is typed: whoever serves takes it again.
     drop(state_dir::lock(&state)?);
-    let passphrase = passphrase::get(asked.passphrase(args), &environment, store.url(), makes)?;
+    let passphrase = passphrase::get(&asked.passphrase(args), &environment, store.url(), makes)?;
     let request = request(args, &asked, store.url(), dir, state, new, voice);
     if let Some(level) = request.log_level.as_deref().and_then(|level| level.parse().ok()) {
         logging::set_level(Some(level));
@@ -214,6 +216,7 @@ fn request(
         background: args.background,
         profile: asked.profile.as_ref().map(|profile| profile.path.clone()),
         fixed_limits: asked.fixed_limits,
+        source: args.helper.then(|| args.url.clone()),
         log_level: level.map(|level| level.as_str().to_ascii_lowercase()),
     }
 }

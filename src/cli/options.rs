@@ -51,6 +51,7 @@ pub struct MountOptions {
     pub read_only: bool,
     pub durability: Option<Durability>,
     pub state: Option<PathBuf>,
+    pub passphrase_file: Option<PathBuf>,
     pub compress: bool,
     pub cache_bytes: u64,
     /// How long decrypted bytes are kept that nobody uses, seconds.
@@ -74,6 +75,7 @@ impl Default for MountOptions {
             read_only: false,
             durability: None,
             state: None,
+            passphrase_file: None,
             compress: true,
             cache_bytes: 256 * MIB,
             ttl_seconds: TTL.as_secs(),
@@ -138,7 +140,7 @@ pub fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
         "ro" => options.read_only = true,
         "rw" => options.read_only = false,
         _ if KERNEL.contains(&word) => options.kernel_words.push(word.to_owned()),
-        _ if SWALLOWED.contains(&word) || word.starts_with("x-") || word.starts_with("comment=") => {}
+        _ if SWALLOWED.contains(&word) || ["x-", "comment=", "user="].iter().any(|start| word.starts_with(start)) => {}
         _ => match word.split_once('=') {
             Some((name, value)) => take_setting(options, name, value)?,
             None => return Err(unknown(word)),
@@ -155,6 +157,8 @@ pub fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Resu
         }
         "state" if value.is_empty() => return Err(choice("the paths of directories")),
         "state" => options.state = Some(PathBuf::from(value)),
+        "passphrase-file" if value.is_empty() => return Err(choice("the paths of files")),
+        "passphrase-file" => options.passphrase_file = Some(PathBuf::from(value)),
         "compress" => {
             options.compress = match value {
                 "on" => true,
@@ -311,7 +315,8 @@ mod tests {
 
     #[test]
     fn what_fstab_holds_for_others_is_swallowed() {
-        let line = "rw,auto,noauto,user,nouser,users,owner,defaults,nofail,_netdev,x-systemd.automount,comment=a=b";
+        let line =
+            "rw,auto,noauto,user,user=me,nouser,users,owner,defaults,nofail,_netdev,x-systemd.automount,comment=a=b";
         assert_eq!(parse([line]).unwrap(), MountOptions::default());
         assert_eq!(parse(["relatime,noatime"]).unwrap().kernel_words, ["relatime", "noatime"]);
     }

@@ -23,7 +23,7 @@ use crate::mount::Environment;
 /// Where an administrator puts them.
 const SYSTEM: &str = "/etc/dripfs";
 /// Where root's state of these lies; StateDirectory= of the unit is the same place.
-const SYSTEM_STATE: &str = "/var/lib/dripfs";
+pub const SYSTEM_STATE: &str = "/var/lib/dripfs";
 /// No profile is longer.
 const BYTES_MAX: u64 = 64 * 1024;
 

@@ -62,6 +62,9 @@ pub struct Request {
     pub profile: Option<PathBuf>,
     #[serde(default)]
     pub fixed_limits: Limits,
+    /// What the table of mounts shows as its source, if not the URL: what fstab says, so that mount(8) finds it there.
+    #[serde(default)]
+    pub source: Option<String>,
     /// How much is logged, if a profile says so.
     #[serde(default)]
     pub log_level: Option<String>,
@@ -146,7 +149,8 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
         () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
     };
     drive.notices().iter().for_each(|text| observer.notice(text));
-    let options = kernel::options(&request.url, &request.dir, request.drive.read_only, &request.kernel_words);
+    let source = request.source.as_ref().unwrap_or(&request.url);
+    let options = kernel::options(source, &request.dir, request.drive.read_only, &request.kernel_words);
     let attached = match kernel::attach(drive.fs.clone(), options) {
         Ok(attached) => attached,
         Err(error) => {
@@ -622,6 +626,7 @@ mod tests {
                 background: true,
                 profile: Some("/etc/dripfs/x.toml".into()),
                 fixed_limits: Limits::default(),
+                source: Some("photos".into()),
                 log_level: Some("debug".into()),
             };
             let text = serde_json::to_string(&request).unwrap();

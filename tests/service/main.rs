@@ -7,10 +7,12 @@
 //! |---|---|
 //! | `manager` | the stand-in, and a service started by it |
 //! | `life` | ready, status, watchdog, reload, drain, exit codes, signals |
+//! | `fstab` | fstab and mount(8), in a mount namespace of its own |
 //! | `units` | systemd-analyze, and the system calls that the unit permits |
 
 #[path = "../common/mod.rs"]
 mod common;
+mod fstab;
 mod life;
 mod manager;
 #[path = "../stores/server/mod.rs"]
