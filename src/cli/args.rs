@@ -105,6 +105,7 @@ Options for -o, separated by commas:
   compress=on|off      compress where it pays (on)
   readahead=SIZE       read ahead at most so much for one sequential reader; 0: not at all (32M)
   inflight=SIZE        memory for what is between the cache and disk or store (128M)
+  metrics=ADDRESS      serve http://ADDRESS/metrics and /health there, such as 127.0.0.1:9090; loopback only
   STAGE_workers=N      and _min, _max, _bytes, _kept: what a stage of the pipelines takes at once; see dripfs(1)
   Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
 
@@ -249,6 +250,9 @@ pub struct Status {
     /// Print it anew each second.
     #[arg(long)]
     pub watch: bool,
+    /// Print metrics for Prometheus.
+    #[arg(long, conflicts_with_all = ["json", "watch"], requires = "dir")]
+    pub metrics: bool,
     /// Where the drive is mounted; all mounts of this user if left out.
     pub dir: Option<PathBuf>,
 }
@@ -394,6 +398,7 @@ mod tests {
             "umount --dead photos",
             "status",
             "status --json --watch /d",
+            "status --metrics /d",
             "rescue --json --remove /d",
             "rescue --to /out --state /s --passphrase-fd 3 file:///v",
             "cache warm /d/a /d/b",

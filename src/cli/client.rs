@@ -100,6 +100,7 @@ fn wait_for_exit(pid: u32) {
 pub fn status(args: &Status) -> Result<u8, Failure> {
     loop {
         let text = match &args.dir {
+            Some(dir) if args.metrics => metrics(dir)?,
             Some(dir) => one(dir, args.json)?,
             None => all(args.json)?,
         };
@@ -121,6 +122,14 @@ pub fn status(args: &Status) -> Result<u8, Failure> {
 fn one(dir: &Path, json: bool) -> Result<String, Failure> {
     let value = control::call(find(&mountpoint::drive_of(dir))?, &Command::Status, |_| ()).map_err(failure)?;
     render(&value, json)
+}
+
+fn metrics(dir: &Path) -> Result<String, Failure> {
+    let value = control::call(find(&mountpoint::drive_of(dir))?, &Command::Metrics, |_| ()).map_err(failure)?;
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err(failure(CallError::Strange("no text".to_owned()))),
+    }
 }
 
 /// What the process that serves `dir` says of it.
@@ -343,6 +352,7 @@ mod tests {
             mountpoint: "/mnt/x".into(),
             pid: 7,
             unmounting: false,
+            metrics_address: None,
             status: Status {
                 state: "outage".into(),
                 reason: Some("the store does not answer".into()),

@@ -216,6 +216,7 @@ fn request(
         background: args.background,
         profile: asked.profile.as_ref().map(|profile| profile.path.clone()),
         fixed_limits: asked.fixed_limits,
+        metrics: options.metrics,
         source: args.helper.then(|| args.url.clone()),
         log_level: level.map(|level| level.as_str().to_ascii_lowercase()),
     }

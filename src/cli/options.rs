@@ -1,5 +1,6 @@
 //! Words of `-o`: those of mount(8), those of dripfs, and those that others put into fstab.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use crate::cache::TTL;
 use crate::cache::disk::LEAST;
 use crate::mount::drive::Durability;
 use crate::mount::follower::EVERY;
+use crate::mount::http;
 use crate::pipeline;
 use crate::store::Limits;
 
@@ -21,7 +23,7 @@ const SECONDS_MAX: u64 = 86_400;
 const JOBS_MAX: usize = 1024;
 
 /// Words of `-o` with a value, beside those of stages ([`demands`]). Each is a key of profiles too.
-pub const SETTINGS: [&str; 13] = [
+pub const SETTINGS: [&str; 14] = [
     "durability",
     "state",
     "cache",
@@ -35,6 +37,7 @@ pub const SETTINGS: [&str; 13] = [
     "compress",
     "readahead",
     "inflight",
+    "metrics",
 ];
 
 /// `seal_workers` and the like.
@@ -65,6 +68,8 @@ pub struct MountOptions {
     /// How much each stage of the pipelines takes.
     pub pipelines: pipeline::Settings,
     pub limits: Limits,
+    /// Where metrics are served over HTTP.
+    pub metrics: Option<SocketAddr>,
     /// For the kernel, in order.
     pub kernel_words: Vec<String>,
 }
@@ -85,6 +90,7 @@ impl Default for MountOptions {
             follow_seconds: EVERY.as_secs(),
             pipelines: pipeline::Settings::default(),
             limits: Limits::default(),
+            metrics: None,
             kernel_words: Vec::new(),
         }
     }
@@ -180,6 +186,10 @@ pub fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Resu
         }
         "upload-limit" => options.limits.upload = Some(rate(name, value)?),
         "download-limit" => options.limits.download = Some(rate(name, value)?),
+        "metrics" => {
+            let address = value.parse().ok().filter(http::may_listen);
+            options.metrics = Some(address.ok_or_else(|| choice("127.0.0.1:PORT, [::1]:PORT"))?);
+        }
         "inflight" => options.pipelines.inflight_bytes = size(name, value, 64 * MIB)? as usize,
         "readahead" => options.pipelines.readahead_bytes = size(name, value, 0)? as usize,
         _ => take_demand(options, name, value)?,
@@ -342,6 +352,8 @@ mod tests {
             ("get_nonsense=1", "get_nonsense"),
             ("eat_workers=1", "eat_workers"),
             ("inflight=1M", "at least 64M"),
+            ("metrics=0.0.0.0:9090", "127.0.0.1:PORT"),
+            ("metrics=9090", "127.0.0.1:PORT"),
             ("disk_cache=1M", "at least 32M"),
         ] {
             let failure = parse([list]).unwrap_err();

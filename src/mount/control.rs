@@ -45,6 +45,8 @@ pub enum Command {
     /// Answers once everything written before is in the vault.
     Sync,
     Status,
+    /// The same numbers, as text for Prometheus.
+    Metrics,
     /// Unmounts and drains, then answers.
     Umount,
     /// Fetches a file, or all files below a directory; paths are from the root of the drive.
@@ -108,7 +110,7 @@ impl Room {
             Command::Sync => Some(&self.syncs),
             Command::Umount => Some(&self.unmounts),
             Command::Warm { .. } | Command::Drop { .. } => Some(&self.fetches),
-            Command::Status | Command::Cached { .. } => None,
+            Command::Status | Command::Metrics | Command::Cached { .. } => None,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! `STALL`, what remains is in the journal.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::control::{self, Command, Handler, Reply};
 use super::drive::{Closed, Drive, DriveOptions, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
-use super::{MountError, environment, kernel, memory, notify, runtime_dir, service, state_dir};
+use super::{MountError, environment, http, kernel, memory, metrics, notify, runtime_dir, service, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
@@ -65,6 +66,9 @@ pub struct Request {
     /// What the table of mounts shows as its source, if not the URL: what fstab says, so that mount(8) finds it there.
     #[serde(default)]
     pub source: Option<String>,
+    /// Where metrics are served over HTTP, if they are: a loopback address.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// How much is logged, if a profile says so.
     #[serde(default)]
     pub log_level: Option<String>,
@@ -108,6 +112,9 @@ pub struct MountStatus {
     pub pid: u32,
     /// The drive is being drained; the mount ends then.
     pub unmounting: bool,
+    /// Where metrics are served over HTTP.
+    #[serde(default)]
+    pub metrics_address: Option<SocketAddr>,
     #[serde(flatten)]
     pub status: Status,
 }
@@ -144,6 +151,8 @@ pub fn serve(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
 async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observer>) -> Result<Closed, MountError> {
     let mut signals = Signals::new(request.background || notify::is_wanted())?;
     let (listener, socket) = bind(&request.dir)?;
+    let scraped = listen_for_scrapes(request.metrics).await?;
+    let metrics_address = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
     let drive = tokio::select! {
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
         () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
@@ -163,18 +172,34 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     };
     let (stop, stops) = mpsc::channel(1);
     let (phase, _) = watch::channel(Phase::Serving);
-    let server = Arc::new(Server { drive, request, stop, phase, observer });
+    let server = Arc::new(Server { drive, request, stop, phase, observer, metrics_address });
     let clients = TaskTracker::new();
     let accepting = tokio::spawn(control::serve(listener, server.clone(), clients.clone()));
     let tidying = tokio::spawn(give_memory_back());
+    let scraping = scraped.map(|listener| tokio::spawn(http::serve(listener, server.clone())));
     let result = server.live(attached, stops, &mut signals).await;
     tidying.abort();
+    if let Some(scraping) = scraping {
+        scraping.abort();
+    }
     server.tell_the_end(&result);
     accepting.abort();
     clients.close();
     let _ = tokio::time::timeout(FAREWELL, clients.wait()).await;
     drop(socket);
     result
+}
+
+/// A port that is taken shows before the drive is opened.
+async fn listen_for_scrapes(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, MountError> {
+    let Some(address) = address else { return Ok(None) };
+    let fails = |e| MountError::io(format!("metrics on {address}"), e);
+    if !http::may_listen(&address) {
+        return Err(fails(std::io::Error::other("only an address of this machine alone is listened on")));
+    }
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(fails)?;
+    log::info!("metrics: http://{}/metrics", listener.local_addr().unwrap_or(address));
+    Ok(Some(listener))
 }
 
 /// Now and then, on a thread that may wait.
@@ -294,6 +319,19 @@ struct Server {
     stop: mpsc::Sender<Stop>,
     phase: watch::Sender<Phase>,
     observer: Arc<dyn Observer>,
+    metrics_address: Option<SocketAddr>,
+}
+
+impl http::Told for Server {
+    fn metrics(&self) -> String {
+        metrics::of(&self.status())
+    }
+
+    fn health(&self) -> (&'static str, bool) {
+        let (state, reason) = self.drive.state();
+        let serving = matches!(*self.phase.borrow(), Phase::Serving);
+        (state, serving && (state == "ready" || state == "read-only" && reason.is_none()))
+    }
 }
 
 impl Server {
@@ -390,6 +428,7 @@ impl Server {
             mountpoint: self.request.dir.clone(),
             pid: std::process::id(),
             unmounting: !matches!(*self.phase.borrow(), Phase::Serving),
+            metrics_address: self.metrics_address,
             status: self.drive.status(),
         }
     }
@@ -467,6 +506,7 @@ impl Handler for Server {
                 Ok(status) => Reply::Done(status),
                 Err(e) => Reply::Error { code: 1, message: e.to_string() },
             },
+            Command::Metrics => Reply::Done(metrics::of(&self.status()).into()),
             Command::Sync => self.sync(&replies).await,
             Command::Umount => self.umount(&replies).await,
             Command::Warm { path } => self.warm(&path, &replies).await,
@@ -627,6 +667,7 @@ mod tests {
                 profile: Some("/etc/dripfs/x.toml".into()),
                 fixed_limits: Limits::default(),
                 source: Some("photos".into()),
+                metrics: Some("127.0.0.1:9090".parse().unwrap()),
                 log_level: Some("debug".into()),
             };
             let text = serde_json::to_string(&request).unwrap();

@@ -8,6 +8,7 @@
 //! | `manager` | the stand-in, and a service started by it |
 //! | `life` | ready, status, watchdog, reload, drain, exit codes, signals |
 //! | `fstab` | fstab and mount(8), in a mount namespace of its own |
+//! | `metrics` | numbers over the control socket and HTTP, and the dashboard |
 //! | `units` | systemd-analyze, and the system calls that the unit permits |
 
 #[path = "../common/mod.rs"]
@@ -15,6 +16,7 @@ mod common;
 mod fstab;
 mod life;
 mod manager;
+mod metrics;
 #[path = "../stores/server/mod.rs"]
 mod server;
 mod units;
