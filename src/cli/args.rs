@@ -67,6 +67,8 @@ pub enum Command {
     Umount(Umount),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
+    /// Print a JSON line for each upload and download of a file, until interrupted.
+    Events(Directory),
     /// See and change what is kept of files on this machine.
     #[command(subcommand)]
     Cache(Cache),
@@ -399,6 +401,7 @@ mod tests {
             "status",
             "status --json --watch /d",
             "status --metrics /d",
+            "events /d",
             "rescue --json --remove /d",
             "rescue --to /out --state /s --passphrase-fd 3 file:///v",
             "cache warm /d/a /d/b",

@@ -50,6 +50,24 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     }
 }
 
+/// A line for each event, until the mount ends or nobody reads any more.
+pub fn events(path: &Path) -> Result<u8, Failure> {
+    let stream = find(&mountpoint::drive_of(path))?;
+    let mut failed = None;
+    let told = |event| {
+        let line = serde_json::to_value(event).map(|value| json_line(&value)).map_err(io::Error::from);
+        let mut out = io::stdout();
+        let written = line.and_then(|line| out.write_all(line.as_bytes()).and_then(|()| out.flush()));
+        failed = written.err();
+        failed.is_none()
+    };
+    control::watch(stream, told).map_err(failure)?;
+    match failed {
+        Some(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(MountError::io("events", e).into()),
+        _ => Ok(exit::OK),
+    }
+}
+
 /// Clears a dead mount point, for whoever mounts there next.
 pub fn clear(dir: &Path) -> Result<u8, Failure> {
     match mountpoint::clear_dead(dir) {

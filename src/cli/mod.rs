@@ -98,6 +98,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
             (dir, false) => client::umount(&dir, voice),
         },
         Command::Status(args) => client::status(&args),
+        Command::Events(args) => client::events(&args.dir),
         Command::Cache(args) => cache::cache(&args, voice),
         Command::Key(args) => key::key(&args),
         Command::Rescue(args) => rescue::rescue(&args),

@@ -8,6 +8,7 @@
 //! | `closing` | drain, idle commit, end |
 //! | `caching` | files into the cache and out of it, on request |
 //! | `status` | what a drive tells of itself |
+//! | `events` | what goes out and comes in, file by file |
 //! | `keys` | the vault's key slots, and a new header |
 //!
 //! This file joins the rooms and starts the background work.
@@ -16,6 +17,7 @@
 
 mod caching;
 mod closing;
+pub mod events;
 pub mod keys;
 mod offline;
 mod opening;

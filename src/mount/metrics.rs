@@ -79,7 +79,7 @@ impl Value {
             Value::Counter(value) => encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None),
             Value::Seconds(value) => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
             Value::Times(counts) => {
-                let ends = BUCKETS_MS.iter().map(|end| *end as f64 / 1000.0).chain([f64::MAX]);
+                let ends = BUCKETS_MS.iter().map(|end| *end as f64 / 1000.0).chain([f64::INFINITY]);
                 let buckets: Vec<(f64, u64)> = ends.zip(counts.histogram).collect();
                 let answered = counts.histogram.iter().sum();
                 encoder.encode_histogram::<NoLabelSet>(counts.milliseconds as f64 / 1000.0, answered, &buckets, None)

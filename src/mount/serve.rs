@@ -445,6 +445,30 @@ impl Server {
         }
     }
 
+    /// Until the client leaves or the mount ends.
+    async fn watch(&self, replies: &mpsc::Sender<Reply>) -> Reply {
+        let mut events = self.drive.events();
+        let mut phase = self.phase.subscribe();
+        let work = async {
+            let ended = async { _ = phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.map(drop) };
+            tokio::pin!(ended);
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    event = self.drive.next_event(&mut events) => event,
+                    () = &mut ended => None,
+                    () = replies.closed() => None,
+                };
+                let Some(event) = event else { return };
+                if replies.send(Reply::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        beating(replies, || None, work).await;
+        Reply::Done(serde_json::Value::Null)
+    }
+
     async fn warm(&self, path: &Path, replies: &mpsc::Sender<Reply>) -> Reply {
         let last = Mutex::new(None);
         let work = self.drive.warm(path, |now| *last.lock() = Some(now));
@@ -506,6 +530,7 @@ impl Handler for Server {
                 Ok(status) => Reply::Done(status),
                 Err(e) => Reply::Error { code: 1, message: e.to_string() },
             },
+            Command::Events => self.watch(&replies).await,
             Command::Metrics => Reply::Done(metrics::of(&self.status()).into()),
             Command::Sync => self.sync(&replies).await,
             Command::Umount => self.umount(&replies).await,

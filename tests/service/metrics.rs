@@ -72,7 +72,7 @@ fn metrics_are_numbers_that_a_user_can_check_and_the_dashboard_asks_for_none_els
     let puts = value(&scraped, "dripfs_store_requests_total kind=\"put\" outcome=\"ok\"");
     assert!(puts >= 3.0 && value(&scraped, "dripfs_store_bytes_total kind=\"put\"") > 65_000.0);
     assert_eq!(value(&scraped, "dripfs_store_request_seconds_bucket kind=\"put\" le=\"+Inf\""), puts);
-    assert!(value(&scraped, "dripfs_stage_done_total stage=\"append\"") >= 1.0);
+    assert!(value(&scraped, "dripfs_stage_done_total stage=\"upload/append\"") >= 1.0);
     assert!(!scraped.contains("secret-name") && !scraped.contains("file://"), "no names, no places");
     assert!(scraped.ends_with("# EOF\n"));
 
@@ -104,4 +104,40 @@ fn metrics_are_numbers_that_a_user_can_check_and_the_dashboard_asks_for_none_els
         .arg(&other));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains("in use"), "{said}");
+}
+
+#[test]
+fn events_tell_of_each_upload_and_download_with_its_path() {
+    let Some(vault) = Vault::mounted() else { return };
+    let dir = vault.mountpoint();
+    let mut watcher = vault.dripfs(["events"]);
+    let mut watcher = watcher.arg(&dir).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let out = std::io::BufReader::new(watcher.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        for line in std::io::BufRead::lines(out) {
+            let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let _ = tell.send(event);
+        }
+    });
+    fs::create_dir(dir.join("dir")).unwrap();
+    let mut seen = Vec::new();
+    // The watcher may not be there yet when the first ones go.
+    wait_until("an upload is told", || {
+        fs::write(dir.join("dir/file"), vec![seen.len() as u8 + 7; 2 << 20]).unwrap();
+        vault.sync();
+        seen.extend(told.try_iter());
+        seen.iter().any(|event| event["event"] == "upload" && event["path"] == "/dir/file")
+    });
+    let upload = seen.iter().find(|event| event["event"] == "upload").unwrap();
+    assert!(upload["bytes"].as_u64().unwrap() > 0 && upload["milliseconds"].is_u64(), "{upload}");
+    succeed(vault.dripfs(["cache", "drop"]).arg(dir.join("dir/file")));
+    assert_eq!(fs::read(dir.join("dir/file")).unwrap().len(), 2 << 20);
+    wait_until("a download is told", || {
+        seen.extend(told.try_iter());
+        seen.iter().any(|event| event["event"] == "download" && event["path"] == "/dir/file")
+    });
+    // The mount's end is the watcher's.
+    succeed(vault.dripfs(["umount"]).arg(&dir));
+    assert!(watcher.wait().unwrap().success());
 }
