@@ -80,6 +80,11 @@ pub enum Command {
     /// Where another machine has taken the vault over, what this one had not sent is set aside. Each file that it changed
     /// is written out whole, under the path that it had. Exit code 15: some did not come whole; they are listed.
     Rescue(Rescue),
+    /// Look for what can be wrong before the first mount, and say what to do.
+    ///
+    /// With URL or PROFILE the store is asked too, and a small object is created there and removed. Exit code 1: something
+    /// is wrong.
+    Doctor(Doctor),
     /// Print completions for a shell.
     Completions { shell: Shell },
     /// The background half of `mount --background`; reads its task from standard input.
@@ -245,6 +250,19 @@ pub struct Rescue {
 }
 
 #[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Everything local is to lie below DIR.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// A vault, or where one is to be; or the name of a profile.
+    #[arg(value_name = "URL|PROFILE")]
+    pub url: Option<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Status {
     /// Print JSON: one object, or without DIR an array of them.
     #[arg(long)]
@@ -402,6 +420,8 @@ mod tests {
             "status --json --watch /d",
             "status --metrics /d",
             "events /d",
+            "doctor",
+            "doctor --json --state /s s3://bucket/prefix",
             "rescue --json --remove /d",
             "rescue --to /out --state /s --passphrase-fd 3 file:///v",
             "cache warm /d/a /d/b",

@@ -6,6 +6,7 @@
 mod args;
 mod cache;
 mod client;
+mod doctor;
 pub mod exit;
 mod helper;
 mod key;
@@ -99,6 +100,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         },
         Command::Status(args) => client::status(&args),
         Command::Events(args) => client::events(&args.dir),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Cache(args) => cache::cache(&args, voice),
         Command::Key(args) => key::key(&args),
         Command::Rescue(args) => rescue::rescue(&args),

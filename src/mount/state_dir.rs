@@ -98,7 +98,8 @@ fn failed(path: &Path, why: String) -> VaultError {
     VaultError::State { path: path.display().to_string(), why }
 }
 
-fn refuse_network(path: &Path) -> Result<(), VaultError> {
+/// Is it on a filesystem whose bytes lie on another machine?
+pub fn refuse_network(path: &Path) -> Result<(), VaultError> {
     let standing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let kind = rustix::fs::statfs(standing).map_err(|e| failed(path, io::Error::from(e).to_string()))?.f_type;
     // Magic numbers have 32 bits; the field's width and sign depend on the platform.

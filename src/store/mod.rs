@@ -205,6 +205,19 @@ impl Store {
         self.inner.url.starts_with("memory:")
     }
 
+    /// By how many seconds the store's clock is ahead of this machine's, as its last answer told.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        match &self.inner.backend {
+            Backend::Remote(remote) => remote.clock_ahead(),
+            _ => None,
+        }
+    }
+
+    /// Is it in a directory that is not there?
+    pub fn is_missing(&self) -> bool {
+        matches!(&self.inner.backend, Backend::Directory(directory) if !directory.path().exists())
+    }
+
     /// Makes the place where objects will lie, if it is one that can be missing (a directory; mode 0700).
     pub async fn make_root(&self) -> Result<(), StoreError> {
         let Backend::Directory(directory) = &self.inner.backend else { return Ok(()) };

@@ -86,6 +86,10 @@ impl Remote {
         self.transport.limit(rate);
     }
 
+    pub(super) fn clock_ahead(&self) -> Option<i64> {
+        self.transport.clock_ahead()
+    }
+
     /// Bytes of bodies that went out.
     pub(super) fn sent(&self) -> u64 {
         self.transport.sent()

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use super::StoreError;
 use super::limit::Limiter;
 use super::progress::{Progress, TRANSFER};
+use crate::base::clock;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Servers close idle connections sooner or later; one that is about to be closed is not used.
@@ -57,6 +58,8 @@ struct Inner {
     upload: Limiter,
     /// Bytes of bodies that went out.
     sent: AtomicU64,
+    /// By how many seconds the server's clock is ahead.
+    ahead: Mutex<Option<i64>>,
     /// Nothing is asked before.
     pause: Mutex<Option<Instant>>,
 }
@@ -101,7 +104,13 @@ impl Transport {
             .redirect(redirect::Policy::custom(no_downgrade))
             .build()
             .map_err(|e| bad(innermost(&e)))?;
-        Ok(Transport(Arc::new(Inner { client, upload, sent: AtomicU64::new(0), pause: Mutex::new(None) })))
+        Ok(Transport(Arc::new(Inner {
+            client,
+            upload,
+            sent: AtomicU64::new(0),
+            ahead: Mutex::new(None),
+            pause: Mutex::new(None),
+        })))
     }
 
     /// Waits for the end of a pause that the server asked for; one that is long is an error now.
@@ -141,6 +150,7 @@ impl Transport {
         });
         let answer = self.0.client.execute(request).await.map_err(|e| failed(describe(&host, &e)))?;
         progress.received(0);
+        self.look_at_clock(answer.headers());
         let status = answer.status();
         if status.is_client_error() || status.is_server_error() {
             self.heed(answer.headers());
@@ -156,6 +166,18 @@ impl Transport {
         });
         let body = Limited::new(body, ANSWER_MAX).map_err(move |e| failed(describe(&host, &*e)));
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
+    }
+
+    fn look_at_clock(&self, headers: &HeaderMap) {
+        let told = headers.get(http::header::DATE).and_then(|value| clock::http_date(value.to_str().ok()?));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        if let (Some(told), Ok(now)) = (told, now) {
+            *self.0.ahead.lock() = Some(told - now.as_secs() as i64);
+        }
+    }
+
+    pub(super) fn clock_ahead(&self) -> Option<i64> {
+        *self.0.ahead.lock()
     }
 
     pub(super) fn sent(&self) -> u64 {

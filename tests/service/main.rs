@@ -7,15 +7,18 @@
 //! |---|---|
 //! | `manager` | the stand-in, and a service started by it |
 //! | `life` | ready, status, watchdog, reload, drain, exit codes, signals |
+//! | `doctor`, `manuals` | what doctor finds; the manuals beside --help |
 //! | `fstab` | fstab and mount(8), in a mount namespace of its own |
 //! | `metrics` | numbers over the control socket and HTTP, and the dashboard |
 //! | `units` | systemd-analyze, and the system calls that the unit permits |
 
 #[path = "../common/mod.rs"]
 mod common;
+mod doctor;
 mod fstab;
 mod life;
 mod manager;
+mod manuals;
 mod metrics;
 #[path = "../stores/server/mod.rs"]
 mod server;
