@@ -1,6 +1,6 @@
 //! A drive as a service: profiles, what systemd hears, signals, the units, fstab.
 //!
-//! No systemd runs here: `manager` is a stand-in for its side of sd_notify(3), a socket that listens, and a process that
+//! Apart from `systemd` no systemd runs here: `manager` is a stand-in for its side of sd_notify(3), a socket that listens, and a process that
 //! is started as the unit would start it. The units themselves go through systemd-analyze.
 //!
 //! | file | what it holds |
@@ -10,6 +10,7 @@
 //! | `doctor`, `manuals` | what doctor finds; the manuals beside --help |
 //! | `fstab` | fstab and mount(8), in a mount namespace of its own |
 //! | `metrics` | numbers over the control socket and HTTP, and the dashboard |
+//! | `systemd` | the same under a real systemd, where one can be run |
 //! | `units` | systemd-analyze, and the system calls that the unit permits |
 
 #[path = "../common/mod.rs"]
@@ -22,4 +23,5 @@ mod manuals;
 mod metrics;
 #[path = "../stores/server/mod.rs"]
 mod server;
+mod systemd;
 mod units;
