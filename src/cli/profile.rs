@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
@@ -89,7 +89,8 @@ pub fn is_name(word: &str) -> bool {
 
 /// What is judged is the open file, so that it cannot be another one when it is read.
 fn read_checked(path: &Path, me: u32) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    // A pipe in its place would be waited for.
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let meta = file.metadata()?;
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     if !meta.is_file() {
