@@ -1,5 +1,6 @@
 //! One commit: what the plan names is sent, one log object is created, and whoever has an interest is told (C3, C4, J5).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use super::plan::{DEAD_LEN, LARGE, Plan, Records, SMALL, chunks, inline_places, place};
 use super::{Chain, RoundError, Rounds};
-use crate::base::{ExtentId, ObjectId, Position, Sequence, plants};
+use crate::base::{ExtentId, Ino, ObjectId, Position, Sequence, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
@@ -18,6 +19,7 @@ use crate::format::commit::{
 use crate::format::key::Key;
 use crate::format::record::{Extent, Record, Segment};
 use crate::journal::JournalError;
+use crate::pipeline::Moved;
 use crate::store::Created;
 use crate::upload::remote_storage::{self, Outgoing, SendError, places};
 use crate::vault::VaultError;
@@ -27,6 +29,15 @@ use crate::vault::pin::Pin;
 /// How long a round waits for this machine's disk before it tries again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
+/// Sealed bytes of each file, in the order of their inodes.
+fn by_file(outgoing: &[Outgoing]) -> BTreeMap<Ino, u64> {
+    let mut files = BTreeMap::new();
+    for extent in outgoing {
+        *files.entry(extent.id.owner).or_default() += u64::from(extent.record.stored);
+    }
+    files
+}
+
 impl Rounds {
     pub(super) async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
         let began = Instant::now();
@@ -34,6 +45,7 @@ impl Rounds {
         let sequence = Sequence(chain.newest.sequence.0 + 1);
         let extents: u64 = plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum();
         *self.sending.lock() = extents;
+        let files = self.notifier.moves().is_watched().then(|| by_file(&plan.outgoing));
         let (checkpoint, dead) = self.keeper.next();
         let listed = dead.len() * DEAD_LEN;
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
@@ -71,6 +83,9 @@ impl Rounds {
         let newest = ChainLink { sequence, hash: kdf::hash(&object) };
         let standing = Some((newest, checkpoint));
         self.took(Chain { newest, cut: plan.cut, idle, time, standing }, &placed, &plan.dead).await?;
+        for (ino, bytes) in files.into_iter().flatten() {
+            self.notifier.moves().tell(Moved { ino, bytes, took: began.elapsed() });
+        }
         *self.usage.lock() = plan.usage;
         self.keeper.stands(checkpoint, object.len() as u64 + parts, plan.usage.map(|(_, bytes)| bytes));
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
