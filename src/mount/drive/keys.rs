@@ -4,7 +4,7 @@
 //! else: create-if-absent decides between two who change keys, or write, at a time, and fences whoever wrote before. A
 //! crash before it stands leaves a header that counts for nothing; after it, the header before counts no more.
 //!
-//! Owns that order. Does not own what a successor is made of ([`change`]), nor how a drive is opened ([`super::opening`]).
+//! Owns that order. Does not own what a successor is made of ([`change`]), nor how a drive is opened (`super::opening`).
 //! Invariant: the header before is deleted only once the log names another, and this machine's pin too.
 
 use std::sync::Arc;
