@@ -89,7 +89,13 @@ pub async fn unlock_with(
                 check_id(store.url(), pin, unlocked.keys.vault)?;
                 return Ok(unlocked);
             }
-            Err(error @ VaultError::Tampered(_)) if kept.is_some() => return Err(error),
+            Err(error @ VaultError::Tampered(_)) if kept.is_some() => {
+                // Perhaps all of the vault is another one.
+                if let Ok(unlocked) = open(store, number, passphrase.clone(), None).await {
+                    check_id(store.url(), pin, unlocked.keys.vault)?;
+                }
+                return Err(error);
+            }
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
