@@ -64,6 +64,11 @@ impl Dirty {
         self.cost() - before
     }
 
+    /// All runs, in order.
+    pub fn all(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.runs.iter().map(|(offset, run)| (*offset, &run[..]))
+    }
+
     /// Takes all runs.
     pub fn take(&mut self) -> Runs {
         let bytes = std::mem::take(&mut self.bytes);

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::Live;
 use super::budget::Budget;
-use super::dirty::{Dirty, Runs};
+use super::dirty::{Dirty, Plain, Runs};
 use crate::base::sizes::EXTENT_MAX;
 use crate::base::{Ino, Position};
 use crate::format::key::Key;
@@ -50,6 +50,8 @@ pub struct Inner {
     pub active: Dirty,
     pub frozen: Option<Frozen>,
     pub live: Option<Live>,
+    /// The number of the last write.
+    pub written: u64,
     /// Captures begun, and ended well.
     pub started: u64,
     pub finished: u64,
@@ -99,6 +101,7 @@ impl Entry {
             active: Dirty::default(),
             frozen: None,
             live: None,
+            written: 0,
             started: 0,
             finished: 0,
             failures: 0,
@@ -168,6 +171,18 @@ impl Inner {
     /// Bytes that the journal does not hold yet.
     pub fn bytes(&self) -> usize {
         self.active.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.runs.bytes())
+    }
+
+    /// Hands over all that memory holds: frozen runs as they are, then copies of the active ones, which are newer.
+    pub fn visit_runs(&self, mut take: impl FnMut(u64, Arc<Plain>)) {
+        if let Some(frozen) = self.frozen.as_ref().filter(|frozen| !frozen.abandoned) {
+            frozen.runs.runs.iter().for_each(|(offset, run)| take(*offset, run.clone()));
+        }
+        for (offset, run) in self.active.all() {
+            let mut copy = Plain::with_capacity(run.len());
+            copy.extend_from_slice(run);
+            take(offset, Arc::new(copy));
+        }
     }
 
     /// Calls `copy` for each stretch of `range` that memory holds; what comes later is newer.

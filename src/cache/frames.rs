@@ -76,6 +76,11 @@ impl Frames {
         self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A frame, without a use of it or of its file.
+    pub fn peek(&self, ino: Ino, id: ExtentId, frame: u32) -> Option<Arc<Frame>> {
+        self.inner.lock().frames.peek(&(ino, id, frame)).cloned()
+    }
+
     /// Asked without using it.
     pub fn has(&self, ino: Ino, id: ExtentId, frame: u32) -> bool {
         self.inner.lock().order.contains(&(ino, id, frame))

@@ -7,6 +7,7 @@
 //! | `frames` | clean plaintext of all entries, least recently used first to go |
 //! | `budget`, `dirty` | memory for written bytes |
 //! | `read`, `edit` | what is asked of contents |
+//! | `glance` | reading a file without using it: what a search does |
 //! | `whereabouts` | where a file's bytes are; fetching and dropping them on request |
 //! | `disk` | sealed blocks on this machine's disk, below the download pipeline |
 //!
@@ -31,6 +32,7 @@ pub mod edit;
 mod entries;
 pub mod entry;
 pub mod frames;
+pub mod glance;
 mod read;
 #[cfg(test)]
 mod read_tests;
@@ -39,7 +41,7 @@ mod tests;
 pub mod whereabouts;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -159,6 +161,8 @@ pub struct Cache {
     budget: Arc<Budget>,
     frames: Frames,
     ahead: Mutex<Ahead>,
+    /// Writes so far: each has a number, by which what an entry holds is told from what it held.
+    writes: AtomicU64,
     clock: Clock,
     lookout: OnceLock<Arc<dyn Lookout>>,
     undertaker: OnceLock<Undertaker>,
@@ -186,6 +190,7 @@ impl Cache {
             budget: Arc::new(Budget::new(bounds.dirty_bytes)),
             frames: Frames::new(bounds.clean_bytes),
             ahead: Mutex::new(ahead),
+            writes: AtomicU64::new(0),
             clock,
             lookout: OnceLock::new(),
             undertaker: OnceLock::new(),
@@ -348,6 +353,7 @@ impl Cache {
         live = Live { size: live.size.max(end), mtime: now, ctime: now };
         inner.live = Some(live);
         let grown = inner.active.write(offset, data);
+        inner.written = self.writes.fetch_add(1, Ordering::Release) + 1;
         self.budget.take(grown);
         entry.dirtied(&mut inner);
         let full = inner.active.bytes() >= EXTENT_MAX && inner.frozen.is_none();

@@ -13,6 +13,7 @@ mod options;
 mod passphrase;
 mod progress;
 mod rescue;
+mod search;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -66,6 +67,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         Command::Sync(args) => client::sync(&args.dir, voice),
         Command::Umount(args) => client::umount(&args.dir, voice),
         Command::Status(args) => client::status(&args),
+        Command::Search(args) => search::search(&args),
         Command::Cache(args) => cache::cache(&args, voice),
         Command::Rescue(args) => rescue::rescue(&args),
         Command::Completions { shell } => {

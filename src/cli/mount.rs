@@ -22,6 +22,7 @@ use crate::mount::drive::{Caching, Closed, DriveOptions, Progress};
 use crate::mount::new_vault::{self, Recovery};
 use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
+use crate::search;
 use crate::store::{self, Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::When;
@@ -106,6 +107,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
             rounds: Default::default(),
         },
         init: args.init.then_some(new),
+        search: search::Settings { ttl_seconds: options.ttl_seconds, ..options.search },
         kernel_words: options.kernel_words,
         limits: options.limits,
         background: args.background,
@@ -293,8 +295,13 @@ fn say_ready(request: &Request) {
         true => "read-only".to_owned(),
         false => format!("durability {}", request.drive.durability.name()),
     };
+    let search = match &request.search.name {
+        Some(name) => format!("search with: dripfs search PATTERN {dir} (or cat {dir}/{name}/PATTERN); "),
+        None => String::new(),
+    };
     // A closed standard error is no reason to end a mount.
-    let _ = writeln!(io::stderr(), "dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");
+    let _ =
+        writeln!(io::stderr(), "dripfs: ready: {url} on {dir} ({level}); {search}unmount with: dripfs umount {dir}");
 }
 
 fn say_recovery_written(path: &Path) {

@@ -27,6 +27,7 @@ use super::{MountError, environment, kernel, memory, notify, runtime_dir, state_
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
+use crate::search;
 use crate::store::{self, Limits, Store, StoreError};
 
 /// A drain that moves nothing for so long is given up.
@@ -53,6 +54,8 @@ pub struct Request {
     pub kernel_words: Vec<String>,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub search: search::Settings,
     /// There is no terminal whose end should end the mount.
     pub background: bool,
 }
@@ -135,7 +138,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     };
     drive.notices().iter().for_each(|text| observer.notice(text));
     let options = kernel::options(&request.url, &request.dir, request.drive.read_only, &request.kernel_words);
-    let attached = match kernel::attach(drive.fs.clone(), options) {
+    let attached = match kernel::attach(drive.tree(request.search.clone()), options) {
         Ok(attached) => attached,
         Err(error) => {
             // The epoch that was just opened is closed again, so that another machine may write.
@@ -550,6 +553,7 @@ mod tests {
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),
                 kernel_words: vec!["noexec".into()],
                 limits: Limits { upload: std::num::NonZeroU64::new(7), download: None },
+                search: search::Settings { name: Some(".find".into()), ..Default::default() },
                 background: true,
             };
             let text = serde_json::to_string(&request).unwrap();
