@@ -176,7 +176,13 @@ impl Query {
             .dfa_size_limit(MEMORY_MAX);
         let alternatives: Vec<String> =
             self.text.split(|byte| *byte == b'\n').map(|one| self.expression(one)).collect();
-        let lines = builder.build_many(&alternatives).map_err(|error| PatternError(error.to_string()))?;
+        let wrong = |error: grep_regex::Error| PatternError(error.to_string());
+        // Each by itself: joined, two that are wrong could be right, and the place would be told of what nobody wrote.
+        let alone = alternatives.iter().map(|one| builder.build(one)).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+        let lines = match <[RegexMatcher; 1]>::try_from(alone) {
+            Ok([alone]) => alone,
+            Err(_) => builder.build_many(&alternatives).map_err(wrong)?,
+        };
         Ok(Matcher { lines, glob })
     }
 
@@ -399,11 +405,13 @@ mod tests {
         for (name, named) in [
             ("foo(bar", "unclosed group"),
             ("[a-", "unclosed character class"),
+            ("a)|(b", "unopened group"),
+            ("b\n(a", "unclosed group"),
             (r"(a)\1", "backreference"),
             ("*a", "repetition"),
         ] {
             let error = query(name).compile().err().expect(name).to_string();
-            assert!(error.contains(named) && error.contains('^'), "{name}: {error}");
+            assert!(error.contains(named) && error.contains('^') && !error.contains("(?:"), "{name}: {error}");
         }
         let error = query("(((((a{100}){100}){100}){100}){100})").compile().err().unwrap().to_string();
         assert!(error.contains("size"), "{error}");
