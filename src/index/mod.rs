@@ -42,7 +42,7 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use crate::base::disk::{self, Disk};
-use crate::base::{Ino, Random};
+use crate::base::{Epoch, Ino, Random};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
@@ -98,6 +98,8 @@ pub struct Mark {
     pub bytes: u64,
     /// No inode in it has a higher number.
     pub highest: Ino,
+    /// The highest epoch of the log up to `link`, where that is a writer's.
+    pub epoch: Epoch,
 }
 
 impl Mark {
@@ -160,6 +162,8 @@ impl Index {
         let Some(number) = current(&ground)? else { return Ok(None) };
         let seal = Arc::new(Seal::new(&ground.keys, ground.random.clone(), number));
         let delta = ground.tables.open(number)?;
+        // What a process that was killed had applied and not synced counts from now on: it must not go in a power cut.
+        delta.sync()?;
         let sealed = delta.get(MARK)?.ok_or_else(|| damaged("it has no mark"))?;
         let (mark, bases) = table::read_mark(&seal.open(MARK, &sealed)?)?;
         let bases = bases.into_iter().map(|id| Base::open(&ground, id).map(Arc::new)).collect::<Result<_, _>>()?;
@@ -318,9 +322,15 @@ impl Index {
         self.layers.read().delta.sync()
     }
 
-    /// The next mount shall not use it: the journal may go on without it. Undone by [`Index::claim`].
-    pub fn disown(&self) {
-        let _ = self.ground.disk.remove(&self.ground.path(CURRENT));
+    /// The next mount shall not use it: once this went well the journal may go on without it. Undone by
+    /// [`Index::claim`].
+    pub fn disown(&self) -> std::io::Result<()> {
+        match self.ground.disk.remove(&self.ground.path(CURRENT)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // A power cut must not bring it back: by then the journal lacks what it lacks.
+        self.ground.disk.sync_dir(self.ground.dir)
     }
 
     /// It counts again.

@@ -43,14 +43,31 @@ pub struct Walked {
     pub manifest: Manifest,
     /// What all commits on the way come to: one record, or its deletion, a key.
     pub records: Folded,
-    /// The journal block that each log object on the way names, and whether it is a commit.
-    pub blocks: Vec<(Option<BlockRef>, bool)>,
+    /// The log objects on the way.
+    pub passed: Vec<Passed>,
     /// The newest log object.
     pub newest: Newest,
     /// The newest commit.
     pub commit: NewestCommit,
     pub header: (u64, Hash),
     pub checkpoint: (ObjectId, Hash),
+}
+
+/// A log object that a walk passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    pub link: ChainLink,
+    /// The journal block that it names.
+    pub block: Option<BlockRef>,
+    pub is_commit: bool,
+}
+
+impl Walked {
+    /// What was passed after this log object; all of it, if that is not on the way.
+    pub fn since(&self, link: Option<ChainLink>) -> &[Passed] {
+        let at = self.passed.iter().position(|passed| Some(passed.link) == link);
+        &self.passed[at.map_or(0, |at| at + 1)..]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +120,7 @@ struct Walk<'a> {
     /// The epoch of the last log object looked at.
     reign: Epoch,
     records: Folded,
-    blocks: Vec<(Option<BlockRef>, bool)>,
+    passed: Vec<Passed>,
     newest: Option<LogObject>,
     link: ChainLink,
     commit: Option<NewestCommit>,
@@ -124,6 +141,11 @@ pub async fn walk(
         let mut walk = Walk::new(store, keys, pin);
         walk.listed = least;
         let why = match walk.run(from.take()).await {
+            Ok(true) if walk.began_early() && number < TRIES => {
+                log::debug!("the log names a newer checkpoint than the one where reading began: read again from there");
+                least = walk.link.sequence;
+                continue;
+            }
             Ok(true) => return walk.finish().await,
             Ok(false) => tampered("what seemed to be the end of the log is none".to_owned()),
             Err(error @ (VaultError::Tampered(_) | VaultError::RolledBack(_))) => error,
@@ -194,11 +216,18 @@ impl<'a> Walk<'a> {
             base: None,
             reign: Epoch(0),
             records: Folded::new(),
-            blocks: Vec::new(),
+            passed: Vec::new(),
             newest: None,
             link: ChainLink { sequence: Sequence(0), hash: [0; 32] },
             commit: None,
         }
+    }
+
+    /// Was there a checkpoint on the way? What the one where it began consists of may be removed by now, though the log
+    /// behind it still stands.
+    fn began_early(&self) -> bool {
+        let newest = self.newest.as_ref().map(|newest| newest.checkpoint);
+        !self.continued && self.base.as_ref().is_some_and(|(began, _)| Some(*began) != newest)
     }
 
     /// Walks; `false` if that did not lead to the end.
@@ -313,7 +342,8 @@ impl<'a> Walk<'a> {
         object.check_next(&self.link.hash, self.reign).map_err(|why| tampered(format!("{name} {why}")))?;
         self.link = ChainLink { sequence, hash: kdf::hash(bytes) };
         self.check_pin()?;
-        self.blocks.push((object.block, matches!(object.body, Body::Commit(_))));
+        let is_commit = matches!(object.body, Body::Commit(_));
+        self.passed.push(Passed { link: self.link, block: object.block, is_commit });
         self.reign = object.epoch;
         if let Body::Commit(commit) = &mut object.body {
             let cut = commit.cut;
@@ -355,6 +385,8 @@ impl<'a> Walk<'a> {
                 pin.link.sequence
             )));
         }
+        let began = self.base.as_ref().map(|((id, _), base)| (*id, base.sequence));
+        log::debug!("the log was read from {began:?} to {}, which names {}", self.link.sequence, newest.checkpoint.0);
         Ok(Walked {
             continued: self.continued,
             manifest: match &self.base {
@@ -363,7 +395,7 @@ impl<'a> Walk<'a> {
             },
             base: self.base.map(|(_, base)| base),
             records: self.records,
-            blocks: self.blocks,
+            passed: self.passed,
             commit,
             header: newest.header,
             checkpoint: newest.checkpoint,

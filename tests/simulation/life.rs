@@ -24,7 +24,7 @@ use super::line::Line;
 use super::model::Model;
 use super::oracle::{Floor, Found};
 use super::remote::Who;
-use super::sim::{GC, Sim, found, observe, unlocked};
+use super::sim::{GC, Leaning, Sim, found, observe, unlocked};
 use super::users::{Life, dice};
 use super::world::{Power, PoweredDisk};
 
@@ -76,6 +76,8 @@ pub struct Mounting {
     restored: bool,
     /// It must be able to do without the store: the life before was unmounted, and the link is down from the first.
     clean: bool,
+    /// A mount has ended on its way since a life came up.
+    pub died: bool,
 }
 
 impl Sim {
@@ -89,7 +91,7 @@ impl Sim {
         let number = self.next_life();
         let who = Who { machine: plan.machine, life: number };
         let faults = (self.disk_faults && !plan.calm).then(|| dice(self.below(1 << 40), 3));
-        let power = Power::with_faults(plan.steps, faults);
+        let power = Power::with_faults(plan.steps, faults, self.leaning.lies());
         let disk = self.machines[plan.machine].disk.borrow().clone();
         let end = tokio::select! {
             biased;
@@ -129,7 +131,9 @@ impl Sim {
             (false, false) => plan.calm || self.chance(80),
         };
         let clean = self.machines[machine].clean.replace(false) && self.remote.is_unplugged(machine);
-        let mounting = Mounting { who, takeover, own, restored, clean };
+        // It may end at any moment from here on.
+        let died = self.machines[machine].died.replace(true);
+        let mounting = Mounting { who, takeover, own, restored, clean, died };
         self.say(&format!("machine {machine} mounts, life {} (own {own}, takeover {takeover})", who.life));
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
         // The last life has one sweep, when all is quiet.
@@ -137,11 +141,9 @@ impl Sim {
         let options = self.options(false, plan.remote, takeover, gc);
         let opened = self.open(who, powered, power, options, !restored);
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
-        let died = &self.machines[machine].died;
         let (drive, offline) = match opened {
             Ok((drive, offline)) => (Rc::new(drive), offline),
             Err(error) => {
-                died.set(true);
                 return match power.is_gone() {
                     true => Ok(End::Crashed),
                     false => self.refused(plan, &mounting, power, &error),
@@ -153,13 +155,10 @@ impl Sim {
         power.quiet(false);
         let model = match model {
             Ok(model) => model,
-            Err(_) if power.is_gone() || power.disk_failed() => {
-                died.set(true);
-                return Ok(End::Crashed);
-            }
-            // What only the vault has may be gone there, if another machine has written meanwhile.
-            Err(_) if offline && !self.remote.is_own(machine) => {
-                died.set(true);
+            Err(_) if power.is_gone() || power.disk_failed() => return Ok(End::Crashed),
+            // What only the vault has may be gone there, if another machine has written meanwhile; or have moved, if the index
+            // is an older copy.
+            Err(_) if offline && (!self.remote.is_own(machine) || self.machines[machine].patched.get()) => {
                 return Ok(End::Crashed);
             }
             Err(error) => return Err(format!("after the mount: {error}")),
@@ -171,7 +170,8 @@ impl Sim {
                 self.came_up(&mounting, model, &drive, disk)?
             }
         };
-        died.set(false);
+        self.machines[machine].died.set(false);
+        self.remote.came_up(who.life);
         power.let_lie();
         self.machines[machine].patched.set(false);
         self.work(plan, line, drive, disk, power).await
@@ -240,7 +240,9 @@ impl Sim {
     /// What the machine that a state directory was copied from owed then, if nothing has entered the log since.
     fn owed_by_copy(&self, who: Who, before: &[Who], parent: &Rc<Line>) -> Option<Floor> {
         let backup = self.machines[who.machine].restored.borrow().clone()?;
-        let is_of_parent = Rc::ptr_eq(parent, &backup.line);
+        // One that another machine took over from sets its own history aside, also if that one never came up.
+        let mut since = before.iter().skip_while(|before| before.life != parent.who.life);
+        let is_of_parent = Rc::ptr_eq(parent, &backup.line) && since.all(|before| before.machine == parent.who.machine);
         let unchanged = self.remote.length_before(who.life) == backup.log_len
             && (is_of_parent || before.last().is_some_and(|last| last.life == backup.life));
         unchanged.then(|| backup.local.clone())
@@ -254,7 +256,15 @@ impl Sim {
         asides: &[SetAside],
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
-        let Some(last) = self.last_line(who.machine) else { return Ok(()) };
+        let Some(mut last) = self.last_line(who.machine) else { return Ok(()) };
+        // A life without the store on which nothing was done acknowledged nothing of its own.
+        while last.is_untouched_offline() {
+            match last.base.clone().filter(|base| base.who.machine == who.machine) {
+                Some(base) if base.drained.get() => return Ok(()),
+                Some(base) => last = base,
+                None => return Ok(()),
+            }
+        }
         if !last.owes(last.taken_over().as_ref().unwrap_or(found)) {
             return Ok(());
         }
@@ -295,6 +305,7 @@ impl Sim {
             remote: plan.remote,
             calls: Cell::new(0),
             fenced: Cell::new(false),
+            closing: Cell::new(false),
             reading: RefCell::new(Vec::new()),
             marks: RefCell::new(Vec::new()),
         });
@@ -338,6 +349,10 @@ impl Sim {
                 biased;
                 () = power.gone() => {}
                 () = tokio::time::sleep(plan.lingers) => {}
+            }
+            if self.leaning == Leaning::Holds {
+                life.read_open().await;
+                self.verdict()?;
             }
         }
         if !power.is_gone() && plan.closes {

@@ -22,8 +22,9 @@ use crate::format::change::Note;
 use crate::format::commit::{BlockRef, ChainLink, Hash};
 use crate::journal::JournalError;
 use crate::mount::indexer;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::vault::VaultError;
+use crate::vault::checkpoint::chain::{self, Judgement};
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::{self, Reign};
 use crate::vault::gc;
@@ -50,6 +51,8 @@ pub(super) struct Claim {
 pub(super) struct Offline {
     /// The newest log object whose commit is in the index.
     pub base: ChainLink,
+    /// The newest commit that the journal has noted.
+    pub noted: Option<ChainLink>,
     /// What tells this machine's log objects from others' (C4).
     pub blocks: HashSet<BlockRef>,
     /// The first block of this mount: what its epoch record names.
@@ -167,11 +170,15 @@ impl Offline {
         parts.store.probe_again().await.map_err(VaultError::from)?;
         let known = parts.pins.get();
         let patient = parts.store.patient();
-        let walked = walk::walk(&patient, &parts.keys, known.as_ref(), Some(self.base)).await?;
-        if let Some(why) = self.foreign(&walked) {
+        let mut walked = walk::walk(&patient, &parts.keys, known.as_ref(), Some(self.base)).await?;
+        let follows = walked.continued || self.is_covered(&patient, parts, &walked).await?;
+        if let Some(why) = self.foreign(&walked, follows) {
             return Err(Not::Fenced(fenced(parts, &why)));
         }
-        let placed = indexer::places(&walked.records);
+        let placed = match walked.continued {
+            true => indexer::places(&walked.records),
+            false => indexer::places_anew(&patient, &parts.keys, &mut walked, &parts.history).await?,
+        };
         let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
         if header != self.reign.header {
             return Err(Not::Fenced(fenced(parts, "the vault has a new header (its passphrase was changed)")));
@@ -196,12 +203,12 @@ impl Offline {
         let pin = Pin { vault: parts.keys.vault, link, header: header.0, epoch };
         parts.pins.set(pin)?;
         // Commits of this machine whose answers it never heard.
-        parts.history.place(&placed, commit.link).map_err(VaultError::from)?;
+        parts.history.place(&placed, (commit.link, newest.epoch)).map_err(VaultError::from)?;
         let ids: Vec<_> = placed.iter().map(|(id, _)| *id).collect();
         let settled = parts.history.settle(&ids).map_err(VaultError::from)?;
         let note = parts.history.note(Note::Took { link: commit.link, cut: Some(commit.cut) });
         parts.journal.wait_durable(note).await.map_err(VaultError::from)?;
-        parts.journal.release(&settled);
+        parts.journal.release_at(note, settled);
         parts.journal.committed(commit.cut);
         parts.notifier.committed(commit.cut);
         let grown = link.sequence.0.saturating_sub(manifest.sequence.0);
@@ -211,15 +218,34 @@ impl Offline {
         Ok((reign, keeper, chain))
     }
 
-    /// Why the vault is not this machine's to go on with (C4, E2); `None` if it is.
-    fn foreign(&self, walked: &Walked) -> Option<String> {
+    /// The commit that the index goes up to was removed since (the index is an older copy, say): does the checkpoint that
+    /// covers it know it?
+    async fn is_covered(&self, store: &Store, parts: &Parts, walked: &Walked) -> Result<bool, VaultError> {
+        let Some(base) = &walked.base else { return Ok(false) };
+        Ok(chain::judge(store, &parts.keys, base, self.base).await? == Judgement::OnTheChain)
+    }
+
+    /// Why the vault is not this machine's to go on with (C4, E2); `None` if it is. `follows`: what the index holds is a
+    /// part of the vault's history.
+    fn foreign(&self, walked: &Walked, follows: bool) -> Option<String> {
         let own = |block: &Option<BlockRef>| block.is_some_and(|block| self.blocks.contains(&block));
+        // What the journal has noted it stands on, though files that hold those blocks may be gone.
+        let passed = walked.since(self.noted);
         // An own object was made by a mount that had seen all before it. What may stand there since the index's commit are
         // epoch records of machines that this one then took the vault over from, and that never wrote.
-        let first = walked.blocks.iter().position(|(block, _)| own(block)).unwrap_or(0);
-        let (before, since) = walked.blocks.split_at(first);
-        let follows = before.iter().all(|(_, is_commit)| !is_commit) && since.iter().all(|(block, _)| own(block));
-        if !walked.continued || !follows {
+        let last = passed.iter().rposition(|passed| own(&passed.block));
+        // Where the walk began anew, an own object must say so of what the checkpoint covers.
+        let follows = follows && (walked.continued || last.is_some() || passed.len() < walked.passed.len());
+        let (before, since) = passed.split_at(last.map_or(0, |last| last + 1));
+        let is_own = since.is_empty() && before.iter().all(|passed| own(&passed.block) || !passed.is_commit);
+        if !follows || !is_own {
+            let others = passed.iter().filter(|passed| !own(&passed.block)).count();
+            log::debug!(
+                "{} log objects since commit {} (continued: {}, last own: {last:?}), {others} of them not of this journal",
+                walked.passed.len(),
+                self.base.sequence,
+                walked.continued
+            );
             return Some(format!("another machine ({}) has written to the vault", walked.newest.host));
         }
         let newest = &walked.newest;

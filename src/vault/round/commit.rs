@@ -1,15 +1,16 @@
 //! One commit: what the plan names is sent, one log object is created, and whoever has an interest is told (C3, C4, J5).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use tokio::time::Instant;
 
 use super::plan::{DEAD_LEN, LARGE, Plan, Records, SMALL, chunks, inline_places, place};
 use super::{Chain, RoundError, Rounds};
-use crate::base::{ExtentId, ObjectId, Sequence, plants};
+use crate::base::{ExtentId, Ino, ObjectId, Position, Sequence, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
@@ -18,6 +19,7 @@ use crate::format::commit::{
 use crate::format::key::Key;
 use crate::format::record::{Extent, Record, Segment};
 use crate::journal::JournalError;
+use crate::pipeline::Moved;
 use crate::store::Created;
 use crate::upload::remote_storage::{self, Outgoing, SendError, places};
 use crate::vault::VaultError;
@@ -27,6 +29,15 @@ use crate::vault::pin::Pin;
 /// How long a round waits for this machine's disk before it tries again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
+/// Sealed bytes of each file, in the order of their inodes.
+fn by_file(outgoing: &[Outgoing]) -> BTreeMap<Ino, u64> {
+    let mut files = BTreeMap::new();
+    for extent in outgoing {
+        *files.entry(extent.id.owner).or_default() += u64::from(extent.record.stored);
+    }
+    files
+}
+
 impl Rounds {
     pub(super) async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
         let began = Instant::now();
@@ -34,6 +45,7 @@ impl Rounds {
         let sequence = Sequence(chain.newest.sequence.0 + 1);
         let extents: u64 = plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum();
         *self.sending.lock() = extents;
+        let files = self.notifier.moves().is_watched().then(|| by_file(&plan.outgoing));
         let (checkpoint, dead) = self.keeper.next();
         let listed = dead.len() * DEAD_LEN;
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
@@ -71,6 +83,9 @@ impl Rounds {
         let newest = ChainLink { sequence, hash: kdf::hash(&object) };
         let standing = Some((newest, checkpoint));
         self.took(Chain { newest, cut: plan.cut, idle, time, standing }, &placed, &plan.dead).await?;
+        for (ino, bytes) in files.into_iter().flatten() {
+            self.notifier.moves().tell(Moved { ino, bytes, took: began.elapsed() });
+        }
         *self.usage.lock() = plan.usage;
         self.keeper.stands(checkpoint, object.len() as u64 + parts, plan.usage.map(|(_, bytes)| bytes));
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
@@ -173,11 +188,12 @@ impl Rounds {
         }
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
-        let released = self.history.end_round(placed, dead, chain.newest).map_err(VaultError::from)?;
+        let released =
+            self.history.end_round(placed, dead, (chain.newest, self.reign.epoch)).map_err(VaultError::from)?;
         self.forget_found(&released);
         self.notifier.committed(chain.cut);
-        self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
-        self.journal.release(&released);
+        let noted = self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
+        self.journal.release_at(noted, released);
         self.journal.committed(chain.cut);
         Ok(())
     }
@@ -189,8 +205,8 @@ impl Rounds {
         }
     }
 
-    /// Notes something of the vault in the journal; durable when this returns (J5).
-    pub(in crate::vault) async fn note(&self, note: Note, last: bool) -> Result<(), RoundError> {
+    /// Notes something of the vault in the journal; durable when this returns (J5). Returns where it stands.
+    pub(in crate::vault) async fn note(&self, note: Note, last: bool) -> Result<Position, RoundError> {
         let noted = self.history.note(note);
         let mut failures = 0;
         while let Err(error) = self.journal.wait_durable(noted).await {
@@ -200,7 +216,7 @@ impl Rounds {
             failures += 1;
             self.disk_failed(failures, last, error.into()).await?;
         }
-        Ok(())
+        Ok(noted)
     }
 
     async fn set_pin(&self, pin: Pin) -> Result<(), VaultError> {
@@ -239,7 +255,7 @@ impl Fetch for Rounds {
 impl Upload for Rounds {
     fn announce<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<(), RoundError>> {
         self.keeper.sends_for_checkpoint(ids);
-        self.note(Note::Sent(ids.to_vec()), false).boxed()
+        self.note(Note::Sent(ids.to_vec()), false).map_ok(drop).boxed()
     }
 
     fn create(&self, name: String, object: Bytes) -> BoxFuture<'_, Result<(), RoundError>> {
