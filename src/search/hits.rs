@@ -57,6 +57,10 @@ impl Hits {
         self.text.0.capacity() + self.lines.capacity() * size_of::<(u64, usize)>()
     }
 
+    pub fn text_len(&self) -> usize {
+        self.text.0.len()
+    }
+
     /// What it adds to an answer, about.
     pub fn rendered(&self, path: &[u8]) -> usize {
         self.text.0.len() + self.lines.len() * (path.len() + 24)
@@ -142,17 +146,30 @@ struct JsonNote<'a> {
 }
 
 impl Answer {
-    /// `found` in any order; `notes` in this one.
-    pub fn new(mut found: Vec<(Box<[u8]>, std::sync::Arc<Hits>)>, notes: &[String], output: Output) -> Answer {
+    /// `found` in any order; `notes` in this one. What does not fit into `most` bytes (JSON is longer than what it tells) is
+    /// not in it.
+    pub fn new(
+        mut found: Vec<(Box<[u8]>, std::sync::Arc<Hits>)>,
+        mut notes: Vec<String>,
+        output: Output,
+        most: usize,
+    ) -> Answer {
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut bytes = Bytes::default();
         let lines = output == Output::Lines;
         bytes.0.grow_to(found.iter().filter(|_| lines).map(|(path, hits)| hits.rendered(path)).sum());
+        let mut fits = 0;
         for (path, hits) in &found {
             render(&mut bytes, path, hits, output);
+            fits += 1;
+            if bytes.0.len() > most && fits < found.len() {
+                notes.push("partial: cut off, since the answer is too long".to_owned());
+                break;
+            }
         }
+        found.truncate(fits);
         let notes_at = bytes.0.len();
-        for note in notes {
+        for note in &notes {
             // A line feed in a file's name must not begin a line of its own.
             let note: String =
                 note.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
@@ -255,7 +272,7 @@ mod tests {
     #[test]
     fn lines_stand_in_the_order_of_paths_and_what_is_missing_behind_them() {
         let files = found(&[("a/b", &[(3, b"x"), (12, b"")]), ("a.c", &[(1, b"y")])]);
-        let answer = Answer::new(files, &["partial: a\nb".to_owned()], Output::Lines);
+        let answer = Answer::new(files, vec!["partial: a\nb".to_owned()], Output::Lines, 1000);
         let text = std::str::from_utf8(answer.bytes()).unwrap();
         assert_eq!(text, "a.c:1:y\na/b:3:x\na/b:12:\ndripfs: partial: a\u{fffd}b\n");
         assert_eq!(&text[answer.notes_at..], "dripfs: partial: a\u{fffd}b\n");
@@ -263,8 +280,15 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_too_long_is_cut_between_files_and_says_so() {
+        let answer = Answer::new(found(&[("a", &[(1, b"x")]), ("b", &[(1, b"y")])]), Vec::new(), Output::Lines, 2);
+        assert_eq!(answer.bytes(), b"a:1:x\ndripfs: partial: cut off, since the answer is too long\n");
+        assert!(!answer.whole && answer.files.len() == 1 && answer.matches == 1);
+    }
+
+    #[test]
     fn json_tells_bytes_that_are_no_text() {
-        let answer = Answer::new(found(&[("p", &[(1, b"a\"\xff")])]), &[], Output::Json);
+        let answer = Answer::new(found(&[("p", &[(1, b"a\"\xff")])]), Vec::new(), Output::Json, 1000);
         let value: serde_json::Value = serde_json::from_slice(answer.bytes()).unwrap();
         assert_eq!(value["path"], "p");
         assert_eq!((value["line"].as_u64(), value["text_hex"].as_str()), (Some(1), Some("6122ff")));

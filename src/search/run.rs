@@ -7,7 +7,7 @@
 //! Owns what an answer's last lines say. Nothing that is wrong with one file ends the search.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,14 @@ use super::access::{ENTER, READ, Rights};
 use super::hits::{Answer, Hits};
 use super::pattern::{Matcher, Output, Query};
 use super::results::{Key, Results};
-use super::scan::{End, LINE_MAX, Limit, Scanner};
+use super::scan::{End, LINE_MAX, Limit, Room, Scanner};
 use crate::base::Ino;
 use crate::base::sizes::MIB;
 use crate::cache::CacheError;
 use crate::fs::{Fs, FsError};
 
 /// More bytes of matches are not in one answer.
-pub const ANSWER_MAX: usize = 32 * MIB;
+pub const ANSWER_MAX: usize = 16 * MIB;
 /// Entries asked of a directory at a time.
 const LISTING: usize = 256;
 /// Files that wait to be scanned.
@@ -41,7 +41,6 @@ pub struct Search {
     pub results: Arc<Results>,
     pub dir: Ino,
     pub query: Query,
-    pub matcher: Matcher,
     pub rights: Rights,
     /// Where to wait for the store; `None` if it is asked for nothing.
     pub fetch: Option<Handle>,
@@ -100,16 +99,22 @@ impl Named {
 /// What all threads of a search share.
 struct Gathering<'a> {
     search: &'a Search,
+    matcher: Matcher,
     limit: Limit,
     query: [u8; 16],
     found: Mutex<Vec<(Box<[u8]>, Arc<Hits>)>>,
-    bytes: AtomicUsize,
+    /// What matches have taken of the answer.
+    room: Room,
     missing: Mutex<Missing>,
 }
 
 impl Search {
     /// Runs it, on this thread and a few more. For how long, its time bounds.
     pub fn run(&self) -> Result<Answer, FsError> {
+        let matcher = self.query.compile().map_err(|error| {
+            log::debug!("no pattern: {error}");
+            FsError::Invalid
+        })?;
         let root = self.runtime.block_on(self.fs.getattr(self.dir))?;
         if !self.rights.may(&root, READ | ENTER) {
             return Err(FsError::AccessDenied);
@@ -117,10 +122,11 @@ impl Search {
         let hash = blake3::hash(&self.query.of_one_file().name());
         let gathering = Gathering {
             search: self,
+            matcher,
             limit: Limit::new(Instant::now() + self.time),
             query: hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes"),
             found: Mutex::default(),
-            bytes: AtomicUsize::new(0),
+            room: Room::new(ANSWER_MAX),
             missing: Mutex::default(),
         };
         let (files, line) = sync_channel::<File>(LINE);
@@ -143,7 +149,7 @@ impl Search {
         walked?;
         let Gathering { found, missing, .. } = gathering;
         let notes = self.notes(&missing.into_inner());
-        Ok(Answer::new(found.into_inner(), &notes, self.query.output))
+        Ok(Answer::new(found.into_inner(), notes, self.query.output, 2 * ANSWER_MAX))
     }
 
     fn notes(&self, missing: &Missing) -> Vec<String> {
@@ -165,14 +171,14 @@ impl Search {
         }
         if missing.partly.count > 0 {
             notes.push(format!(
-                "partial: {} searched up to what is not on this machine (all/ fetches it): {}",
+                "partial: {} searched up to what is in the store alone (all/ fetches it): {}",
                 files(missing.partly.count),
                 missing.partly.says()
             ));
         }
         if missing.away > 0 {
             notes.push(format!(
-                "partial: {} not searched, since nothing of them is on this machine (all/ fetches them)",
+                "partial: {} not searched, being in the store alone (all/ fetches them)",
                 files(missing.away)
             ));
         }
@@ -193,7 +199,7 @@ impl Search {
 impl Gathering<'_> {
     /// Brings files into the line, in the order in which directories list them.
     fn walk(&self, files: SyncSender<File>) -> Result<(), FsError> {
-        let Search { fs, runtime, dir, rights, matcher, .. } = self.search;
+        let Search { fs, runtime, dir, rights, .. } = self.search;
         // Directories on the way down: number, path with its slash, and how far each is listed.
         let mut way: Vec<(Ino, Vec<u8>, u64)> = vec![(*dir, Vec::new(), 0)];
         while let Some((ino, path, cookie)) = way.last_mut() {
@@ -225,7 +231,7 @@ impl Gathering<'_> {
                         whole.push(b'/');
                         below.push((entry.ino, whole, 0));
                     }
-                    libc::S_IFREG if rights.may(attributes, READ) && matcher.takes(&whole) => {
+                    libc::S_IFREG if rights.may(attributes, READ) && self.matcher.takes(&whole) => {
                         // Nobody takes it any more only if all threads ended, by a panic.
                         if files.send(File { ino: entry.ino, path: whole.into() }).is_err() {
                             return Err(FsError::Io("the search ended before its time".to_owned()));
@@ -240,9 +246,9 @@ impl Gathering<'_> {
     }
 
     fn scan_all(&self, line: &Mutex<Receiver<File>>) {
-        let Search { fs, matcher, query, fetch, .. } = self.search;
+        let Search { fs, query, fetch, .. } = self.search;
         let first_only = query.output == Output::Names;
-        let mut scanner = Scanner::new(&fs.cache, &matcher.lines, fetch.as_ref(), first_only, ANSWER_MAX);
+        let mut scanner = Scanner::new(&fs.cache, &self.matcher.lines, fetch.as_ref(), first_only, &self.room);
         loop {
             let next = line.lock().recv();
             let Ok(file) = next else { return };
@@ -251,7 +257,7 @@ impl Gathering<'_> {
                 continue;
             }
             match self.scan(&mut scanner, &file) {
-                Ok((hits, end)) => self.gather(&file, hits, end),
+                Ok((hits, end, scanned)) => self.gather(&file, hits, end, scanned),
                 // Deleted meanwhile.
                 Err(CacheError::NotFound) => {}
                 Err(error) => {
@@ -262,11 +268,12 @@ impl Gathering<'_> {
         }
     }
 
-    fn scan(&self, scanner: &mut Scanner<'_>, file: &File) -> Result<(Arc<Hits>, End), CacheError> {
+    /// What a file has, how far it was searched, and whether it was searched now.
+    fn scan(&self, scanner: &mut Scanner<'_>, file: &File) -> Result<(Arc<Hits>, End, bool), CacheError> {
         let Search { fs, results, .. } = self.search;
         let key = |version| -> Key { (file.ino, version, self.query) };
         if let Some(hits) = results.get(&key(fs.cache.contents_version(file.ino)?)) {
-            return Ok((hits, End::Whole));
+            return Ok((hits, End::Whole, false));
         }
         for _ in 0..LOOKS {
             let mut glance = fs.cache.glance(file.ino)?;
@@ -276,7 +283,7 @@ impl Gathering<'_> {
                     if end == End::Whole {
                         results.put(key(glance.version), &hits);
                     }
-                    return Ok((hits, end));
+                    return Ok((hits, end, true));
                 }
                 Err(CacheError::Stale) => {}
                 Err(error) => return Err(error),
@@ -285,7 +292,7 @@ impl Gathering<'_> {
         Err(CacheError::Io("the file is rewritten faster than it can be searched".to_owned()))
     }
 
-    fn gather(&self, file: &File, hits: Arc<Hits>, end: End) {
+    fn gather(&self, file: &File, hits: Arc<Hits>, end: End, scanned: bool) {
         match end {
             End::Whole => {}
             End::NotHere { some: false } => self.missing.lock().away += 1,
@@ -297,9 +304,10 @@ impl Gathering<'_> {
         if hits.is_empty() {
             return;
         }
-        let cost = hits.rendered(&file.path).max(hits.cost());
-        if self.bytes.fetch_add(cost, Ordering::Relaxed) + cost > ANSWER_MAX && end != End::Full {
-            return self.is_full();
+        // The text of what was scanned is counted already; that of what was kept is not.
+        let text = if scanned { hits.text_len() } else { 0 };
+        if self.room.take(hits.rendered(&file.path) - text) {
+            self.is_full();
         }
         self.found.lock().push((file.path.clone(), hits));
     }

@@ -9,7 +9,7 @@
 //!
 //! Owns the window, which is wiped. Does not own what is searched, nor when it must end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use grep_regex::RegexMatcher;
@@ -47,6 +47,27 @@ impl Limit {
     }
 }
 
+/// Room for matches, which all threads of a search share.
+pub struct Room {
+    taken: AtomicUsize,
+    most: usize,
+}
+
+impl Room {
+    pub fn new(most: usize) -> Room {
+        Room { taken: AtomicUsize::new(0), most }
+    }
+
+    /// True if there is too little by now.
+    pub fn take(&self, bytes: usize) -> bool {
+        self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes > self.most
+    }
+
+    fn is_full(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) > self.most
+    }
+}
+
 /// How far the search of a file came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -72,8 +93,7 @@ pub struct Scanner<'a> {
     fetch: Option<&'a Handle>,
     /// The first match is enough.
     first_only: bool,
-    /// More bytes of matches are too many, of one file.
-    most: usize,
+    room: &'a Room,
 }
 
 impl<'a> Scanner<'a> {
@@ -82,15 +102,15 @@ impl<'a> Scanner<'a> {
         matcher: &'a RegexMatcher,
         fetch: Option<&'a Handle>,
         first_only: bool,
-        most: usize,
+        room: &'a Room,
     ) -> Scanner<'a> {
         let searcher = SearcherBuilder::new().line_number(true).bom_sniffing(false).build();
-        Scanner { cache, matcher, searcher, window: SecretBytes::from(vec![0; WINDOW]), fetch, first_only, most }
+        Scanner { cache, matcher, searcher, window: SecretBytes::from(vec![0; WINDOW]), fetch, first_only, room }
     }
 
     /// [`CacheError::Stale`] if the file was changed so that this state of it is gone: look again.
     pub fn scan(&mut self, glance: &mut Glance, limit: &Limit) -> Result<(Hits, End), CacheError> {
-        let mut found = Found { hits: Hits::default(), before: 0, first_only: self.first_only, most: self.most };
+        let mut found = Found { hits: Hits::default(), before: 0, first_only: self.first_only, room: self.room };
         if self.window.len() > WINDOW {
             self.window = SecretBytes::from(vec![0; WINDOW]);
         }
@@ -114,7 +134,7 @@ impl<'a> Scanner<'a> {
                 zero => memchr::memrchr(b'\n', &self.window[..zero.unwrap_or(have)]).map_or(0, |last| last + 1),
             };
             self.search(&mut found, lines);
-            if found.is_full() {
+            if self.room.is_full() {
                 return Ok((found.hits, End::Full));
             }
             if whole || zero.is_some() || (self.first_only && !found.hits.is_empty()) {
@@ -150,7 +170,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn search(&mut self, found: &mut Found, lines: usize) {
+    fn search(&mut self, found: &mut Found<'_>, lines: usize) {
         let slice = &self.window[..lines];
         if lines == 0 {
             return;
@@ -175,21 +195,15 @@ impl<'a> Scanner<'a> {
 }
 
 /// Takes what the engine finds.
-struct Found {
+struct Found<'a> {
     hits: Hits,
     /// Lines before the window.
     before: u64,
     first_only: bool,
-    most: usize,
+    room: &'a Room,
 }
 
-impl Found {
-    fn is_full(&self) -> bool {
-        self.hits.cost() > self.most
-    }
-}
-
-impl Sink for &mut Found {
+impl Sink for &mut Found<'_> {
     type Error = std::io::Error;
 
     fn matched(&mut self, _: &Searcher, found: &SinkMatch<'_>) -> Result<bool, std::io::Error> {
@@ -197,6 +211,6 @@ impl Sink for &mut Found {
         let text = found.bytes();
         let text = if self.first_only { &[] } else { text.strip_suffix(b"\n").unwrap_or(text) };
         self.hits.push(line, text);
-        Ok(!self.first_only && !self.is_full())
+        Ok(!self.room.take(text.len()) && !self.first_only)
     }
 }

@@ -32,14 +32,14 @@ use crate::fs::{Attributes, Caller, Entry, Fs, FsError};
 const VIRTUAL: u64 = 1 << 63;
 /// Numbers in listings of what has no inode yet; the kernel forgets them at once.
 const LISTED: u64 = 1 << 62;
-/// Searches that run at the same time.
-const AT_ONCE: usize = 4;
-/// How long one waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Searches that run at the same time, of those that fetch, and as many of the others.
+const AT_ONCE: usize = 2;
+/// How long one waits for its turn and runs, at most: less than the kernel's request may take.
+const PATIENCE: Duration = Duration::from_secs(55);
 /// Memory of answers that stand: two of the largest.
 const STANDING_MAX: usize = 2 * ANSWER_MAX;
 /// Memory of answers that are open.
-const OPEN_MAX: usize = 16 * ANSWER_MAX;
+const OPEN_MAX: usize = 8 * ANSWER_MAX;
 /// Queries that are listed, of each caller in each room; and callers and rooms that are remembered.
 const RECENT: usize = 32;
 const RECENT_ROOMS: usize = 256;
@@ -66,7 +66,8 @@ pub struct Tree {
     pub(crate) fs: Arc<Fs>,
     pub(super) settings: Settings,
     results: Arc<Results>,
-    turns: Arc<Semaphore>,
+    /// Of searches that fetch, and of the others: they do not wait for one another.
+    turns: [Arc<Semaphore>; 2],
     inner: Mutex<Inner>,
     undertaker: OnceLock<Undertaker>,
     made: Timestamp,
@@ -180,7 +181,7 @@ impl Tree {
             fs,
             results: Arc::new(Results::new(kept, ttl, disk)),
             settings,
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            turns: [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE))),
             inner: Mutex::new(inner),
             undertaker: OnceLock::new(),
             made: Timestamp::from_system(std::time::SystemTime::now()),
@@ -303,7 +304,12 @@ impl Tree {
         }
         let asked = self.asked(room, name, caller)?;
         if room.files {
-            asked.query.compile().map_err(|_| FsError::Invalid)?;
+            let query = asked.query.clone();
+            // A thread of the kernel's must not wait for it.
+            let compiled = tokio::task::spawn_blocking(move || query.compile().is_ok()).await;
+            if !compiled.unwrap_or(false) {
+                return Err(FsError::Invalid);
+            }
             self.remember(&asked, name);
             return Ok(self.found(asked));
         }
@@ -386,11 +392,9 @@ impl Tree {
 
     /// Runs a search on a thread of its own. It ends by its time, also if nobody waits for it any more.
     async fn search(&self, asked: &Asked) -> Result<Answer, FsError> {
-        let matcher = asked.query.compile().map_err(|error| {
-            log::debug!("no pattern: {error}");
-            FsError::Invalid
-        })?;
-        let turn = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await;
+        let time = Duration::from_secs(self.settings.seconds);
+        let turns = self.turns[usize::from(asked.room.all)].clone();
+        let turn = tokio::time::timeout(PATIENCE.saturating_sub(time), turns.acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             return Err(FsError::Io("many searches run already: try again later".to_owned()));
         };
@@ -400,11 +404,10 @@ impl Tree {
             results: self.results.clone(),
             dir: asked.room.dir,
             query: asked.query.clone(),
-            matcher,
             rights: (*asked.rights).clone(),
             fetch: asked.room.all.then(|| runtime.clone()),
             threads: self.settings.threads,
-            time: Duration::from_secs(self.settings.seconds),
+            time,
             runtime,
         };
         let (tell, told) = oneshot::channel();

@@ -38,7 +38,7 @@ pub fn fill(dir: &Path) {
     write("a b/%2F/percent", b"100% fn\na/b/c fn\n");
     write("long", format!("{} fn {}\nshort fn\n", "x".repeat(700_000), "y".repeat(400_000)).as_bytes());
     write("binary", b"fn\0fn\n");
-    write("numbers", (0..60_000).map(|n| format!("{n} {}\n", n * n)).collect::<String>().as_bytes());
+    write("numbers", (0..60_000u64).map(|n| format!("{n} {}\n", n * n)).collect::<String>().as_bytes());
     fs::hard_link(odd.join("crlf"), odd.join("hard link")).expect("a link");
     std::os::unix::fs::symlink("crlf", odd.join("symlink")).expect("a symlink");
     std::os::unix::fs::symlink("..", odd.join("loop")).expect("a symlink");

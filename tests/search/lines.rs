@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::common::succeed;
 use crate::fixture::{ask, assert_same, fill, grep, mounted, search};
 
 /// Texts, classes, repetitions, anchors, alternatives, boundaries, beyond ASCII, slashes and percent signs, what is nowhere,
@@ -66,7 +67,10 @@ fn fifty_patterns_find_the_same_lines_as_grep() {
     let Some(vault) = mounted("") else { return };
     let dir = vault.mountpoint();
     fill(&dir);
+    // From the journal as well as from memory, after it has left that.
+    assert_same(&ask(&dir, "struct"), &grep(&dir, &[], "struct"), "what was just written");
     vault.sync();
+    succeed(vault.dripfs(["cache", "warm"]).arg(&dir));
     for pattern in PATTERNS {
         // The empty pattern has no name but in the prefix form.
         let name =

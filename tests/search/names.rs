@@ -153,6 +153,7 @@ fn options_rename_it_list_it_and_turn_it_off() {
     assert_eq!(names(&dir), [".find", "d"]);
     vault.umount();
     vault.mount();
+    assert_eq!(fs::read_to_string(dir.join("d/f")).unwrap(), "needle\n");
     assert_eq!(ask(&dir, "needle"), "d/f:1:needle\n");
 }
 
