@@ -172,6 +172,9 @@ impl Cache {
 
     /// Bytes of an extent from `start` on, as far as they are here. Returns how many.
     fn copy(&self, glance: &mut Glance, piece: &Piece, start: u32, out: &mut [u8]) -> Result<usize, CacheError> {
+        if self.fresh.copy(glance.ino, piece.extent, start, out) {
+            return Ok(out.len());
+        }
         let record = self.record(glance, piece)?;
         let Record::Extent(mut known) = (*record).clone() else { return Err(CacheError::Stale) };
         let end = start + out.len() as u32;
@@ -256,6 +259,9 @@ impl Cache {
         let filled = glance.dirty_in(&range);
         let (mut asked, mut found) = (Vec::new(), Vec::new());
         for piece in glance.pieces_in(&range) {
+            if self.fresh.has(glance.ino, piece.extent) {
+                continue;
+            }
             let place = (piece.offset - range.start) as usize;
             for part in subtract(place..place + piece.len as usize, &filled) {
                 let start = piece.start + (part.start - place) as u32;

@@ -143,6 +143,7 @@ impl Cache {
             // In use, or dirty, or without an entry.
             None => {
                 self.frames.wipe(ino);
+                self.fresh.wipe(ino);
                 if let (Some(_), Some(tell)) = (self.entries.peek(ino), self.undertaker.get()) {
                     tell([ino].into());
                 }

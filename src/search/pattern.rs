@@ -178,12 +178,13 @@ impl Query {
         let alternatives: Vec<String> =
             self.text.split(|byte| *byte == b'\n').map(|one| self.expression(one)).collect();
         let wrong = |error: grep_regex::Error| PatternError(error.to_string());
-        // Each by itself: joined, two that are wrong could be right, and the place would be told of what nobody wrote.
-        let alone = alternatives.iter().map(|one| builder.build(one)).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
-        let lines = match <[RegexMatcher; 1]>::try_from(alone) {
-            Ok([alone]) => alone,
-            Err(_) => builder.build_many(&alternatives).map_err(wrong)?,
-        };
+        // Each by itself, before the engine joins and wraps them: or two that are wrong could be right together, and the
+        // place would be one in what nobody wrote.
+        for one in &alternatives {
+            let parsed = regex_syntax::ast::parse::Parser::new().parse(one);
+            parsed.map_err(|error| PatternError(error.to_string()))?;
+        }
+        let lines = builder.build_many(&alternatives).map_err(wrong)?;
         Ok(Matcher { lines, glob })
     }
 

@@ -79,7 +79,8 @@ pub fn sorted(text: &str) -> String {
         }
         (line.to_owned(), 0)
     };
-    let mut lines: Vec<&str> = text.lines().collect();
+    // Not lines(): that would take carriage returns away.
+    let mut lines: Vec<&str> = text.split_terminator('\n').collect();
     lines.sort_by_cached_key(|line| key(line));
     lines.into_iter().map(|line| format!("{line}\n")).collect()
 }
