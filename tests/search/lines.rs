@@ -72,7 +72,9 @@ fn fifty_patterns_find_the_same_lines_as_grep() {
     assert_same(&ask(&dir, "struct"), &grep(&dir, &[], "struct"), "what is in the vault by now");
     // Out of memory, and back.
     succeed(vault.dripfs(["cache", "drop"]).arg(&dir));
-    assert!(ask(&dir, "struct").starts_with("dripfs: partial: "));
+    assert!(
+        ask(&dir, "struct").contains("\ndripfs: partial: ") || ask(&dir, "struct").starts_with("dripfs: partial: ")
+    );
     succeed(vault.dripfs(["cache", "warm"]).arg(&dir));
     for pattern in PATTERNS {
         // These are no names of files but in the prefix form.
