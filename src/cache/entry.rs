@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::Live;
 use super::budget::Budget;
-use super::dirty::{Dirty, Plain, Runs};
+use super::dirty::{Dirty, Runs};
 use super::fresh::Fresh;
 use crate::base::sizes::EXTENT_MAX;
 use crate::base::{ExtentId, Ino, Position};
@@ -183,16 +183,10 @@ impl Inner {
         self.active.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.runs.bytes())
     }
 
-    /// Hands over all that memory holds: frozen runs as they are, then copies of the active ones, which are newer.
-    pub fn visit_runs(&self, mut take: impl FnMut(u64, Arc<Plain>)) {
-        if let Some(frozen) = self.frozen.as_ref().filter(|frozen| !frozen.abandoned) {
-            frozen.runs.runs.iter().for_each(|(offset, run)| take(*offset, run.clone()));
-        }
-        for (offset, run) in self.active.all() {
-            let mut copy = Plain::with_capacity(run.len());
-            copy.extend_from_slice(run);
-            take(offset, Arc::new(copy));
-        }
+    /// All that memory holds, as it is now; what comes later is newer.
+    pub fn snapshot(&self) -> Vec<Runs> {
+        let frozen = self.frozen.as_ref().filter(|frozen| !frozen.abandoned).map(|frozen| frozen.runs.clone());
+        frozen.into_iter().chain([self.active.snapshot()]).collect()
     }
 
     /// Calls `copy` for each stretch of `range` that memory holds; what comes later is newer.

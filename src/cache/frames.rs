@@ -29,6 +29,8 @@ pub struct Frames {
     most: usize,
     hits: AtomicU64,
     misses: AtomicU64,
+    /// Frames that were ever put here.
+    arrivals: AtomicU64,
 }
 
 struct Inner {
@@ -53,7 +55,13 @@ impl Frames {
     pub fn new(most: usize) -> Frames {
         let inner =
             Inner { frames: LruCache::unbounded(), order: BTreeSet::new(), held: HashMap::new(), bytes: 0, charged: 0 };
-        Frames { inner: Mutex::new(inner), most, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Frames {
+            inner: Mutex::new(inner),
+            most,
+            hits: AtomicU64::default(),
+            misses: AtomicU64::default(),
+            arrivals: AtomicU64::default(),
+        }
     }
 
     /// A frame that a read of this entry needs. Counted if it is here.
@@ -81,6 +89,10 @@ impl Frames {
         self.inner.lock().frames.peek(&(ino, id, frame)).cloned()
     }
 
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::Relaxed)
+    }
+
     /// Asked without using it.
     pub fn has(&self, ino: Ino, id: ExtentId, frame: u32) -> bool {
         self.inner.lock().order.contains(&(ino, id, frame))
@@ -106,6 +118,7 @@ impl Frames {
             inner.order.insert(key);
             inner.shrink(self.most, &mut gone);
         }
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
         // Wiped here, outside the lock.
         drop(gone);
     }

@@ -28,14 +28,44 @@ pub struct Fresh {
 
 struct Inner {
     /// In the order in which they came.
-    kept: LruCache<Key, Vec<Arc<Plain>>>,
+    kept: LruCache<Key, Arc<Extent>>,
     /// The same by file.
     order: BTreeSet<Key>,
     bytes: usize,
 }
 
-fn cost(runs: &[Arc<Plain>]) -> usize {
-    COST + runs.iter().map(|run| run.len() + RUN_COST).sum::<usize>()
+/// The bytes of an extent, run by run, and where in it each run ends.
+struct Extent(Vec<(usize, Arc<Plain>)>);
+
+impl Extent {
+    fn new(runs: Vec<Arc<Plain>>) -> Extent {
+        let mut end = 0;
+        let ends = runs.into_iter().map(|run| {
+            end += run.len();
+            (end, run)
+        });
+        Extent(ends.collect())
+    }
+
+    fn cost(&self) -> usize {
+        COST + self.0.last().map_or(0, |(end, _)| *end) + self.0.len() * RUN_COST
+    }
+
+    /// Copies bytes from `start` on. Returns how many there were.
+    fn copy(&self, start: usize, out: &mut [u8]) -> usize {
+        let first = self.0.partition_point(|(end, _)| *end <= start);
+        let mut at = 0;
+        for (end, run) in &self.0[first..] {
+            let part = &run[(start + at) - (end - run.len())..];
+            let n = part.len().min(out.len() - at);
+            out[at..at + n].copy_from_slice(&part[..n]);
+            at += n;
+            if at == out.len() {
+                break;
+            }
+        }
+        at
+    }
 }
 
 impl Fresh {
@@ -46,7 +76,8 @@ impl Fresh {
 
     /// The bytes of an extent, run by run.
     pub fn put(&self, ino: Ino, id: ExtentId, runs: Vec<Arc<Plain>>) {
-        let bytes = cost(&runs);
+        let extent = Extent::new(runs);
+        let bytes = extent.cost();
         if bytes > self.most {
             return;
         }
@@ -56,7 +87,7 @@ impl Fresh {
             gone.extend(inner.take(&(ino, id)));
             inner.bytes += bytes;
             inner.order.insert((ino, id));
-            inner.kept.push((ino, id), runs);
+            inner.kept.push((ino, id), Arc::new(extent));
             while inner.bytes > self.most
                 && let Some((oldest, _)) = inner.kept.peek_lru()
             {
@@ -70,19 +101,8 @@ impl Fresh {
 
     /// Copies bytes of an extent from `start` on, if they are here: all of `out`, or nothing.
     pub fn copy(&self, ino: Ino, id: ExtentId, start: u32, out: &mut [u8]) -> bool {
-        let Some(runs) = self.inner.lock().kept.peek(&(ino, id)).cloned() else { return false };
-        let (mut skip, mut at) = (start as usize, 0);
-        for run in &runs {
-            if at == out.len() {
-                break;
-            }
-            let part = &run[skip.min(run.len())..];
-            skip -= skip.min(run.len());
-            let n = part.len().min(out.len() - at);
-            out[at..at + n].copy_from_slice(&part[..n]);
-            at += n;
-        }
-        at == out.len()
+        let Some(extent) = self.inner.lock().kept.peek(&(ino, id)).cloned() else { return false };
+        extent.copy(start as usize, out) == out.len()
     }
 
     pub fn has(&self, ino: Ino, id: ExtentId) -> bool {
@@ -109,11 +129,11 @@ impl Fresh {
 }
 
 impl Inner {
-    fn take(&mut self, key: &Key) -> Option<Vec<Arc<Plain>>> {
-        let runs = self.kept.pop(key)?;
+    fn take(&mut self, key: &Key) -> Option<Arc<Extent>> {
+        let extent = self.kept.pop(key)?;
         self.order.remove(key);
-        self.bytes -= cost(&runs);
-        Some(runs)
+        self.bytes -= extent.cost();
+        Some(extent)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reading a file without using it: what a search does.
 //!
-//! A [`Glance`] is a file's contents at one instant: a copy of what is dirty, and the pieces of what is stored. Extents
+//! A [`Glance`] is a file's contents at one instant: a snapshot of what is dirty, and the pieces of what is stored. Extents
 //! never change, so whatever is written afterwards, all that is read through a glance belongs to that instant; where an
 //! extent is gone meanwhile, the reader is told ([`CacheError::Stale`]) and takes another.
 //!
@@ -11,17 +11,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::dirty::Plain;
+use super::dirty::Runs;
 use super::read::{holds, subtract};
 use super::{Cache, CacheError};
 use crate::base::{ExtentId, Ino, Position};
+use crate::download::DownloadError;
 use crate::format::extent::{self, Frame};
 use crate::format::key::Key;
 use crate::format::record::{Extent, Head, Piece, Record};
 use crate::history::map;
 
 /// So much of a map is read under history's lock at a time.
-const STRETCH: u64 = 1 << 30;
+const STRETCH: u64 = 64 << 20;
 /// More pieces are not looked at: the rest of such a file counts as not being here.
 const PIECES_MAX: usize = 256 * 1024;
 /// How often a map is read anew that changes meanwhile.
@@ -41,7 +42,7 @@ pub struct Glance {
     pub version: ContentsVersion,
     pub size: u64,
     /// Newer ones behind older ones.
-    dirty: Vec<(u64, Arc<Plain>)>,
+    dirty: Vec<Runs>,
     pieces: Vec<Piece>,
     /// What was opened or brought last.
     opened: Vec<(ExtentId, u32, Arc<Frame>)>,
@@ -52,6 +53,16 @@ impl Cache {
     /// A number that moves with every write into memory. (What is stored moves history's positions.)
     pub fn writes(&self) -> u64 {
         self.writes.load(Ordering::Acquire)
+    }
+
+    /// A number that moves whenever somebody asks for a file to be let go of.
+    pub fn drops(&self) -> u64 {
+        self.drops.load(Ordering::Relaxed)
+    }
+
+    /// A number that moves whenever clean plaintext comes into memory.
+    pub fn arrivals(&self) -> u64 {
+        self.frames.arrivals()
     }
 
     /// Which contents a file has now.
@@ -81,11 +92,9 @@ impl Cache {
         let entry = self.entries.peek(ino);
         // Held over both looks, memory and stored: see the entry's invariants.
         let inner = entry.as_ref().map(|entry| entry.lock());
-        let mut dirty = Vec::new();
-        let (mut live, mut written) = (None, 0);
+        let (mut live, mut written, mut dirty) = (None, 0, Vec::new());
         if let Some(inner) = inner.as_deref().filter(|inner| !inner.is_clean()) {
-            (live, written) = (inner.live, inner.written);
-            inner.visit_runs(|offset, run| dirty.push((offset, run)));
+            (live, written, dirty) = (inner.live, inner.written, inner.snapshot());
         }
         let view = self.history.view();
         let head = view.get(&Key::head(ino))?;
@@ -166,7 +175,7 @@ impl Cache {
             let known = glance.pieces[PIECES_MAX].offset;
             here = here.min(usize::try_from(known.saturating_sub(at)).unwrap_or(usize::MAX));
         }
-        glance.copy_dirty(&range, out);
+        glance.visit(&range, |at, bytes| out[at..at + bytes.len()].copy_from_slice(bytes));
         Ok(here)
     }
 
@@ -282,34 +291,45 @@ impl Cache {
             }
         }
         for (id, first, asked) in asked {
-            let frames = asked.wait().await.map_err(|error| match error {
-                crate::download::DownloadError::Gone => CacheError::Stale,
-                error => CacheError::Io(error.to_string()),
-            })?;
+            let frames = match asked.wait().await {
+                Ok(frames) => frames,
+                Err(error) => return Err(self.not_brought(id, error).await),
+            };
             found.extend((first..).zip(frames.iter()).map(|(n, frame)| (id, n, frame.clone())));
         }
         glance.opened = found;
         Ok(())
+    }
+
+    /// Why bytes did not come. Where an object is missing, or wrong, the vault may have gone on (D3).
+    async fn not_brought(&self, id: ExtentId, error: DownloadError) -> CacheError {
+        if let (true, Some(lookout)) = (error.is_of_the_bytes(), self.lookout.get()) {
+            let record = || self.history.view().get(&Key::extent(id)).ok().flatten();
+            let known = record();
+            lookout.look().await;
+            if record() != known {
+                return CacheError::Stale;
+            }
+        }
+        match error {
+            DownloadError::Gone => CacheError::Stale,
+            error => CacheError::Io(error.to_string()),
+        }
     }
 }
 
 impl Glance {
     /// Stretches of `range` that are dirty, counted from its start.
     fn dirty_in(&self, range: &Range<u64>) -> Vec<Range<usize>> {
-        let parts = self.dirty.iter().filter_map(|(offset, run)| {
-            let (from, to) = ((*offset).max(range.start), (offset + run.len() as u64).min(range.end));
-            (from < to).then(|| (from - range.start) as usize..(to - range.start) as usize)
-        });
-        parts.collect()
+        let mut parts = Vec::new();
+        self.visit(range, |at, bytes| parts.push(at..at + bytes.len()));
+        parts
     }
 
-    fn copy_dirty(&self, range: &Range<u64>, out: &mut [u8]) {
-        for (offset, run) in &self.dirty {
-            let (from, to) = ((*offset).max(range.start), (offset + run.len() as u64).min(range.end));
-            if from < to {
-                out[(from - range.start) as usize..(to - range.start) as usize]
-                    .copy_from_slice(&run[(from - offset) as usize..(to - offset) as usize]);
-            }
+    /// Calls `each` for what is dirty of `range`: where it stands, counted from its start, and the bytes.
+    fn visit(&self, range: &Range<u64>, mut each: impl FnMut(usize, &[u8])) {
+        for runs in &self.dirty {
+            runs.visit(range, |at, bytes| each((at - range.start) as usize, bytes));
         }
     }
 

@@ -35,6 +35,8 @@ pub mod entry;
 pub mod frames;
 mod fresh;
 pub mod glance;
+#[cfg(test)]
+mod glance_tests;
 mod read;
 #[cfg(test)]
 mod read_tests;
@@ -169,6 +171,8 @@ pub struct Cache {
     ahead: Mutex<Ahead>,
     /// Writes so far: each has a number, by which what an entry holds is told from what it held.
     writes: AtomicU64,
+    /// Files that were let go of on request.
+    drops: AtomicU64,
     clock: Clock,
     lookout: OnceLock<Arc<dyn Lookout>>,
     undertaker: OnceLock<Undertaker>,
@@ -198,6 +202,7 @@ impl Cache {
             fresh: Arc::new(Fresh::new(bounds.clean_bytes / FRESH_SHARE)),
             ahead: Mutex::new(ahead),
             writes: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
             clock,
             lookout: OnceLock::new(),
             undertaker: OnceLock::new(),
