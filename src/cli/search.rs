@@ -37,14 +37,20 @@ pub fn search(args: &Search) -> Result<u8, Failure> {
         return Err(fails(error.to_string()));
     }
     let dir = args.dir.as_deref().unwrap_or(Path::new("."));
-    let path = dir.join(room(dir).map_err(fails)?);
-    let path = if args.all { path.join("all") } else { path };
+    let room = dir.join(room(dir).map_err(fails)?);
+    let path = if args.all { room.join("all") } else { room.clone() };
     let name = query.name();
     if name.len() > NAME_MAX {
         return Err(fails(format!("the pattern is too long: {} bytes, of which {NAME_MAX} may be", name.len())));
     }
     let path = path.join(OsStr::from_bytes(&name));
-    let (answer, summary) = open(&path).map_err(|e| fails(format!("{}: {e}", printable(&dir.to_string_lossy()))))?;
+    let (answer, summary) = open(&path).map_err(|e| match room.is_dir() {
+        true => fails(format!("{}: {e}", printable(&dir.to_string_lossy()))),
+        false => fails(format!(
+            "{}: this is an entry of the directory's own, so it has no room for searches; mount with -o search=NAME",
+            printable(&room.to_string_lossy())
+        )),
+    })?;
     let prefix = args.dir.as_deref().map(|dir| prefix(dir, args.json)).unwrap_or_default();
     let printed = print(answer, &summary, &prefix);
     match printed {

@@ -28,7 +28,7 @@ impl Tree {
 
     pub async fn getattr(&self, ino: Ino) -> Result<Attributes, FsError> {
         match is_virtual(ino) {
-            true => self.attributes_of(ino),
+            true => self.attributes(ino),
             false => self.fs.getattr(ino).await,
         }
     }
@@ -68,7 +68,7 @@ impl Tree {
         if truncate || write {
             return Err(FsError::ReadOnly);
         }
-        self.open_answer(ino).await.map(|()| Privileges::Kept)
+        self.open_answer(ino).map(|()| Privileges::Kept)
     }
 
     /// A version to read; `None` where there are none. [`Tree::let_go`] must follow.

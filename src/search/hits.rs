@@ -3,7 +3,11 @@
 //! Owns the form of an answer: `path:line:text`, or JSON, or names, in the order of the paths' bytes; then lines that begin
 //! with `dripfs: ` and say what is not in it. Everything here is plaintext, and wiped when dropped.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::Serialize;
+use zeroize::Zeroize;
 
 use super::pattern::Output;
 use crate::crypto::secret::SecretVec;
@@ -13,63 +17,41 @@ use crate::crypto::secret::SecretVec;
 pub struct Hits {
     /// Of each line: its number, and where its text ends.
     lines: Vec<(u64, usize)>,
-    text: Bytes,
+    text: SecretVec,
 }
 
-/// Plaintext that grows in steps, so that each byte is moved a few times at most.
-#[derive(Default, Debug)]
-struct Bytes(SecretVec);
+/// What was found in files, by their paths.
+pub type ByPath = Vec<(Box<[u8]>, Arc<Hits>)>;
 
-impl PartialEq for Bytes {
-    fn eq(&self, other: &Bytes) -> bool {
-        *self.0 == *other.0
-    }
-}
-
-impl Eq for Bytes {}
-
-impl Bytes {
-    fn push(&mut self, more: &[u8]) {
-        let len = self.0.len() + more.len();
-        if len > self.0.capacity() {
-            self.0.grow_to(len.max(2 * self.0.capacity()));
-        }
-        self.0.extend_from_slice(more);
-    }
+/// What a line of an answer has beside its text, at most: path, number, two colons, line feed.
+pub fn beside(path: &[u8]) -> usize {
+    path.len() + 23
 }
 
 impl Hits {
     pub fn push(&mut self, line: u64, text: &[u8]) {
-        self.text.push(text);
-        self.lines.push((line, self.text.0.len()));
+        self.text.extend_from_slice(text);
+        self.lines.push((line, self.text.len()));
     }
 
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    pub fn len(&self) -> usize {
-        self.lines.len()
-    }
-
     /// The memory that it takes.
     pub fn cost(&self) -> usize {
-        self.text.0.capacity() + self.lines.capacity() * size_of::<(u64, usize)>()
+        self.text.capacity() + self.lines.capacity() * size_of::<(u64, usize)>()
     }
 
-    pub fn text_len(&self) -> usize {
-        self.text.0.len()
-    }
-
-    /// What it adds to an answer, about.
-    pub fn rendered(&self, path: &[u8]) -> usize {
-        self.text.0.len() + self.lines.len() * (path.len() + 24)
+    /// What it adds to an answer, at most, if each line has so much [`beside`] its text.
+    pub fn rendered(&self, beside: usize) -> usize {
+        self.text.len() + self.lines.len() * beside
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let mut start = 0;
         self.lines.iter().map(move |(line, end)| {
-            let text = &self.text.0[start..*end];
+            let text = &self.text[start..*end];
             start = *end;
             (*line, text)
         })
@@ -77,13 +59,13 @@ impl Hits {
 
     /// All of it as bytes, to be sealed.
     pub fn to_bytes(&self) -> SecretVec {
-        let mut out = SecretVec::with_capacity(8 + self.lines.len() * 16 + self.text.0.len());
+        let mut out = SecretVec::with_capacity(8 + self.lines.len() * 16 + self.text.len());
         out.extend_from_slice(&(self.lines.len() as u64).to_le_bytes());
         for (line, end) in &self.lines {
             out.extend_from_slice(&line.to_le_bytes());
             out.extend_from_slice(&(*end as u64).to_le_bytes());
         }
-        out.extend_from_slice(&self.text.0);
+        out.extend_from_slice(&self.text);
         out
     }
 
@@ -103,17 +85,18 @@ impl Hits {
             }
             before = *end;
         }
-        hits.text.push(text);
+        hits.text.extend_from_slice(text);
         Some(hits)
     }
 }
 
 /// An answer. It does not change.
+#[derive(Default)]
 pub struct Answer {
-    bytes: Bytes,
+    bytes: SecretVec,
     /// Where the lines of matches end, and those begin that say what is missing.
-    pub notes_at: usize,
-    pub matches: u64,
+    notes_at: usize,
+    matches: u64,
     /// Paths of the files that match, in order.
     pub files: Vec<Box<[u8]>>,
     /// Does it say all there is?
@@ -131,13 +114,22 @@ struct Summary {
 
 #[derive(Serialize)]
 struct JsonLine<'a> {
-    path: std::borrow::Cow<'a, str>,
+    path: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_hex: Option<String>,
     line: u64,
-    text: std::borrow::Cow<'a, str>,
+    text: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_hex: Option<String>,
+}
+
+impl Drop for JsonLine<'_> {
+    fn drop(&mut self) {
+        if let Cow::Owned(text) = &mut self.text {
+            text.zeroize();
+        }
+        self.text_hex.zeroize();
+    }
 }
 
 #[derive(Serialize)]
@@ -148,48 +140,39 @@ struct JsonNote<'a> {
 impl Answer {
     /// `found` in any order; `notes` in this one. What does not fit into `most` bytes (JSON is longer than what it tells) is
     /// not in it.
-    pub fn new(
-        mut found: Vec<(Box<[u8]>, std::sync::Arc<Hits>)>,
-        mut notes: Vec<String>,
-        output: Output,
-        most: usize,
-    ) -> Answer {
+    pub fn new(mut found: ByPath, mut notes: Vec<String>, output: Output, most: usize) -> Answer {
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let mut bytes = Bytes::default();
-        let lines = output == Output::Lines;
-        bytes.0.grow_to(found.iter().filter(|_| lines).map(|(path, hits)| hits.rendered(path)).sum());
-        let mut fits = 0;
-        for (path, hits) in &found {
-            render(&mut bytes, path, hits, output);
-            fits += 1;
-            if bytes.0.len() > most && fits < found.len() {
-                notes.push("partial: cut off, since the answer is too long".to_owned());
+        let mut answer = Answer::default();
+        if output == Output::Lines {
+            answer.bytes.grow_to(found.iter().map(|(path, hits)| hits.rendered(beside(path))).sum::<usize>().min(most));
+        }
+        let mut all = found.iter().flat_map(|(path, hits)| hits.iter().map(move |(line, text)| (path, line, text)));
+        for (path, line, text) in &mut all {
+            render(&mut answer.bytes, path, line, text, output);
+            answer.matches += 1;
+            if answer.files.last() != Some(path) {
+                answer.files.push(path.clone());
+            }
+            if answer.bytes.len() > most {
                 break;
             }
         }
-        found.truncate(fits);
-        let notes_at = bytes.0.len();
-        for note in &notes {
-            // A line feed in a file's name must not begin a line of its own.
-            let note: String =
-                note.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
-            match output {
-                Output::Json => json(&mut bytes, &JsonNote { note: &note }),
-                Output::Lines | Output::Names => bytes.push(format!("dripfs: {note}\n").as_bytes()),
-            }
+        if all.next().is_some() {
+            notes.push("partial: cut off, since the answer is too long".to_owned());
         }
-        let matches = found.iter().map(|(_, hits)| hits.len() as u64).sum();
-        let files = found.into_iter().map(|(path, _)| path).collect();
-        Answer { bytes, notes_at, matches, files, whole: notes.is_empty() }
+        answer.notes_at = answer.bytes.len();
+        notes.iter().for_each(|note| tell(&mut answer.bytes, note, output));
+        answer.whole = notes.is_empty();
+        answer
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes.0
+        &self.bytes
     }
 
     /// The memory that it takes.
     pub fn cost(&self) -> usize {
-        self.bytes.0.capacity() + self.files.iter().map(|path| path.len() + 32).sum::<usize>() + 256
+        self.bytes.capacity() + self.files.iter().map(|path| path.len() + 32).sum::<usize>() + 256
     }
 
     pub fn summary(&self) -> String {
@@ -199,48 +182,60 @@ impl Answer {
     }
 
     pub fn says_the_same(&self, other: &Answer) -> bool {
-        *self.bytes.0 == *other.bytes.0
+        self.bytes == other.bytes
     }
 }
 
-fn render(out: &mut Bytes, path: &[u8], hits: &Hits, output: Output) {
+/// One line that matches.
+fn render(out: &mut SecretVec, path: &[u8], line: u64, text: &[u8], output: Output) {
     match output {
         Output::Names => {
-            out.push(path);
-            out.push(b"\n");
+            out.extend_from_slice(path);
+            out.extend_from_slice(b"\n");
         }
         Output::Lines => {
-            for (line, text) in hits.iter() {
-                out.push(path);
-                out.push(format!(":{line}:").as_bytes());
-                out.push(text);
-                out.push(b"\n");
-            }
+            out.extend_from_slice(path);
+            out.extend_from_slice(format!(":{line}:").as_bytes());
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\n");
         }
         Output::Json => {
-            for (line, text) in hits.iter() {
-                let (path_hex, text_hex) = (hex_if_needed(path), hex_if_needed(text));
-                let (path, text) = (String::from_utf8_lossy(path), String::from_utf8_lossy(text));
-                json(out, &JsonLine { path, path_hex, line, text, text_hex });
-            }
+            let (path_hex, text_hex) = (hex_if_needed(path), hex_if_needed(text));
+            let (path, text) = (String::from_utf8_lossy(path), String::from_utf8_lossy(text));
+            json(out, &JsonLine { path, path_hex, line, text, text_hex });
         }
+    }
+}
+
+/// One line about what is missing.
+fn tell(out: &mut SecretVec, note: &str, output: Output) {
+    // A line feed in a file's name must not begin a line of its own.
+    let note: String = note.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    match output {
+        Output::Json => json(out, &JsonNote { note: &note }),
+        Output::Lines | Output::Names => out.extend_from_slice(format!("dripfs: {note}\n").as_bytes()),
     }
 }
 
 /// JSON has no bytes: where they are no UTF-8, they are told in hexadecimal too.
 fn hex_if_needed(bytes: &[u8]) -> Option<String> {
-    match std::str::from_utf8(bytes) {
-        Ok(_) => None,
-        Err(_) => Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+    if std::str::from_utf8(bytes).is_ok() {
+        return None;
     }
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        hex.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
+    }
+    Some(hex)
 }
 
-fn json(out: &mut Bytes, value: &impl Serialize) {
+fn json(out: &mut SecretVec, value: &impl Serialize) {
     // Straight into what is wiped. Strings and numbers cannot fail.
-    struct Into<'a>(&'a mut Bytes);
+    struct Into<'a>(&'a mut SecretVec);
     impl std::io::Write for Into<'_> {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.push(bytes);
+            self.0.extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -248,13 +243,11 @@ fn json(out: &mut Bytes, value: &impl Serialize) {
         }
     }
     let _ = serde_json::to_writer(Into(out), value);
-    out.push(b"\n");
+    out.extend_from_slice(b"\n");
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -265,7 +258,9 @@ mod tests {
         hits
     }
 
-    fn found(files: &[(&str, &[(u64, &[u8])])]) -> Vec<(Box<[u8]>, Arc<Hits>)> {
+    type Lines<'a> = &'a [(u64, &'a [u8])];
+
+    fn found(files: &[(&str, Lines<'_>)]) -> ByPath {
         files.iter().map(|(path, lines)| (path.as_bytes().into(), Arc::new(hits(lines)))).collect()
     }
 
@@ -280,10 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_too_long_is_cut_between_files_and_says_so() {
-        let answer = Answer::new(found(&[("a", &[(1, b"x")]), ("b", &[(1, b"y")])]), Vec::new(), Output::Lines, 2);
-        assert_eq!(answer.bytes(), b"a:1:x\ndripfs: partial: cut off, since the answer is too long\n");
-        assert!(!answer.whole && answer.files.len() == 1 && answer.matches == 1);
+    fn an_answer_that_is_too_long_is_cut_between_lines_and_says_so() {
+        let files = || found(&[("a", &[(1, b"x"), (2, b"y")]), ("b", &[(1, b"y")])]);
+        for (most, expected, matches) in [(2, "a:1:x\n", 1), (9, "a:1:x\na:2:y\n", 2)] {
+            let answer = Answer::new(files(), Vec::new(), Output::Lines, most);
+            let expected = format!("{expected}dripfs: partial: cut off, since the answer is too long\n");
+            assert_eq!(answer.bytes(), expected.as_bytes());
+            assert!(!answer.whole && answer.files.len() == 1 && answer.matches == matches);
+        }
+        assert!(Answer::new(files(), Vec::new(), Output::Lines, 13).whole, "the last line is in it whole");
     }
 
     #[test]

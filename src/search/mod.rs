@@ -9,9 +9,11 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `tree` | the drive with the rooms in it, as the fuse room sees it: numbers, names, answers |
+//! | `tree` | the drive with the rooms in it, as the fuse room sees it: numbers, names |
+//! | `listings` | what the rooms' directories list |
+//! | `answers` | answers that were given, until they go |
 //! | `front` | operations that the rooms refuse, or leave to the drive |
-//! | `pattern` | what a name asks for |
+//! | `pattern`, `syntax` | what a name asks for, and how it is read |
 //! | `access` | what a caller may read |
 //! | `run` | one search: the walk, the threads, the time |
 //! | `scan` | one file's lines |
@@ -39,12 +41,15 @@
 //! - Nothing in a room can be changed. Answers are bounded, in memory alone, and wiped once their time is over.
 
 mod access;
+mod answers;
 mod front;
 mod hits;
+mod listings;
 pub mod pattern;
 mod results;
 mod run;
 mod scan;
+mod syntax;
 mod tree;
 
 use std::time::Duration;

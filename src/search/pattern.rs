@@ -9,13 +9,11 @@
 //!                      g=GLOB  files of such names alone (with / of such paths); g=!GLOB all but those
 //! ```
 //!
-//! `%2F` stands for a slash and `%25` for a percent sign, in a glob `%3A` for a colon; any other percent sign is itself. A line feed parts
-//! alternatives, as grep has it. Only letters before the first colon make the prefix form: `->next` and `-x` are patterns,
+//! `%2F` stands for a slash and `%25` for a percent sign, in a glob `%3A` for a colon; any other percent sign is itself. A
+//! line feed parts alternatives, as grep has it. Only letters before the first colon make the prefix form: `->next` and `-x` are patterns,
 //! and `-:PATTERN` takes any pattern whatever it begins with.
 //!
-//! Expressions are those of the Rust crate regex, read as `grep -E` reads them where both have a thing: a brace that begins
-//! no repetition is itself, `{,3}` is `{0,3}`, `[[]` is a bracket, `[[:alpha:]]` knows letters beyond ASCII. There are no
-//! back-references; `\` in brackets is an escape; a repetition of nothing, as in `*a`, is an error.
+//! How expressions are read stands in `syntax`.
 //!
 //! Owns what is written where. Does not own what is searched.
 
@@ -23,6 +21,8 @@ use std::fmt;
 
 use globset::{GlobBuilder, GlobMatcher};
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
+
+use super::syntax::{escape, translated};
 
 /// An expression may not become larger than so many bytes, nor what it remembers while it runs: one that is short can
 /// mean much.
@@ -246,8 +246,8 @@ fn prefix_of(name: &[u8]) -> Option<(&[u8], &[u8])> {
     (rest.is_empty() || is_glob).then_some((options, text))
 }
 
-/// `glob`: a colon ends the options, so it is spelled `%3A` in a glob.
-fn decoded(text: &[u8], glob: bool) -> Vec<u8> {
+/// What a part of a name stands for. `glob`: a colon ends the options, so it is spelled `%3A` in a glob.
+pub fn decoded(text: &[u8], glob: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((byte, after)) = rest.split_first() {
@@ -274,120 +274,6 @@ pub fn encoded(text: &[u8]) -> Vec<u8> {
         }
     }
     out
-}
-
-fn escape(text: &str, out: &mut String) {
-    for c in text.chars() {
-        if c.is_ascii_punctuation() && c != '_' && c != '<' && c != '>' {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-}
-
-/// Into the syntax of the engine, what grep writes otherwise: a brace that begins no repetition is itself, and a repetition
-/// may lack its least number; in brackets an opening bracket is itself, and classes know letters beyond ASCII.
-fn translated(text: &str, out: &mut String) {
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        rest = &rest[c.len_utf8()..];
-        match c {
-            '\\' => rest = escaped(rest, out),
-            '[' => rest = brackets(rest, out),
-            '{' => match repetition(rest) {
-                Some(("", most)) => {
-                    out.push_str(&format!("{{0,{most}"));
-                    rest = &rest[1 + most.len()..];
-                }
-                Some(_) => out.push('{'),
-                None => out.push_str("\\{"),
-            },
-            c => out.push(c),
-        }
-    }
-}
-
-/// What stands behind a backslash. Returns the rest.
-fn escaped<'a>(text: &'a str, out: &mut String) -> &'a str {
-    out.push('\\');
-    let Some(c) = text.chars().next() else { return text };
-    out.push(c);
-    let rest = &text[c.len_utf8()..];
-    // These take braces of their own: a class, a character, a boundary.
-    match rest.find('}') {
-        Some(end) if matches!(c, 'p' | 'P' | 'x' | 'u' | 'U' | 'b') && rest.starts_with('{') => {
-            out.push_str(&rest[..=end]);
-            &rest[end + 1..]
-        }
-        _ => rest,
-    }
-}
-
-/// What stands behind an opening bracket. Returns the rest.
-fn brackets<'a>(text: &'a str, out: &mut String) -> &'a str {
-    out.push('[');
-    let mut rest = text;
-    if let Some(after) = rest.strip_prefix('^') {
-        out.push('^');
-        rest = after;
-    }
-    // The first one closes nothing.
-    if let Some(after) = rest.strip_prefix(']') {
-        out.push_str("\\]");
-        rest = after;
-    }
-    while let Some(c) = rest.chars().next() {
-        if let Some((class, after)) = class(rest) {
-            out.push_str(class);
-            rest = after;
-            continue;
-        }
-        rest = &rest[c.len_utf8()..];
-        match c {
-            '\\' => rest = escaped(rest, out),
-            ']' => {
-                out.push(']');
-                break;
-            }
-            '[' => out.push_str("\\["),
-            // Doubled, they would mean something.
-            '&' | '~' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c => out.push(c),
-        }
-    }
-    rest
-}
-
-/// A class of POSIX at the beginning, in the syntax of the engine, and the rest.
-fn class(text: &str) -> Option<(&'static str, &str)> {
-    let (name, rest) = text.strip_prefix("[:")?.split_once(":]")?;
-    let class = match name {
-        "alpha" => r"\p{Alphabetic}",
-        "alnum" => r"\p{Alphabetic}\p{Nd}",
-        "upper" => r"\p{Uppercase}",
-        "lower" => r"\p{Lowercase}",
-        "digit" => "0-9",
-        "xdigit" => "0-9A-Fa-f",
-        "space" => r"\s",
-        "blank" => r"\p{Zs}\t",
-        "cntrl" => r"\p{Cc}",
-        "punct" => r"\p{P}\p{S}",
-        "graph" => r"[^\s\p{C}]",
-        "print" => r"\P{C}",
-        _ => return None,
-    };
-    Some((class, rest))
-}
-
-/// `N}`, `N,}`, `N,M}` or `,M}` at the beginning: the two numbers, as they are written.
-fn repetition(text: &str) -> Option<(&str, &str)> {
-    let inside = &text[..text.find('}')?];
-    let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
-    let digits = |number: &str| number.bytes().all(|byte| byte.is_ascii_digit());
-    (digits(least) && digits(most) && !(least.is_empty() && most.is_empty())).then_some((least, most))
 }
 
 /// Is this a name that editors, version control and desktops look for beside what they open? It is no pattern, or each
@@ -454,38 +340,6 @@ mod tests {
         assert!(takes("*.{rs,c}", "b.c") && !takes("!*.rs", "a/b.rs") && takes("!*.rs", "a/b.c"));
         assert!(takes("a%2F*.rs", "a/b.rs") && !takes("a%2F*.rs", "a/c/b.rs") && takes("**%2Fb.rs", "a/c/b.rs"));
         assert!(query("-g=[:x").compile().is_err_and(|error| error.to_string().contains("glob")));
-    }
-
-    #[test]
-    fn braces_are_as_in_grep() {
-        assert!(matches("main() {", "int main {") && matches("a{,2}b", "aab") && matches("^a{2}$", "aa"));
-        assert!(matches("^a{2,}$", "aaa") && !matches("^a{1,2}$", "aaa") && matches("x{y}", "x{y}"));
-        assert!(matches(r"^\p{Greek}+$", "αβ") && matches(r"\x{41}", "A") && matches(r"\bfoo\b", "a foo b"));
-        assert!(matches("{", "{") && matches(r"\{", "{") && matches("[{]", "{") && matches("{}", "{}"));
-    }
-
-    #[test]
-    fn brackets_are_as_in_grep() {
-        for (pattern, line, found) in [
-            ("^[[]$", "[", true),
-            ("^[]a]+$", "]a", true),
-            ("^[^]a]$", "]", false),
-            ("^[a[b]$", "[", true),
-            ("^[a&&b]$", "&", true),
-            ("^[[:alpha:][:digit:]_-]+$", "aÖ9_-", true),
-            ("^[[:alpha:]]+$", "a9", false),
-            ("[^[:print:]]", "Grüße", false),
-            ("[^[:print:]]", "a\tb", true),
-            ("^[[:punct:]]+$", "!?+", true),
-            ("^[[:graph:]]$", " ", false),
-            ("^[^[:graph:]]$", " ", true),
-            (r"^[\w.]+$", "a.b", true),
-            (r"^[\]x]+$", "]x", true),
-            ("[a]{2}", "aa", true),
-            ("[{]x", "{x", true),
-        ] {
-            assert_eq!(matches(pattern, line), found, "{pattern} {line:?}");
-        }
     }
 
     #[test]

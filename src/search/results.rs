@@ -62,11 +62,15 @@ struct Place {
 }
 
 impl Results {
-    /// At most so many bytes; 0 keeps nothing. With a disk, what was found lies there, sealed.
-    pub fn new(most: usize, ttl: Duration, disk: Option<Arc<dyn Disk>>) -> Results {
-        let files = disk.filter(|_| most > 0).and_then(|disk| {
-            let files = Files::new(disk, most as u64 / 2);
-            files.inspect_err(|error| log::warn!("what searches find is kept in memory: {error}")).ok()
+    /// At most so many bytes; 0 keeps nothing. If it is to be `sealed`, what was found lies on the disk.
+    pub fn new(most: usize, ttl: Duration, disk: Option<Arc<dyn Disk>>, sealed: bool) -> Results {
+        let files = disk.and_then(|disk| {
+            // What a process before has left nobody can open.
+            let opened = remove_all(&*disk).and_then(|()| match sealed && most > 0 {
+                true => Files::new(disk, most as u64 / 2).map(Some),
+                false => Ok(None),
+            });
+            opened.inspect_err(|error| log::warn!("what searches find is kept in memory: {error}")).ok().flatten()
         });
         Results { inner: Mutex::new(Inner { kept: LruCache::unbounded(), bytes: 0, files }), most, ttl }
     }
@@ -146,6 +150,15 @@ impl Results {
         drop(gone);
     }
 
+    /// Lets go of everything.
+    pub fn clear(&self) {
+        let mut inner = self.inner.lock();
+        let gone = std::mem::replace(&mut inner.kept, LruCache::unbounded());
+        inner.bytes = 0;
+        drop(inner);
+        drop(gone);
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.inner.lock().kept.len()
@@ -166,10 +179,6 @@ struct Files {
 impl Files {
     fn new(disk: Arc<dyn Disk>, most: u64) -> io::Result<Files> {
         disk.create_dir(DIR)?;
-        // What a process before left nobody can open.
-        for name in disk.list(DIR)? {
-            disk.remove(&format!("{DIR}/{name}"))?;
-        }
         let key = SecretKey::random(&Random::Kernel);
         Ok(Files { disk, key, most, generation: 0, open: Vec::new(), end: 0 })
     }
@@ -222,6 +231,10 @@ impl Drop for Files {
     }
 }
 
+fn remove_all(disk: &dyn Disk) -> io::Result<()> {
+    disk.list(DIR)?.iter().try_for_each(|name| disk.remove(&format!("{DIR}/{name}")))
+}
+
 fn name_of(generation: u64) -> String {
     format!("{DIR}/{generation}")
 }
@@ -264,7 +277,8 @@ mod tests {
 
     fn kinds() -> [(Results, Option<Arc<SimulatedDisk>>); 2] {
         let disk = SimulatedDisk::new(7);
-        [(Results::new(64 << 10, TTL, None), None), (Results::new(64 << 10, TTL, Some(disk.clone())), Some(disk))]
+        let sealed = Results::new(64 << 10, TTL, Some(disk.clone()), true);
+        [(Results::new(64 << 10, TTL, None, false), None), (sealed, Some(disk))]
     }
 
     #[tokio::test(start_paused = true)]
@@ -302,7 +316,7 @@ mod tests {
     #[test]
     fn nothing_readable_lies_on_the_disk() {
         let disk = SimulatedDisk::new(7);
-        let results = Results::new(64 << 10, TTL, Some(disk.clone()));
+        let results = Results::new(64 << 10, TTL, Some(disk.clone()), true);
         results.put(key(1), &found("a secret line", 3));
         let [name] = &disk.list(DIR).unwrap()[..] else { panic!("one file") };
         let file = disk.open(&format!("{DIR}/{name}")).unwrap();
@@ -312,5 +326,18 @@ mod tests {
         // Another byte there is as if it were not kept.
         file.write_at(&[!bytes[40]], 40).unwrap();
         assert_eq!(results.get(&key(1)), None);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_on_the_disk_goes() {
+        for sealed in [false, true] {
+            let disk = SimulatedDisk::new(7);
+            let killed = Results::new(64 << 10, TTL, Some(disk.clone()), true);
+            killed.put(key(1), &found("a secret line", 3));
+            std::mem::forget(killed);
+            assert_eq!(disk.list(DIR).unwrap().len(), 1);
+            let results = Results::new(64 << 10, TTL, Some(disk.clone()), sealed);
+            assert!(disk.list(DIR).unwrap().is_empty() && results.get(&key(1)).is_none());
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! Owns what an answer's last lines say. Nothing that is wrong with one file ends the search.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::access::{ENTER, READ, Rights};
-use super::hits::{Answer, Hits};
+use super::hits::{Answer, ByPath, Hits, beside};
 use super::pattern::{Matcher, Output, Query};
 use super::results::{Key, Results};
-use super::scan::{End, LINE_MAX, Limit, Room, Scanner};
+use super::scan::{End, LINE_MAX, Limit, Scanner};
 use crate::base::Ino;
 use crate::base::sizes::MIB;
 use crate::cache::CacheError;
@@ -46,6 +46,8 @@ pub struct Search {
     pub fetch: Option<Handle>,
     pub threads: usize,
     pub time: Duration,
+    /// Nobody waits for any search any more.
+    pub over: Arc<AtomicBool>,
     pub runtime: Handle,
 }
 
@@ -66,7 +68,6 @@ struct Missing {
     late: u64,
     /// The walk was not over.
     walking: bool,
-    full: bool,
 }
 
 /// Files, of which the first few in order are named.
@@ -102,33 +103,20 @@ struct Gathering<'a> {
     matcher: Matcher,
     limit: Limit,
     query: [u8; 16],
-    found: Mutex<Vec<(Box<[u8]>, Arc<Hits>)>>,
-    /// What matches have taken of the answer.
-    room: Room,
+    /// What had been let go of on request when it began.
+    drops: u64,
+    found: Mutex<ByPath>,
     missing: Mutex<Missing>,
 }
 
 impl Search {
     /// Runs it, on this thread and a few more. For how long, its time bounds.
     pub fn run(&self) -> Result<Answer, FsError> {
-        let matcher = self.query.compile().map_err(|error| {
-            log::debug!("no pattern: {error}");
-            FsError::Invalid
-        })?;
+        let gathering = Gathering::new(self)?;
         let root = self.runtime.block_on(self.fs.getattr(self.dir))?;
         if !self.rights.may(&root, READ | ENTER) {
             return Err(FsError::AccessDenied);
         }
-        let hash = blake3::hash(&self.query.of_one_file().name());
-        let gathering = Gathering {
-            search: self,
-            matcher,
-            limit: Limit::new(Instant::now() + self.time),
-            query: hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes"),
-            found: Mutex::default(),
-            room: Room::new(ANSWER_MAX),
-            missing: Mutex::default(),
-        };
         let (files, line) = sync_channel::<File>(LINE);
         let line = Mutex::new(line);
         let walked = std::thread::scope(|scope| {
@@ -147,45 +135,30 @@ impl Search {
             gathering.walk(files)
         });
         walked?;
-        let Gathering { found, missing, .. } = gathering;
-        let notes = self.notes(&missing.into_inner());
+        let Gathering { found, missing, limit, .. } = gathering;
+        let notes = self.notes(&missing.into_inner(), limit.is_full());
         Ok(Answer::new(found.into_inner(), notes, self.query.output, 2 * ANSWER_MAX))
     }
 
-    fn notes(&self, missing: &Missing) -> Vec<String> {
+    fn notes(&self, missing: &Missing, full: bool) -> Vec<String> {
         let mut notes = Vec::new();
         let files = |count: u64| if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
-        if missing.unreadable.count > 0 {
-            notes.push(format!(
-                "partial: {} could not be read: {}",
-                files(missing.unreadable.count),
-                missing.unreadable.says()
-            ));
-        }
-        if missing.long.count > 0 {
-            let (count, most) = (files(missing.long.count), LINE_MAX / MIB);
-            notes.push(format!(
-                "partial: {count} searched up to a line of more than {most} MiB: {}",
-                missing.long.says()
-            ));
-        }
-        if missing.partly.count > 0 {
-            notes.push(format!(
-                "partial: {} searched up to what is in the store alone (all/ fetches it): {}",
-                files(missing.partly.count),
-                missing.partly.says()
-            ));
+        for (named, what) in [
+            (&missing.unreadable, "could not be read".to_owned()),
+            (&missing.long, format!("searched up to a line of more than {} MiB", LINE_MAX / MIB)),
+            (&missing.partly, "searched up to what is in the store alone (all/ fetches it)".to_owned()),
+        ] {
+            if named.count > 0 {
+                notes.push(format!("partial: {} {what}: {}", files(named.count), named.says()));
+            }
         }
         if missing.away > 0 {
-            notes.push(format!(
-                "partial: {} not searched, being in the store alone (all/ fetches them)",
-                files(missing.away)
-            ));
+            let count = files(missing.away);
+            notes.push(format!("partial: {count} not searched, being in the store alone (all/ fetches them)"));
         }
-        if missing.full {
+        if full {
             notes.push(format!("partial: cut off after {} MiB of matches", ANSWER_MAX / MIB));
-        }
-        if missing.late > 0 || missing.walking {
+        } else if missing.late > 0 || missing.walking {
             let (time, at_least) = (self.time.as_secs(), if missing.walking { "at least " } else { "" });
             notes.push(format!(
                 "partial: stopped after {time} s, with {at_least}{} to search (asked again, it goes on from there)",
@@ -196,7 +169,24 @@ impl Search {
     }
 }
 
-impl Gathering<'_> {
+impl<'a> Gathering<'a> {
+    fn new(search: &'a Search) -> Result<Gathering<'a>, FsError> {
+        let matcher = search.query.compile().map_err(|error| {
+            log::debug!("no pattern: {error}");
+            FsError::Invalid
+        })?;
+        let hash = blake3::hash(&search.query.of_one_file().name());
+        Ok(Gathering {
+            search,
+            matcher,
+            limit: Limit::new(Instant::now() + search.time, search.over.clone(), ANSWER_MAX),
+            query: hash.as_bytes()[..16].try_into().expect("a hash has 32 bytes"),
+            drops: search.fs.cache.drops(),
+            found: Mutex::default(),
+            missing: Mutex::default(),
+        })
+    }
+
     /// Brings files into the line, in the order in which directories list them.
     fn walk(&self, files: SyncSender<File>) -> Result<(), FsError> {
         let Search { fs, runtime, dir, rights, .. } = self.search;
@@ -209,10 +199,10 @@ impl Gathering<'_> {
             }
             let entries = match runtime.block_on(fs.readdir(*ino, *cookie, true, LISTING)) {
                 Ok(entries) => entries,
-                // It went meanwhile; or its records are damaged, which the log tells.
+                // It went meanwhile.
                 Err(FsError::Stale | FsError::NotFound) => Vec::new(),
                 Err(_) => {
-                    self.missing.lock().unreadable.add(path);
+                    self.missing.lock().unreadable.add(if path.is_empty() { b"./" } else { path });
                     Vec::new()
                 }
             };
@@ -223,9 +213,16 @@ impl Gathering<'_> {
             *cookie = last.cookie;
             let (path, mut below) = (path.clone(), Vec::new());
             for entry in entries.iter().filter(|entry| !entry.is_dots()) {
-                let Some(attributes) = &entry.attributes else { continue };
                 let mut whole = path.clone();
                 whole.extend_from_slice(&entry.name);
+                let Some(attributes) = &entry.attributes else {
+                    // It went meanwhile; or its records are damaged.
+                    let looked = runtime.block_on(fs.getattr(entry.ino));
+                    if !matches!(looked, Ok(_) | Err(FsError::Stale | FsError::NotFound)) {
+                        self.missing.lock().unreadable.add(&whole);
+                    }
+                    continue;
+                };
                 match entry.kind {
                     libc::S_IFDIR if rights.may(attributes, READ | ENTER) => {
                         whole.push(b'/');
@@ -233,9 +230,8 @@ impl Gathering<'_> {
                     }
                     libc::S_IFREG if rights.may(attributes, READ) && self.matcher.takes(&whole) => {
                         // Nobody takes it any more only if all threads ended, by a panic.
-                        if files.send(File { ino: entry.ino, path: whole.into() }).is_err() {
-                            return Err(FsError::Io("the search ended before its time".to_owned()));
-                        }
+                        let sent = files.send(File { ino: entry.ino, path: whole.into() });
+                        sent.map_err(|_| FsError::Io("the search ended before its time".to_owned()))?;
                     }
                     _ => {}
                 }
@@ -248,7 +244,7 @@ impl Gathering<'_> {
     fn scan_all(&self, line: &Mutex<Receiver<File>>) {
         let Search { fs, query, fetch, .. } = self.search;
         let first_only = query.output == Output::Names;
-        let mut scanner = Scanner::new(&fs.cache, &self.matcher.lines, fetch.as_ref(), first_only, &self.room);
+        let mut scanner = Scanner::new(&fs.cache, &self.matcher.lines, fetch.as_ref(), first_only, &self.limit);
         loop {
             let next = line.lock().recv();
             let Ok(file) = next else { return };
@@ -257,8 +253,8 @@ impl Gathering<'_> {
                 continue;
             }
             match self.scan(&mut scanner, &file) {
-                Ok((hits, end, scanned)) => self.gather(&file, hits, end, scanned),
-                // Deleted meanwhile.
+                Ok((hits, end)) => self.gather(&file, hits, end),
+                // Deleted meanwhile, or out of the caller's reach.
                 Err(CacheError::NotFound) => {}
                 Err(error) => {
                     log::debug!("{}: not searched: {error}", file.ino);
@@ -268,22 +264,25 @@ impl Gathering<'_> {
         }
     }
 
-    /// What a file has, how far it was searched, and whether it was searched now.
-    fn scan(&self, scanner: &mut Scanner<'_>, file: &File) -> Result<(Arc<Hits>, End, bool), CacheError> {
+    /// What a file has, and how far it was searched.
+    fn scan(&self, scanner: &mut Scanner<'_>, file: &File) -> Result<(Arc<Hits>, End), CacheError> {
         let Search { fs, results, .. } = self.search;
         let key = |version| -> Key { (file.ino, version, self.query) };
         if let Some(hits) = results.get(&key(fs.cache.contents_version(file.ino)?)) {
-            return Ok((hits, End::Whole, false));
+            self.check(file)?;
+            self.limit.take(hits.rendered(beside(&file.path)));
+            return Ok((hits, End::Whole));
         }
         for _ in 0..LOOKS {
             let mut glance = fs.cache.glance(file.ino)?;
-            match scanner.scan(&mut glance, &self.limit) {
+            self.check(file)?;
+            match scanner.scan(&mut glance, beside(&file.path)) {
                 Ok((hits, end)) => {
                     let hits = Arc::new(hits);
-                    if end == End::Whole {
+                    if end == End::Whole && fs.cache.drops() == self.drops {
                         results.put(key(glance.version), &hits);
                     }
-                    return Ok((hits, end, true));
+                    return Ok((hits, end));
                 }
                 Err(CacheError::Stale) => {}
                 Err(error) => return Err(error),
@@ -292,29 +291,68 @@ impl Gathering<'_> {
         Err(CacheError::Io("the file is rewritten faster than it can be searched".to_owned()))
     }
 
-    fn gather(&self, file: &File, hits: Arc<Hits>, end: End, scanned: bool) {
+    /// May it be read? Asked once it is known what it holds: it may have been closed to the caller since it was listed, and
+    /// written then.
+    fn check(&self, file: &File) -> Result<(), CacheError> {
+        let Search { fs, runtime, rights, .. } = self.search;
+        match runtime.block_on(fs.getattr(file.ino)) {
+            Ok(attributes) if rights.may(&attributes, READ) => Ok(()),
+            Ok(_) | Err(FsError::Stale | FsError::NotFound) => Err(CacheError::NotFound),
+            Err(error) => Err(CacheError::Io(error.to_string())),
+        }
+    }
+
+    fn gather(&self, file: &File, hits: Arc<Hits>, end: End) {
         match end {
-            End::Whole => {}
+            End::Whole | End::Full => {}
             End::NotHere { some: false } => self.missing.lock().away += 1,
             End::NotHere { some: true } => self.missing.lock().partly.add(&file.path),
             End::LongLine => self.missing.lock().long.add(&file.path),
             End::Late => self.missing.lock().late += 1,
-            End::Full => self.is_full(),
         }
-        if hits.is_empty() {
-            return;
+        if !hits.is_empty() {
+            self.found.lock().push((file.path.clone(), hits));
         }
-        // The text of what was scanned is counted already; that of what was kept is not.
-        let text = if scanned { hits.text_len() } else { 0 };
-        if self.room.take(hits.rendered(&file.path) - text) {
-            self.is_full();
-        }
-        self.found.lock().push((file.path.clone(), hits));
     }
+}
 
-    /// What is not in the answer by now will not be.
-    fn is_full(&self) {
-        self.missing.lock().full = true;
-        self.limit.stop.store(true, Ordering::Relaxed);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tests::{empty, now};
+    use crate::fs::{Caller, SetAttributes};
+
+    #[tokio::test]
+    async fn a_file_that_was_closed_to_the_caller_after_it_was_listed_is_not_told() {
+        let fs = Arc::new(empty());
+        let ino = fs.mk(Ino::ROOT, "f");
+        let stranger = Caller { uid: 7, gid: 7, pid: 0 };
+        let search = Search {
+            fs: fs.clone(),
+            results: Arc::new(Results::new(1 << 20, Duration::from_secs(60), None, false)),
+            dir: Ino::ROOT,
+            query: Query { text: b"secret"[..].into(), ..Query::default() },
+            rights: Rights::of(stranger),
+            fetch: None,
+            threads: 1,
+            time: Duration::from_secs(60),
+            over: Arc::default(),
+            runtime: Handle::current(),
+        };
+        let scan = move || {
+            let gathering = Gathering::new(&search).unwrap();
+            let mut scanner = Scanner::new(&fs.cache, &gathering.matcher.lines, None, false, &gathering.limit);
+            let file = File { ino, path: b"f"[..].into() };
+            fs.put(ino, "secret 1");
+            let before = gathering.scan(&mut scanner, &file).unwrap();
+            let kept = gathering.scan(&mut scanner, &file).unwrap();
+            assert!(!before.0.is_empty() && before.0 == kept.0);
+            let mode = SetAttributes { mode: Some(0o600), ..SetAttributes::default() };
+            now(fs.setattr(ino, mode, Caller { uid: 1000, gid: 100, pid: 1 })).unwrap();
+            assert_eq!(gathering.scan(&mut scanner, &file), Err(CacheError::NotFound), "also where it is kept");
+            fs.put(ino, "secret 2");
+            assert_eq!(gathering.scan(&mut scanner, &file), Err(CacheError::NotFound));
+        };
+        tokio::task::spawn_blocking(scan).await.unwrap();
     }
 }

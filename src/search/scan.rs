@@ -9,6 +9,7 @@
 //!
 //! Owns the window, which is wiped. Does not own what is searched, nor when it must end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -33,37 +34,33 @@ const HEAD: usize = 32 * 1024;
 /// When all must end.
 pub struct Limit {
     pub deadline: Instant,
-    /// Somebody has found that it must end now.
-    pub stop: AtomicBool,
-}
-
-impl Limit {
-    pub fn new(deadline: Instant) -> Limit {
-        Limit { deadline, stop: AtomicBool::new(false) }
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || Instant::now() >= self.deadline
-    }
-}
-
-/// Room for matches, which all threads of a search share.
-pub struct Room {
+    /// The drive has no kernel any more that would be told.
+    pub over: Arc<AtomicBool>,
+    /// Bytes of the answer so far, and how many there may be.
     taken: AtomicUsize,
     most: usize,
 }
 
-impl Room {
-    pub fn new(most: usize) -> Room {
-        Room { taken: AtomicUsize::new(0), most }
+impl Limit {
+    pub fn new(deadline: Instant, over: Arc<AtomicBool>, most: usize) -> Limit {
+        Limit { deadline, over, taken: AtomicUsize::new(0), most }
     }
 
-    /// True if there is too little by now.
-    pub fn take(&self, bytes: usize) -> bool {
-        self.taken.fetch_add(bytes, Ordering::Relaxed) + bytes > self.most
+    pub fn is_over(&self) -> bool {
+        self.is_full() || self.over.load(Ordering::Relaxed) || Instant::now() >= self.deadline
     }
 
-    fn is_full(&self) -> bool {
+    /// More is found.
+    pub fn take(&self, bytes: usize) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It is not in the answer after all.
+    fn give_back(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn is_full(&self) -> bool {
         self.taken.load(Ordering::Relaxed) > self.most
     }
 }
@@ -93,7 +90,7 @@ pub struct Scanner<'a> {
     fetch: Option<&'a Handle>,
     /// The first match is enough.
     first_only: bool,
-    room: &'a Room,
+    limit: &'a Limit,
 }
 
 impl<'a> Scanner<'a> {
@@ -102,30 +99,41 @@ impl<'a> Scanner<'a> {
         matcher: &'a RegexMatcher,
         fetch: Option<&'a Handle>,
         first_only: bool,
-        room: &'a Room,
+        limit: &'a Limit,
     ) -> Scanner<'a> {
         let searcher = SearcherBuilder::new().line_number(true).bom_sniffing(false).build();
-        Scanner { cache, matcher, searcher, window: SecretBytes::from(vec![0; WINDOW]), fetch, first_only, room }
+        Scanner { cache, matcher, searcher, window: SecretBytes::from(vec![0; WINDOW]), fetch, first_only, limit }
     }
 
-    /// [`CacheError::Stale`] if the file was changed so that this state of it is gone: look again.
-    pub fn scan(&mut self, glance: &mut Glance, limit: &Limit) -> Result<(Hits, End), CacheError> {
-        let mut found = Found { hits: Hits::default(), before: 0, first_only: self.first_only, room: self.room };
+    /// Each line takes `beside` bytes of the answer beside its text. [`CacheError::Stale`] if the file was changed so that
+    /// this state of it is gone: look again.
+    pub fn scan(&mut self, glance: &mut Glance, beside: usize) -> Result<(Hits, End), CacheError> {
+        let limit = self.limit;
+        let mut found = Found { hits: Hits::default(), before: 0, first_only: self.first_only, beside, limit };
+        let end = self.scan_into(&mut found, glance);
+        if end.is_err() {
+            limit.give_back(found.hits.rendered(beside));
+        }
+        Ok((found.hits, end?))
+    }
+
+    fn scan_into(&mut self, found: &mut Found<'_>, glance: &mut Glance) -> Result<End, CacheError> {
+        let limit = self.limit;
         if self.window.len() > WINDOW {
             self.window = SecretBytes::from(vec![0; WINDOW]);
         }
         let (mut at, mut held) = (0, 0);
         loop {
             if limit.is_over() {
-                return Ok((found.hits, End::Late));
+                return Ok(if limit.is_full() { End::Full } else { End::Late });
             }
-            let here = self.fill(glance, at, held, limit)?;
+            let here = self.fill(glance, at, held)?;
             let (first, have) = (at == 0, held + here);
             at += here as u64;
             let whole = at >= glance.size;
             let missing = !whole && have < self.window.len();
             if first && memchr::memchr(0, &self.window[..have.min(HEAD)]).is_some() {
-                return Ok((found.hits, End::Whole));
+                return Ok(End::Whole);
             }
             let zero = memchr::memchr(0, &self.window[held..have]).map(|place| held + place);
             // The last line stands by itself, unless it goes on behind the window.
@@ -133,26 +141,26 @@ impl<'a> Scanner<'a> {
                 None if whole => have,
                 zero => memchr::memrchr(b'\n', &self.window[..zero.unwrap_or(have)]).map_or(0, |last| last + 1),
             };
-            self.search(&mut found, lines);
-            if self.room.is_full() {
-                return Ok((found.hits, End::Full));
+            self.search(found, lines)?;
+            if limit.is_full() {
+                return Ok(End::Full);
             }
             if whole || zero.is_some() || (self.first_only && !found.hits.is_empty()) {
-                return Ok((found.hits, End::Whole));
+                return Ok(End::Whole);
             }
             if missing {
-                return Ok((found.hits, if limit.is_over() { End::Late } else { End::NotHere { some: at > 0 } }));
+                return Ok(if limit.is_over() { End::Late } else { End::NotHere { some: at > 0 } });
             }
             held = have - lines;
             if lines == 0 && !self.widen() {
-                return Ok((found.hits, End::LongLine));
+                return Ok(End::LongLine);
             }
             self.window.copy_within(lines..have, 0);
         }
     }
 
     /// Fills the window from `held` on with what stands at `at`. Returns how much came.
-    fn fill(&mut self, glance: &mut Glance, at: u64, held: usize, limit: &Limit) -> Result<usize, CacheError> {
+    fn fill(&mut self, glance: &mut Glance, at: u64, held: usize) -> Result<usize, CacheError> {
         let (mut here, mut brought) = (0, false);
         loop {
             let came = self.cache.see(glance, at + here as u64, &mut self.window[held + here..])?;
@@ -160,7 +168,7 @@ impl<'a> Scanner<'a> {
             let next = at + here as u64;
             let more = held + here < self.window.len() && next < glance.size && !(brought && came == 0);
             let Some(runtime) = self.fetch.filter(|_| more) else { return Ok(here) };
-            let left = limit.deadline.saturating_duration_since(Instant::now());
+            let left = self.limit.deadline.saturating_duration_since(Instant::now());
             let bring = self.cache.bring(glance, next..next + FETCH);
             match runtime.block_on(async { tokio::time::timeout(left, bring).await }) {
                 Ok(result) => result?,
@@ -170,16 +178,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn search(&mut self, found: &mut Found<'_>, lines: usize) {
+    fn search(&mut self, found: &mut Found<'_>, lines: usize) -> Result<(), CacheError> {
         let slice = &self.window[..lines];
-        if lines == 0 {
-            return;
+        if lines > 0 {
+            let searched = self.searcher.search_slice(self.matcher, slice, &mut *found);
+            // Nobody has seen the engine fail; if it does, what it has not told is not to be taken for nothing.
+            searched.map_err(|error| CacheError::Io(format!("the engine of searches: {error}")))?;
+            found.before += memchr::memchr_iter(b'\n', slice).count() as u64;
         }
-        // The engine's own errors are those of expressions that take too much memory: no match there.
-        if let Err(error) = self.searcher.search_slice(self.matcher, slice, &mut *found) {
-            log::debug!("a stretch could not be searched: {error}");
-        }
-        found.before += memchr::memchr_iter(b'\n', slice).count() as u64;
+        Ok(())
     }
 
     /// Twice the window, for a line that does not fit. False if it is as large as may be.
@@ -200,7 +207,8 @@ struct Found<'a> {
     /// Lines before the window.
     before: u64,
     first_only: bool,
-    room: &'a Room,
+    beside: usize,
+    limit: &'a Limit,
 }
 
 impl Sink for &mut Found<'_> {
@@ -211,6 +219,54 @@ impl Sink for &mut Found<'_> {
         let text = found.bytes();
         let text = if self.first_only { &[] } else { text.strip_suffix(b"\n").unwrap_or(text) };
         self.hits.push(line, text);
-        Ok(!self.room.take(text.len()) && !self.first_only)
+        self.limit.take(text.len() + self.beside);
+        Ok(!self.limit.is_full() && !self.first_only)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::Ino;
+    use crate::fs::tests::empty;
+    use crate::search::pattern::Query;
+
+    fn scan(pattern: &str, text: &str, most: usize) -> (Vec<(u64, String)>, End) {
+        let fs = empty();
+        let file = fs.mk(Ino::ROOT, "f");
+        fs.put(file, text);
+        let matcher = Query { text: pattern.as_bytes().into(), ..Query::default() }.compile().expect(pattern);
+        let limit = Limit::new(Instant::now() + Duration::from_secs(60), Arc::default(), most);
+        let mut scanner = Scanner::new(&fs.cache, &matcher.lines, None, false, &limit);
+        let mut glance = fs.cache.glance(file).expect("a file");
+        let (hits, end) = scanner.scan(&mut glance, 10).expect("no error");
+        (hits.iter().map(|(line, text)| (line, String::from_utf8_lossy(text).into_owned())).collect(), end)
+    }
+
+    #[test]
+    fn lines_are_numbered_across_windows() {
+        let text: String = (1..=100_000).map(|n| format!("line {n}\n")).collect();
+        assert!(text.len() > 4 * WINDOW);
+        let (lines, end) = scan("7777$", &text, usize::MAX);
+        let expected: Vec<_> = (0..10).map(|n| n * 10_000 + 7777).map(|n| (n, format!("line {n}"))).collect();
+        assert_eq!((lines, end), (expected, End::Whole));
+    }
+
+    #[test]
+    fn lines_without_text_are_bounded_too() {
+        let (lines, end) = scan("^$", &"\n".repeat(100_000), 1000);
+        assert!(end == End::Full && (100..110).contains(&lines.len()), "{end:?} {}", lines.len());
+    }
+
+    // A large write begins a capture.
+    #[tokio::test]
+    async fn a_line_that_is_too_long_ends_it_where_it_begins() {
+        let text = format!("needle 1\n{}needle\nneedle 3\n", "x".repeat(LINE_MAX));
+        assert_eq!(scan("needle", &text, usize::MAX), (vec![(1, "needle 1".to_owned())], End::LongLine));
+        let text = format!("needle 1\n{}needle\nneedle 3\n", "x".repeat(LINE_MAX / 2));
+        let (lines, end) = scan("needle", &text, usize::MAX);
+        assert_eq!((lines.len(), end), (3, End::Whole));
     }
 }

@@ -1,12 +1,13 @@
-//! The drive with its rooms, as the fuse room sees it: inode numbers, names, answers that stand.
+//! The drive with its rooms, as the fuse room sees it: inode numbers, names, answers to them.
 //!
-//! Numbers of the rooms' inodes have the top bit, count up, and are never used again. A room's directories have one as long
-//! as the kernel knows them. An answer has one for each caller and query, until it says something else: then the new one has
-//! another.
+//! Numbers of the rooms' inodes have the top bit, count up, and are never used again. A directory of a room, and a link in
+//! one, has its number as long as the kernel knows it; an answer has one as long as it is kept ([`super::answers`]).
 //!
-//! Owns which answer is given to whom, and when it goes. Locks: one, held for look-ups in tables; it is the last of all.
+//! Owns which answer is given to whom. Locks: one, held for look-ups in tables.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -15,43 +16,34 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::Instant;
 
 use super::access::Rights;
+use super::answers::{Answers, Asked, Given, Gone, Moment, Room};
 use super::hits::Answer;
 use super::pattern::{self, Output, PatternError, Query};
 use super::results::Results;
-use super::run::{ANSWER_MAX, Search};
+use super::run::Search;
 use super::{Keep, Settings};
 use crate::base::disk::Disk;
-use crate::base::sizes::NAME_MAX;
-use crate::base::{Ino, Position, Timestamp};
-use crate::fs::{Attributes, Caller, Entry, Fs, FsError};
+use crate::base::{Ino, Timestamp};
+use crate::fs::{Attributes, Caller, Fs, FsError};
 
 /// The bit that tells the rooms' inodes.
-const VIRTUAL: u64 = 1 << 63;
+pub(super) const VIRTUAL: u64 = 1 << 63;
 /// Numbers in listings of what has no inode yet; the kernel forgets them at once.
-const LISTED: u64 = 1 << 62;
+pub(super) const LISTED: u64 = 1 << 62;
 /// Searches that run at the same time, of those that fetch, and as many of the others.
 const AT_ONCE: usize = 2;
 /// How long one waits for its turn and runs, at most: less than the kernel's request may take.
 const PATIENCE: Duration = Duration::from_secs(55);
-/// Memory of answers that stand: two of the largest.
-const STANDING_MAX: usize = 2 * ANSWER_MAX;
-/// Memory of answers that are open.
-const OPEN_MAX: usize = 8 * ANSWER_MAX;
 /// Queries that are listed, of each caller in each room; and callers and rooms that are remembered.
 const RECENT: usize = 32;
-const RECENT_ROOMS: usize = 256;
+const RECENT_ROOMS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How often it is looked whose time is over.
 const SWEEP: Duration = Duration::from_secs(1);
-/// What a listing of a room begins with has the first cookies; the room's own cookie in other listings is the last one.
-const DOTS: u64 = 2;
-const ROOM_COOKIE: u64 = i64::MAX as u64;
-
 /// Names in a room that are directories.
-const ALL: &[u8] = b"all";
-const FILES: &[u8] = b"files";
+pub(super) const ALL: &[u8] = b"all";
+pub(super) const FILES: &[u8] = b"files";
 
 /// Is this the inode of something in a room?
 pub fn is_virtual(ino: Ino) -> bool {
@@ -66,91 +58,44 @@ pub struct Tree {
     pub(crate) fs: Arc<Fs>,
     pub(super) settings: Settings,
     results: Arc<Results>,
+    pub(super) answers: Answers,
     /// Of searches that fetch, and of the others: they do not wait for one another.
     turns: [Arc<Semaphore>; 2],
-    inner: Mutex<Inner>,
+    last_number: AtomicU64,
+    /// What was let go of on request so far.
+    drops: AtomicU64,
+    pub(super) inner: Mutex<Inner>,
     undertaker: OnceLock<Undertaker>,
     made: Timestamp,
+    /// Set when the drive has no kernel any more: searches then end.
+    over: Arc<AtomicBool>,
 }
 
-/// One of the directories that take patterns.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Room {
-    dir: Ino,
-    all: bool,
-    files: bool,
-}
-
-/// What is asked, by whom, where.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Asked {
-    room: Room,
-    rights: Arc<Rights>,
-    query: Query,
-}
-
+/// What the kernel knows of a room, beside answers.
 #[derive(Clone)]
-enum Node {
+pub(super) enum Node {
     Room(Room),
-    /// A file: an answer. Its size and when it was made, and itself while it is open.
-    Answer {
-        asked: Arc<Asked>,
-        size: u64,
-        made: Timestamp,
-        opens: u64,
-        answer: Option<Arc<Answer>>,
-    },
-    /// A directory of links.
+    /// A directory of links, and the answer that its listing shows.
     Found {
         asked: Arc<Asked>,
-        listing: Option<Arc<Answer>>,
+        listing: Option<Ino>,
     },
     Link {
+        found: Ino,
+        name: Box<[u8]>,
         target: Box<[u8]>,
         uid: u32,
     },
 }
 
-/// An answer that stands.
-struct Standing {
-    answer: Arc<Answer>,
-    made: Timestamp,
-    /// When it was begun, in the drive's own terms.
-    moment: Moment,
-    number: Option<Ino>,
-    used: Instant,
-}
-
-/// A moment of the drive: nothing has changed between two that are equal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Moment(Position, u64);
-
-struct Inner {
-    next: u64,
-    nodes: HashMap<Ino, Node>,
+pub(super) struct Inner {
+    pub nodes: HashMap<Ino, Node>,
+    /// The same by what they are.
     rooms: HashMap<Room, Ino>,
     found: HashMap<Arc<Asked>, Ino>,
-    links: HashMap<(Ino, Box<[u8]>), Ino>,
+    pub links: HashMap<(Ino, Box<[u8]>), Ino>,
     /// Last used first.
-    standing: LruCache<Arc<Asked>, Standing>,
-    standing_bytes: usize,
-    open_bytes: usize,
-    recent: LruCache<(u32, Room), VecDeque<Box<[u8]>>>,
-}
-
-impl Inner {
-    fn number(&mut self, node: Node) -> Ino {
-        self.next += 1;
-        let ino = Ino(VIRTUAL | self.next);
-        self.nodes.insert(ino, node);
-        ino
-    }
-
-    fn remove(&mut self, asked: &Arc<Asked>) -> Option<Standing> {
-        let gone = self.standing.pop(asked)?;
-        self.standing_bytes -= gone.answer.cost();
-        Some(gone)
-    }
+    pub recent: LruCache<(u32, Room), VecDeque<Box<[u8]>>>,
 }
 
 /// A drive without rooms.
@@ -160,31 +105,37 @@ impl From<Arc<Fs>> for Tree {
     }
 }
 
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Tree {
     /// `disk` is the state directory: where sealed results go, if they are to be kept there.
     pub fn new(fs: Arc<Fs>, settings: Settings, disk: Option<Arc<dyn Disk>>) -> Tree {
         let ttl = Duration::from_secs(settings.ttl_seconds.max(1));
-        let disk = disk.filter(|_| settings.keep == Keep::Disk && settings.name.is_some());
+        let sealed = settings.keep == Keep::Disk && settings.name.is_some();
         let kept = if settings.keep == Keep::Nowhere { 0 } else { settings.kept_bytes as usize };
         let inner = Inner {
-            next: 0,
             nodes: HashMap::new(),
             rooms: HashMap::new(),
             found: HashMap::new(),
             links: HashMap::new(),
-            standing: LruCache::unbounded(),
-            standing_bytes: 0,
-            open_bytes: 0,
-            recent: LruCache::new(std::num::NonZeroUsize::new(RECENT_ROOMS).expect("not zero")),
+            recent: LruCache::new(RECENT_ROOMS),
         };
         Tree {
             fs,
-            results: Arc::new(Results::new(kept, ttl, disk)),
+            results: Arc::new(Results::new(kept, ttl, disk, sealed)),
+            answers: Answers::new(ttl),
             settings,
             turns: [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE))),
+            last_number: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
             inner: Mutex::new(inner),
             undertaker: OnceLock::new(),
             made: Timestamp::from_system(std::time::SystemTime::now()),
+            over: Arc::default(),
         }
     }
 
@@ -199,32 +150,28 @@ impl Tree {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 match tree.upgrade() {
-                    Some(tree) => tree.sweep(),
+                    Some(tree) => {
+                        tree.let_go_too();
+                        tree.results.sweep();
+                        tree.bury(tree.answers.sweep());
+                    }
                     None => return,
                 }
             }
         });
     }
 
-    fn sweep(&self) {
-        self.results.sweep();
-        let (now, ttl) = (Instant::now(), Duration::from_secs(self.settings.ttl_seconds.max(1)));
-        let mut gone = Vec::new();
-        {
-            let mut inner = self.inner.lock();
-            while let Some((asked, standing)) = inner.standing.peek_lru()
-                && now.duration_since(standing.used) >= ttl
-            {
-                let asked = asked.clone();
-                gone.extend(inner.remove(&asked));
-            }
+    /// Where files were let go of on request, what was found in them goes too; and with it all else, for simplicity.
+    fn let_go_too(&self) {
+        let drops = self.fs.cache.drops();
+        if self.drops.swap(drops, Ordering::Relaxed) != drops {
+            self.results.clear();
+            self.bury(self.answers.clear());
         }
-        self.bury(gone);
     }
 
-    /// Under no lock: what they hold is wiped here.
-    fn bury(&self, gone: Vec<Standing>) {
-        let pages: BTreeSet<Ino> = gone.iter().filter_map(|standing| standing.number).collect();
+    fn bury(&self, gone: Gone) {
+        let pages: BTreeSet<Ino> = gone.numbers().collect();
         if let (false, Some(tell)) = (pages.is_empty(), self.undertaker.get()) {
             tell(pages);
         }
@@ -235,8 +182,13 @@ impl Tree {
         self.settings.name.as_deref().map(str::as_bytes)
     }
 
+    pub(super) fn number(&self) -> Ino {
+        Ino(VIRTUAL | (self.last_number.fetch_add(1, Ordering::Relaxed) + 1))
+    }
+
     fn moment(&self) -> Moment {
-        Moment(self.fs.history.moment(), self.fs.cache.writes())
+        let Fs { history, cache, .. } = &*self.fs;
+        Moment { stored: history.moment(), written: cache.writes(), come: cache.arrivals() }
     }
 
     // Names.
@@ -269,31 +221,28 @@ impl Tree {
         Ok(self.room(Room { dir, all: false, files: false }))
     }
 
-    fn room(&self, room: Room) -> Attributes {
-        let mut inner = self.inner.lock();
-        let ino = match inner.rooms.get(&room) {
-            Some(ino) => *ino,
-            None => {
-                let ino = inner.number(Node::Room(room));
-                inner.rooms.insert(room, ino);
-                ino
-            }
-        };
-        self.attributes(ino, &Node::Room(room))
+    pub(super) fn room(&self, room: Room) -> Attributes {
+        let Inner { nodes, rooms, .. } = &mut *self.inner.lock();
+        let ino = *rooms.entry(room).or_insert_with(|| self.number());
+        nodes.insert(ino, Node::Room(room));
+        self.directory(ino, &Node::Room(room))
     }
 
     async fn look_up_in_room(&self, parent: Ino, name: &[u8], caller: Caller) -> Result<Attributes, FsError> {
-        let node = self.node(parent)?;
-        match node {
-            Node::Room(room) => match name {
-                b"." => Ok(self.attributes(parent, &node)),
+        match self.node(parent) {
+            Some(Node::Room(room)) => match name {
+                b"." => self.attributes(parent),
+                b".." if room.all && room.files => Ok(self.room(Room { files: false, ..room })),
+                b".." if room.all || room.files => Ok(self.room(Room { all: false, files: false, ..room })),
                 b".." => self.fs.getattr(room.dir).await,
                 ALL if !room.all && !room.files => Ok(self.room(Room { all: true, ..room })),
                 FILES if !room.files => Ok(self.room(Room { files: true, ..room })),
                 name => self.ask(room, name, caller).await,
             },
-            Node::Found { asked, .. } => self.link_to(parent, &asked, name).await,
-            Node::Answer { .. } | Node::Link { .. } => Err(FsError::NotDirectory),
+            Some(Node::Found { asked, listing }) => self.look_up_link(parent, &asked, listing, name).await,
+            Some(Node::Link { .. }) => Err(FsError::NotDirectory),
+            None if self.answers.get(parent).is_some() => Err(FsError::NotDirectory),
+            None => Err(FsError::Stale),
         }
     }
 
@@ -302,7 +251,14 @@ impl Tree {
         if pattern::is_probe(name) {
             return Err(FsError::NotFound);
         }
-        let asked = self.asked(room, name, caller)?;
+        let mut query = Query::of_name(name).map_err(|error: PatternError| {
+            log::debug!("no pattern: {error}");
+            FsError::Invalid
+        })?;
+        if room.files {
+            query.output = Output::Names;
+        }
+        let asked = Arc::new(Asked { room, rights: Arc::new(Rights::of(caller)), query });
         if room.files {
             let query = asked.query.clone();
             // A thread of the kernel's must not wait for it.
@@ -313,20 +269,9 @@ impl Tree {
             self.remember(&asked, name);
             return Ok(self.found(asked));
         }
-        let answer = self.answer(&asked).await?;
+        let given = self.answer(&asked).await?;
         self.remember(&asked, name);
-        self.stand(asked, answer)
-    }
-
-    fn asked(&self, room: Room, name: &[u8], caller: Caller) -> Result<Arc<Asked>, FsError> {
-        let mut query = Query::of_name(name).map_err(|error: PatternError| {
-            log::debug!("no pattern: {error}");
-            FsError::Invalid
-        })?;
-        if room.files {
-            query.output = Output::Names;
-        }
-        Ok(Arc::new(Asked { room, rights: Arc::new(Rights::of(caller)), query }))
+        Ok(self.file(&given))
     }
 
     fn remember(&self, asked: &Asked, name: &[u8]) {
@@ -338,56 +283,25 @@ impl Tree {
     }
 
     fn found(&self, asked: Arc<Asked>) -> Attributes {
-        let mut inner = self.inner.lock();
-        let ino = match inner.found.get(&asked) {
-            Some(ino) => *ino,
-            None => {
-                let ino = inner.number(Node::Found { asked: asked.clone(), listing: None });
-                inner.found.insert(asked.clone(), ino);
-                ino
-            }
-        };
-        self.attributes(ino, &Node::Found { asked, listing: None })
+        let Inner { nodes, found, .. } = &mut *self.inner.lock();
+        let ino = *found.entry(asked.clone()).or_insert_with(|| self.number());
+        let node = nodes.entry(ino).or_insert(Node::Found { asked, listing: None });
+        self.directory(ino, node)
     }
 
     // Answers.
 
     /// The answer as it is now: the one that stands, if nothing has changed since, or a new one.
-    async fn answer(&self, asked: &Arc<Asked>) -> Result<Arc<Answer>, FsError> {
+    pub(super) async fn answer(&self, asked: &Arc<Asked>) -> Result<Given, FsError> {
+        self.let_go_too();
         let moment = self.moment();
-        if let Some(standing) = self.inner.lock().standing.get_mut(asked)
-            && standing.moment == moment
-            // What is missing may have come meanwhile.
-            && standing.answer.whole
-        {
-            standing.used = Instant::now();
-            return Ok(standing.answer.clone());
+        if let Some(given) = self.answers.standing(asked, moment) {
+            return Ok(given);
         }
-        let answer = Arc::new(self.search(asked).await?);
-        let mut gone = Vec::new();
-        let answer = {
-            let mut inner = self.inner.lock();
-            let (made, used) = (Timestamp::from_system(std::time::SystemTime::now()), Instant::now());
-            let before = inner.remove(asked);
-            let standing = match before {
-                Some(before) if before.answer.says_the_same(&answer) => Standing { moment, used, ..before },
-                before => {
-                    gone.extend(before);
-                    Standing { answer, made, moment, number: None, used }
-                }
-            };
-            let answer = standing.answer.clone();
-            inner.standing_bytes += answer.cost();
-            inner.standing.put(asked.clone(), standing);
-            while inner.standing_bytes > STANDING_MAX && inner.standing.len() > 1 {
-                let Some((oldest, _)) = inner.standing.peek_lru() else { break };
-                let oldest = oldest.clone();
-                gone.extend(inner.remove(&oldest));
-            }
-            answer
-        };
+        let answer = self.search(asked).await?;
+        let (given, gone) = self.answers.put(asked, answer, moment, || self.number());
         self.bury(gone);
-        Ok(answer)
+        Ok(given)
     }
 
     /// Runs a search on a thread of its own. It ends by its time, also if nobody waits for it any more.
@@ -396,6 +310,7 @@ impl Tree {
         let turns = self.turns[usize::from(asked.room.all)].clone();
         let turn = tokio::time::timeout(PATIENCE.saturating_sub(time), turns.acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
+            log::warn!("a search was refused: others run, and did not end in time");
             return Err(FsError::Io("many searches run already: try again later".to_owned()));
         };
         let runtime = Handle::current();
@@ -408,6 +323,7 @@ impl Tree {
             fetch: asked.room.all.then(|| runtime.clone()),
             threads: self.settings.threads,
             time,
+            over: self.over.clone(),
             runtime,
         };
         let (tell, told) = oneshot::channel();
@@ -422,73 +338,20 @@ impl Tree {
             .unwrap_or_else(|_| Err(FsError::Io("the search panicked; this is a bug, please report it".to_owned())))
     }
 
-    /// The answer gets a number, unless the one that it has still says the same.
-    fn stand(&self, asked: Arc<Asked>, answer: Arc<Answer>) -> Result<Attributes, FsError> {
-        let mut inner = self.inner.lock();
-        let size = answer.bytes().len() as u64;
-        let standing = inner.standing.get(&asked).filter(|standing| Arc::ptr_eq(&standing.answer, &answer));
-        let (stands, number) = (standing.is_some(), standing.and_then(|standing| standing.number));
-        let made = standing.map_or(self.made, |standing| standing.made);
-        let known = number.and_then(|ino| Some((ino, inner.nodes.get(&ino)?.clone())));
-        let (ino, node) = match known {
-            Some(known) => known,
-            None => {
-                let node = Node::Answer { asked: asked.clone(), size, made, opens: 0, answer: None };
-                let ino = inner.number(node.clone());
-                // If another look-up has made another answer meanwhile, this one is stale for who opens it.
-                if let Some(standing) = inner.standing.get_mut(&asked).filter(|_| stands) {
-                    standing.number = Some(ino);
-                }
-                (ino, node)
-            }
-        };
-        Ok(self.attributes(ino, &node))
-    }
-
-    /// Opens an answer. ESTALE has the kernel look the name up again: the one that stands is another one by now.
-    pub(super) async fn open_answer(&self, ino: Ino) -> Result<(), FsError> {
-        let Node::Answer { asked, .. } = self.node(ino)? else { return Err(FsError::IsDirectory) };
-        if self.hold_answer(ino, &asked)? {
-            return Ok(());
+    pub(super) fn open_answer(&self, ino: Ino) -> Result<(), FsError> {
+        match self.node(ino) {
+            Some(Node::Room(_) | Node::Found { .. }) => Err(FsError::IsDirectory),
+            Some(Node::Link { .. }) => Err(FsError::Invalid),
+            None => self.answers.open(ino),
         }
-        // It went meanwhile, under a descriptor that only names it.
-        self.answer(&asked).await?;
-        Err(FsError::Stale)
-    }
-
-    fn hold_answer(&self, ino: Ino, asked: &Arc<Asked>) -> Result<bool, FsError> {
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        let standing = inner.standing.get_mut(asked).filter(|standing| standing.number == Some(ino));
-        let Some(Node::Answer { opens, answer, .. }) = inner.nodes.get_mut(&ino) else { return Err(FsError::Stale) };
-        if answer.is_none() {
-            let Some(standing) = standing else { return Ok(false) };
-            standing.used = Instant::now();
-            if inner.open_bytes + standing.answer.cost() > OPEN_MAX {
-                return Err(FsError::Io("too many large answers are open".to_owned()));
-            }
-            inner.open_bytes += standing.answer.cost();
-            *answer = Some(standing.answer.clone());
-        }
-        *opens += 1;
-        Ok(true)
     }
 
     pub(super) fn close_answer(&self, ino: Ino) {
-        let mut guard = self.inner.lock();
-        let inner = &mut *guard;
-        let Some(Node::Answer { opens, answer, .. }) = inner.nodes.get_mut(&ino) else { return };
-        *opens = opens.saturating_sub(1);
-        if *opens == 0 {
-            let gone = answer.take();
-            inner.open_bytes -= gone.as_ref().map_or(0, |answer| answer.cost());
-            drop(guard);
-            drop(gone);
-        }
+        self.bury(self.answers.close(ino));
     }
 
     pub(super) fn read_answer(&self, ino: Ino, offset: u64, len: usize) -> Result<Bytes, FsError> {
-        let answer = self.opened(ino)?;
+        let answer = self.answers.get(ino).ok_or(FsError::Stale)?.answer;
         let size = answer.bytes().len();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(size);
         let part = Part { end: start.saturating_add(len).min(size), start, answer };
@@ -496,170 +359,74 @@ impl Tree {
     }
 
     pub(super) fn size_of_answer(&self, ino: Ino) -> Result<u64, FsError> {
-        Ok(self.opened(ino)?.bytes().len() as u64)
-    }
-
-    fn opened(&self, ino: Ino) -> Result<Arc<Answer>, FsError> {
-        match self.node(ino)? {
-            Node::Answer { answer: Some(answer), .. } => Ok(answer),
-            Node::Answer { answer: None, .. } => Err(FsError::Stale),
-            Node::Room(_) | Node::Found { .. } => Err(FsError::IsDirectory),
-            Node::Link { .. } => Err(FsError::Invalid),
-        }
+        Ok(self.answers.get(ino).ok_or(FsError::Stale)?.answer.bytes().len() as u64)
     }
 
     /// What is told of an answer.
     pub(super) async fn summary(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        match self.node(ino)? {
-            Node::Answer { answer: Some(answer), .. } => Ok(answer.summary().into_bytes()),
-            Node::Answer { asked, answer: None, .. } | Node::Found { asked, .. } => {
-                Ok(self.answer(&asked).await?.summary().into_bytes())
-            }
-            Node::Room(_) | Node::Link { .. } => Err(FsError::NoAttribute),
-        }
-    }
-
-    // Links to the files that match.
-
-    async fn link_to(&self, parent: Ino, asked: &Arc<Asked>, name: &[u8]) -> Result<Attributes, FsError> {
-        match name {
-            b"." => return self.attributes_of(parent),
-            b".." => return Ok(self.room(asked.room)),
-            _ => {}
-        }
-        // A name that was listed leads where it led then; whether the file still matches, who reads it sees.
-        let listed = match self.node(parent)? {
-            Node::Found { listing: Some(listing), .. } => listing,
-            _ => self.answer(asked).await?,
+        let given = match self.node(ino) {
+            Some(Node::Room(_) | Node::Link { .. }) => return Err(FsError::NoAttribute),
+            Some(Node::Found { asked, .. }) => self.answer(&asked).await?,
+            None => self.answers.get(ino).ok_or(FsError::Stale)?,
         };
-        let path = listed.files.iter().find(|path| *link_name(path) == *name);
-        let path = match path {
-            Some(path) => path.clone(),
-            None => {
-                let newest = self.answer(asked).await?;
-                newest.files.iter().find(|path| *link_name(path) == *name).ok_or(FsError::NotFound)?.clone()
-            }
-        };
-        let up = if asked.room.all { "../../../../" } else { "../../../" };
-        let node = Node::Link { target: [up.as_bytes(), &path].concat().into(), uid: asked.rights.uid };
-        let mut inner = self.inner.lock();
-        let key = (parent, Box::from(name));
-        let ino = match inner.links.get(&key) {
-            Some(ino) => *ino,
-            None => {
-                let ino = inner.number(node.clone());
-                inner.links.insert(key, ino);
-                ino
-            }
-        };
-        Ok(self.attributes(ino, &node))
-    }
-
-    pub(super) fn target(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        match self.node(ino)? {
-            Node::Link { target, .. } => Ok(target.into_vec()),
-            Node::Room(_) | Node::Found { .. } | Node::Answer { .. } => Err(FsError::Invalid),
-        }
-    }
-
-    // Listings.
-
-    pub(super) async fn list(&self, ino: Ino, cookie: u64, most: usize, caller: Caller) -> Result<Vec<Entry>, FsError> {
-        let node = self.node(ino)?;
-        let names: Vec<(u32, Box<[u8]>)> = match &node {
-            Node::Room(room) => self.queries(*room, caller.uid),
-            Node::Found { asked, listing } => {
-                let listing = match (cookie, listing) {
-                    (1.., Some(listing)) => listing.clone(),
-                    _ => self.answer(asked).await?,
-                };
-                if let Some(Node::Found { listing: kept, .. }) = self.inner.lock().nodes.get_mut(&ino) {
-                    *kept = Some(listing.clone());
-                }
-                let from = cookie.saturating_sub(DOTS) as usize;
-                let part = listing.files.iter().skip(from).take(most);
-                return Ok(numbered(ino, from, cookie, part.map(|path| (libc::S_IFLNK, link_name(path)))));
-            }
-            Node::Answer { .. } | Node::Link { .. } => return Err(FsError::NotDirectory),
-        };
-        let from = cookie.saturating_sub(DOTS) as usize;
-        Ok(numbered(ino, from, cookie, names.into_iter().skip(from).take(most)))
-    }
-
-    fn queries(&self, room: Room, uid: u32) -> Vec<(u32, Box<[u8]>)> {
-        let mut names: Vec<(u32, Box<[u8]>)> = Vec::new();
-        if !room.all && !room.files {
-            names.push((libc::S_IFDIR, ALL.into()));
-        }
-        if !room.files {
-            names.push((libc::S_IFDIR, FILES.into()));
-        }
-        let kind = if room.files { libc::S_IFDIR } else { libc::S_IFREG };
-        let inner = self.inner.lock();
-        let recent = inner.recent.peek(&(uid, room)).into_iter().flatten();
-        names.extend(recent.map(|name| (kind, name.clone())));
-        names
-    }
-
-    /// The entry of the room itself, behind all others of a directory.
-    pub(super) fn entry(&self, dir: Ino, cookie: u64) -> Option<Entry> {
-        let name = self.name().filter(|_| self.settings.listed && cookie != ROOM_COOKIE)?;
-        let ino = Ino(VIRTUAL | LISTED | dir.0);
-        Some(Entry { ino, kind: libc::S_IFDIR, name: name.into(), cookie: ROOM_COOKIE, attributes: None })
+        Ok(given.answer.summary().into_bytes())
     }
 
     // Inodes.
 
-    fn node(&self, ino: Ino) -> Result<Node, FsError> {
-        self.inner.lock().nodes.get(&ino).cloned().ok_or(FsError::Stale)
+    /// `None`: it may be an answer.
+    pub(super) fn node(&self, ino: Ino) -> Option<Node> {
+        self.inner.lock().nodes.get(&ino).cloned()
     }
 
-    pub(super) fn attributes_of(&self, ino: Ino) -> Result<Attributes, FsError> {
-        Ok(self.attributes(ino, &self.node(ino)?))
-    }
-
-    fn attributes(&self, ino: Ino, node: &Node) -> Attributes {
-        let root = rustix::process::geteuid().as_raw();
-        let (mode, uid, size, time) = match node {
-            Node::Room(_) => (libc::S_IFDIR | 0o555, root, 0, self.made),
-            Node::Found { asked, .. } => (libc::S_IFDIR | 0o500, asked.rights.uid, 0, self.made),
-            Node::Answer { asked, size, made, .. } => (libc::S_IFREG | 0o400, asked.rights.uid, *size, *made),
-            Node::Link { target, uid } => (libc::S_IFLNK | 0o777, *uid, target.len() as u64, self.made),
-        };
-        let nlink = if mode & libc::S_IFMT == libc::S_IFDIR { 2 } else { 1 };
-        Attributes {
-            ino,
-            mode,
-            nlink,
-            uid,
-            gid: rustix::process::getegid().as_raw(),
-            rdev: 0,
-            size,
-            blocks: size.div_ceil(512),
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
+    pub(super) fn attributes(&self, ino: Ino) -> Result<Attributes, FsError> {
+        match self.node(ino) {
+            Some(node) => Ok(self.directory(ino, &node)),
+            None => Ok(self.file(&self.answers.get(ino).ok_or(FsError::Stale)?)),
         }
     }
 
-    /// The kernel knows this number no more.
+    fn file(&self, given: &Given) -> Attributes {
+        let size = given.answer.bytes().len() as u64;
+        inode(given.number, libc::S_IFREG | 0o400, given.uid, size, given.made)
+    }
+
+    /// A directory, or a link.
+    pub(super) fn directory(&self, ino: Ino, node: &Node) -> Attributes {
+        let root = rustix::process::geteuid().as_raw();
+        match node {
+            Node::Room(_) => inode(ino, libc::S_IFDIR | 0o555, root, 0, self.made),
+            Node::Found { asked, .. } => inode(ino, libc::S_IFDIR | 0o500, asked.rights.uid, 0, self.made),
+            Node::Link { target, uid, .. } => inode(ino, libc::S_IFLNK | 0o777, *uid, target.len() as u64, self.made),
+        }
+    }
+
+    /// The kernel knows this number no more. (An answer has its own time.)
     pub(super) fn forgotten(&self, ino: Ino) {
         let mut inner = self.inner.lock();
         match inner.nodes.remove(&ino) {
             Some(Node::Room(room)) => _ = inner.rooms.remove(&room),
             Some(Node::Found { asked, .. }) => _ = inner.found.remove(&asked),
-            Some(Node::Link { .. }) => inner.links.retain(|_, other| *other != ino),
-            Some(Node::Answer { asked, answer, .. }) => {
-                inner.open_bytes -= answer.map_or(0, |answer| answer.cost());
-                if let Some(standing) = inner.standing.peek_mut(&asked)
-                    && standing.number == Some(ino)
-                {
-                    standing.number = None;
-                }
-            }
+            Some(Node::Link { found, name, .. }) => _ = inner.links.remove(&(found, name)),
             None => {}
         }
+    }
+}
+
+fn inode(ino: Ino, mode: u32, uid: u32, size: u64, time: Timestamp) -> Attributes {
+    Attributes {
+        ino,
+        mode,
+        nlink: if mode & libc::S_IFMT == libc::S_IFDIR { 2 } else { 1 },
+        uid,
+        gid: rustix::process::getegid().as_raw(),
+        rdev: 0,
+        size,
+        blocks: size.div_ceil(512),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
     }
 }
 
@@ -676,33 +443,60 @@ impl AsRef<[u8]> for Part {
     }
 }
 
-/// The name of a link to this file: its path, in one name. One that would be too long ends in a hash instead.
-fn link_name(path: &[u8]) -> Box<[u8]> {
-    let mut name = pattern::encoded(path);
-    if name.len() > NAME_MAX {
-        let hash = blake3::hash(path).to_hex();
-        name.truncate(NAME_MAX - 17);
-        name.push(b'~');
-        name.extend_from_slice(&hash.as_bytes()[..16]);
-    }
-    name.into()
-}
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::fs::tests::{empty, now};
 
-/// Entries behind `cookie`; the dots come first. What has no inode yet is listed without one.
-fn numbered(ino: Ino, from: usize, cookie: u64, names: impl Iterator<Item = (u32, Box<[u8]>)>) -> Vec<Entry> {
-    let dots = |name: &[u8], cookie| Entry { ino, kind: libc::S_IFDIR, name: name.into(), cookie, attributes: None };
-    let mut entries = Vec::new();
-    if cookie < 1 {
-        entries.push(dots(b".", 1));
+    pub fn me() -> Caller {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Caller { uid, gid, pid: std::process::id() }
     }
-    if cookie < DOTS {
-        entries.push(dots(b"..", DOTS));
+
+    pub fn tree() -> Tree {
+        Tree::new(Arc::new(empty()), Settings::default(), None)
     }
-    entries.extend(names.zip(from as u64..).map(|((kind, name), place)| {
-        let hash = blake3::hash(&name);
-        let number = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 bytes")) >> 2;
-        let ino = Ino(VIRTUAL | LISTED | number);
-        Entry { ino, kind, name, cookie: place + DOTS + 1, attributes: None }
-    }));
-    entries
+
+    impl Tree {
+        pub async fn find(&self, parent: Ino, name: &str) -> Ino {
+            self.lookup(parent, name.as_bytes(), me()).await.expect(name).ino
+        }
+    }
+
+    #[tokio::test]
+    async fn who_looked_an_answer_up_opens_it_though_another_took_its_place_meanwhile() {
+        let tree = tree();
+        let file = tree.fs.mk(Ino::ROOT, "f");
+        let room = tree.find(Ino::ROOT, ".search").await;
+        let mut answers = Vec::new();
+        for n in 0..3 {
+            tree.fs.put(file, &format!("needle {n}\n"));
+            answers.push(tree.find(room, "needle").await);
+        }
+        for (n, ino) in answers.iter().enumerate() {
+            tree.open(*ino, false, false, me()).await.expect("open");
+            assert_eq!(tree.read(*ino, 0, 100).await.unwrap(), format!("f:1:needle {n}\n"));
+        }
+        assert_eq!(tree.find(room, "needle").await, answers[2], "nothing has changed");
+        now(tree.release(answers[0])).expect("release");
+        assert_eq!(tree.open(answers[0], false, false, me()).await, Err(FsError::Stale), "its moment is over");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_forgets_leaves_the_tables() {
+        let tree = tree();
+        tree.fs.put(tree.fs.mk(Ino::ROOT, "f"), "needle\n");
+        let room = tree.find(Ino::ROOT, ".search").await;
+        let files = tree.find(room, "files").await;
+        let found = tree.find(files, "needle").await;
+        let link = tree.find(found, "f").await;
+        for ino in [link, found, files, room] {
+            assert!(tree.getattr(ino).await.is_ok());
+            tree.forget(ino);
+            assert_eq!(tree.getattr(ino).await, Err(FsError::Stale));
+        }
+        let inner = tree.inner.lock();
+        let tables = (inner.nodes.len(), inner.rooms.len(), inner.found.len(), inner.links.len());
+        assert_eq!(tables, (0, 0, 0, 0));
+    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::fixture::{ask, mounted};
+use crate::fixture::{ask, mounted, search};
 
 /// 200 lines a second, for a few seconds.
 const LINES: usize = 600;
@@ -39,6 +39,11 @@ fn a_file_that_grows_is_found_as_it_was_at_one_moment() {
             assert!(length >= least, "nothing is missing that was written before: {length} of {least} bytes");
             before = found.lines().count();
             asked += 1;
+            // A process of its own asks, too; it meets the answers of this one, and they are as good.
+            let (code, found, err) = search(&vault, &dir, &["^line [0-9]+ of"]);
+            assert!(code == Some(0) || (code == Some(1) && before == 0), "{code:?} {err}");
+            assert!(err.is_empty() && found.lines().count() >= before, "{err}");
+            before = found.lines().count();
         }
         assert!(asked > 10, "{asked} searches");
     });

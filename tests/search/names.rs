@@ -138,6 +138,8 @@ fn options_rename_it_list_it_and_turn_it_off() {
     assert_eq!(fs::read_to_string(dir.join(".search")).unwrap(), "my own needle\n");
     assert_eq!(names(&dir), [".search", "d"]);
     assert_eq!(ask(&dir.join("d"), "needle"), "f:1:needle\n");
+    let (code, _, err) = search(&vault, &dir, &["needle"]);
+    assert!(code == Some(2) && err.contains("an entry of the directory's own"), "{err}");
     vault.umount();
     remount(&mut vault, "search=.find,search_list=on");
     assert_eq!(fs::read_to_string(dir.join(".search")).unwrap(), "my own needle\n");
