@@ -42,10 +42,21 @@
 use std::process::ExitCode;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use tikv_jemallocator::Jemalloc;
+
+/// glibc keeps most of what a busy time has left free: after 400,000 files were made it held 229 MiB where this holds 125.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// Few arenas: what is freed in one is of no use to the others. What is free for a second goes back to the system.
+///
+/// Read by the allocator when it begins: a pointer to a text that ends with a zero.
+// SAFETY: the allocator declares this name as a `const char *`, which a reference to bytes of a known length is.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATES: &[u8; 70] = b"narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     keep_memory_private();
-    keep_memory_together();
     ExitCode::from(dripfs::cli::run(std::env::args_os()))
 }
 
@@ -55,16 +66,5 @@ fn keep_memory_private() {
     let results = [set_dumpable_behavior(DumpableBehavior::NotDumpable), setrlimit(Resource::Core, none)];
     if let Some(e) = results.into_iter().find_map(Result::err) {
         eprintln!("dripfs: warning: memory cannot be kept out of core files: {e}");
-    }
-}
-
-/// By default glibc gives threads an arena each, up to eight a core, and what is freed in one is of no use to the others:
-/// a drive that had made 100,000 files held 500 MB instead of 220.
-fn keep_memory_together() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        const ARENAS: libc::c_int = 2;
-        // SAFETY: sets a number in the allocator, before there are other threads. If it is refused all works as before.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
     }
 }

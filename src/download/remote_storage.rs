@@ -197,6 +197,14 @@ impl RemoteStorage {
         }
     }
 
+    /// Sealed bytes that a store on this machine's disk has in memory, and the object's name.
+    pub fn at_hand(&self, extent: &Extent, stored: Range<u32>) -> Option<(Bytes, String)> {
+        let Place::Segment { id, offset } = extent.place else { return None };
+        let name = segment_name(id);
+        let range = u64::from(offset + stored.start)..u64::from(offset + stored.end);
+        Some((self.store.at_hand(&name, range)?, name))
+    }
+
     /// Sealed bytes of an extent, and the object's name for messages.
     pub async fn sealed_bytes(
         &self,

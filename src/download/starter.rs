@@ -204,7 +204,8 @@ impl Starter {
             return Some(self.filled(reader, id, frames, sealed.and_then(open)));
         }
         // What does not open here is fetched anew.
-        let (sealed, name) = self.remote.kept(extent, stored)?;
+        let kept = self.remote.kept(extent, stored.clone());
+        let (sealed, name) = kept.or_else(|| self.remote.at_hand(extent, stored))?;
         let opened = self.encryption.open_here(extent, frames.clone(), &sealed, &name).ok()?;
         Some(self.filled(reader, id, frames, Ok(opened)))
     }

@@ -19,6 +19,7 @@
 //!
 //! Invariants
 //! - A batch and its mark are applied together or not at all (I1).
+//! - A table of which a sync failed is never again said to be safe: what it holds is written to another.
 //! - Keys lie there as they are (numbers and keyed hashes), values sealed, each bound to its key and its table.
 //! - Readers never meet a half-applied batch: the overlay hides it until whoever applies has, under history's lock, given
 //!   the LRU what it came to.
@@ -152,6 +153,8 @@ struct Layers {
     number: u64,
     seal: Arc<Seal>,
     delta: Box<dyn Table>,
+    /// A sync of the delta failed.
+    doubted: AtomicBool,
     /// Newest first.
     bases: Vec<Arc<Base>>,
 }
@@ -163,7 +166,10 @@ impl Index {
         let seal = Arc::new(Seal::new(&ground.keys, ground.random.clone(), number));
         let delta = ground.tables.open(number)?;
         // What a process that was killed had applied and not synced counts from now on: it must not go in a power cut.
-        delta.sync()?;
+        if let Err(error) = delta.sync() {
+            disown(&ground)?;
+            return Err(error);
+        }
         let sealed = delta.get(MARK)?.ok_or_else(|| damaged("it has no mark"))?;
         let (mark, bases) = table::read_mark(&seal.open(MARK, &sealed)?)?;
         let bases = bases.into_iter().map(|id| Base::open(&ground, id).map(Arc::new)).collect::<Result<_, _>>()?;
@@ -172,7 +178,8 @@ impl Index {
             count += 1;
             true
         })?;
-        let index = Index::assemble(ground, Layers { number, seal, delta, bases }, count, mark.highest);
+        let layers = Layers { number, seal, delta, doubted: AtomicBool::new(false), bases };
+        let index = Index::assemble(ground, layers, count, mark.highest);
         index.remove_leftovers();
         Ok(Some((index, mark)))
     }
@@ -317,20 +324,24 @@ impl Index {
         self.highest.fetch_max(highest, Ordering::Relaxed);
     }
 
-    /// All that was applied is safe when this returns.
-    pub fn sync(&self) -> Result<(), IndexError> {
-        self.layers.read().delta.sync()
+    /// All that was applied is safe when this returns. `mark` is the last one applied; nobody may apply meanwhile.
+    pub fn sync(&self, mark: &Mark) -> Result<(), IndexError> {
+        let layers = self.layers.read();
+        // The kernel tells of a failed write once, and takes the pages for clean from then on: what a failed sync should
+        // have covered, no later one of that file does. It is written elsewhere.
+        if layers.doubted.load(Ordering::Relaxed) {
+            drop(layers);
+            return self.compact(mark);
+        }
+        let synced = layers.delta.sync();
+        layers.doubted.store(synced.is_err(), Ordering::Relaxed);
+        synced
     }
 
     /// The next mount shall not use it: once this went well the journal may go on without it. Undone by
     /// [`Index::claim`].
     pub fn disown(&self) -> std::io::Result<()> {
-        match self.ground.disk.remove(&self.ground.path(CURRENT)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        // A power cut must not bring it back: by then the journal lacks what it lacks.
-        self.ground.disk.sync_dir(self.ground.dir)
+        disown(&self.ground)
     }
 
     /// It counts again.
@@ -645,7 +656,7 @@ impl Builder {
 fn begin_table(ground: &Ground, number: u64, bases: Vec<Arc<Base>>, mark: &Mark) -> Result<Layers, IndexError> {
     let seal = Arc::new(Seal::new(&ground.keys, ground.random.clone(), number));
     let delta = ground.tables.create(number)?;
-    let layers = Layers { number, seal, delta, bases };
+    let layers = Layers { number, seal, delta, doubted: AtomicBool::new(false), bases };
     layers.delta.apply(vec![(MARK.to_vec(), layers.seal.seal(MARK, &layers.mark(mark)))])?;
     layers.delta.sync()?;
     ground.disk.sync_dir(ground.dir)?;
@@ -655,6 +666,15 @@ fn begin_table(ground: &Ground, number: u64, bases: Vec<Arc<Base>>, mark: &Mark)
 
 fn claim(ground: &Ground, number: u64) -> std::io::Result<()> {
     disk::replace(&*ground.disk, &ground.path(CURRENT), format!("1 {number}\n").as_bytes())
+}
+
+fn disown(ground: &Ground) -> std::io::Result<()> {
+    match ground.disk.remove(&ground.path(CURRENT)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A power cut must not bring it back: by then the journal lacks what it lacks.
+    ground.disk.sync_dir(ground.dir)
 }
 
 /// The number of the table that counts.

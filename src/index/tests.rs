@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::disk::RealDisk;
-use crate::base::disk::simulated::SimulatedDisk;
+use crate::base::disk::simulated::{Dice, SimulatedDisk};
 use crate::base::{Epoch, FileId, Position, Sequence};
 use crate::crypto::secret::Key as SecretKey;
 use crate::format::record::Xattr;
@@ -12,7 +12,10 @@ fn keys() -> Arc<Keys> {
 }
 
 fn simulated() -> Ground {
-    let disk: Arc<dyn Disk> = SimulatedDisk::new(3);
+    on(SimulatedDisk::new(3))
+}
+
+fn on(disk: Arc<dyn Disk>) -> Ground {
     Ground {
         dir: WRITER_DIR,
         tables: Arc::new(TwinTables::new(disk.clone(), WRITER_DIR)),
@@ -145,7 +148,7 @@ fn run(ground: Ground, steps: &[Step]) {
             }
             Step::Compact => index.compact(&mark(position)).unwrap(),
             Step::Reopen => {
-                index.sync().unwrap();
+                index.sync(&mark(position)).unwrap();
                 drop(index);
                 let (opened, at) = Index::open(ground.clone()).unwrap().unwrap();
                 assert_eq!(at, mark(position));
@@ -232,4 +235,30 @@ fn an_index_of_another_vault_or_cut_short_does_not_open() {
     let number = current(&ground).unwrap().unwrap();
     ground.disk.remove(&format!("{WRITER_DIR}/twin-{number}")).unwrap();
     assert!(Index::open(ground).is_err());
+}
+
+#[test]
+fn what_a_failed_sync_left_in_doubt_is_written_elsewhere_before_it_is_said_to_be_safe() {
+    let disk = SimulatedDisk::new(3);
+    let index = empty(on(disk.clone()));
+    let batch: Folded = [(key(3), Some(record(5)))].into();
+    index.apply(&batch, &mark(1)).unwrap();
+    disk.fail_sync_data(1);
+    assert!(matches!(index.sync(&mark(1)), Err(IndexError::Io(_))));
+    index.sync(&mark(1)).unwrap();
+    for seed in 0..16 {
+        let (found, at) = Index::open(on(disk.copy().power_cut(&mut Dice::new(seed)))).unwrap().unwrap();
+        assert_eq!(at, mark(1), "seed {seed}");
+        assert_eq!(found.get(&key(3)).unwrap(), Some(record(5)), "seed {seed}");
+    }
+}
+
+/// The process that finds it cannot know whether that is what the disk has.
+#[test]
+fn an_index_that_cannot_be_synced_when_it_is_found_is_given_up() {
+    let disk = SimulatedDisk::new(3);
+    drop(empty(on(disk.clone())));
+    disk.fail_sync_data(1);
+    assert!(matches!(Index::open(on(disk.clone())), Err(IndexError::Io(_))));
+    assert!(Index::open(on(disk)).unwrap().is_none());
 }

@@ -506,7 +506,7 @@ impl Follower {
             self.index.compact(mark)?;
         }
         if !*is_synced && (last || synced.elapsed() >= SYNC) {
-            self.index.sync()?;
+            self.index.sync(mark)?;
             (*is_synced, *synced) = (true, Instant::now());
         }
         Ok(())

@@ -231,7 +231,7 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
         mark = Mark { link: walked.commit.link, block: None, clean: true, epoch, ..mark };
         index.apply(&batch, &mark)?;
         index.remember(batch.iter());
-        index.sync()?;
+        index.sync(&mark)?;
     }
     Ok(Ready { index: Arc::new(index), mark, over: Replay::Vault, placed: Vec::new(), walked })
 }
@@ -422,11 +422,15 @@ impl Indexer {
 
     /// Everything durable is in the index, and that is safe, when this returns.
     pub async fn finish(self: &Arc<Self>) {
-        if let Err(error) = self.step(true).await {
-            log::warn!("{error}");
-            if matches!(error, IndexError::Damaged(_)) && !self.is_disowned() {
-                self.disown();
-            }
+        let mut tried = self.step(true).await;
+        if matches!(tried, Err(IndexError::Io(_))) {
+            // Once more: what a failed sync left in doubt is written elsewhere.
+            tried = self.step(true).await;
+        }
+        let Err(error) = tried else { return };
+        log::warn!("{error}");
+        if !self.is_disowned() && !self.disown() {
+            log::error!("the index may be lost in a power cut, and cannot be given up: mount with the store next");
         }
     }
 
@@ -497,7 +501,7 @@ impl Indexer {
         }
         // A journal that runs full waits for this.
         if !state.is_synced && (last || state.synced.elapsed() >= SYNC || self.journal.pressed()) {
-            self.index.sync()?;
+            self.index.sync(&state.mark)?;
             log::trace!("the index is safe up to commit {}, {:?}", state.mark.link.sequence, state.position);
             if state.disowned {
                 self.index.claim()?;

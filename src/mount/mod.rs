@@ -8,7 +8,6 @@ pub mod follower;
 pub mod http;
 pub mod indexer;
 mod kernel;
-mod memory;
 pub mod metrics;
 pub mod mountpoint;
 pub mod new_vault;

@@ -24,7 +24,7 @@ use super::control::{self, Command, Handler, Reply};
 use super::drive::{Closed, Drive, DriveOptions, KEEPING, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
-use super::{MountError, environment, http, kernel, memory, metrics, notify, runtime_dir, service, state_dir};
+use super::{MountError, environment, http, kernel, metrics, notify, runtime_dir, service, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
@@ -35,8 +35,6 @@ use crate::store::{self, Limits, Store, StoreError};
 const STALL: Duration = Duration::from_secs(90);
 /// How long programs that use the drive may go on after it was detached under them.
 const LET_GO: Duration = Duration::from_secs(10);
-/// How often free memory is given back to the system.
-const TIDY: Duration = Duration::from_secs(30);
 /// How much longer the service manager is asked to wait than a drain that goes on or is given up may take.
 const MARGIN: Duration = Duration::from_secs(20);
 /// How long clients may take to hear the last word.
@@ -178,10 +176,8 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     let server = Arc::new(Server { drive, request, stop, phase, observer, metrics_address });
     let clients = TaskTracker::new();
     let accepting = tokio::spawn(control::serve(listener, server.clone(), clients.clone()));
-    let tidying = tokio::spawn(give_memory_back());
     let scraping = scraped.map(|listener| tokio::spawn(http::serve(listener, server.clone())));
     let result = server.live(attached, stops, &mut signals).await;
-    tidying.abort();
     if let Some(scraping) = scraping {
         scraping.abort();
     }
@@ -203,15 +199,6 @@ async fn listen_for_scrapes(address: Option<SocketAddr>) -> Result<Option<tokio:
     let listener = tokio::net::TcpListener::bind(address).await.map_err(fails)?;
     log::info!("metrics: http://{}/metrics", listener.local_addr().unwrap_or(address));
     Ok(Some(listener))
-}
-
-/// Now and then, on a thread that may wait.
-async fn give_memory_back() {
-    loop {
-        tokio::time::sleep(TIDY).await;
-        // A panic there would be told by its own line; there is nothing to do about it here.
-        let _ = tokio::task::spawn_blocking(memory::give_back).await;
-    }
 }
 
 async fn open(request: &Request, passphrase: Passphrase, observer: &dyn Observer) -> Result<Drive, MountError> {

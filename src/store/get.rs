@@ -43,6 +43,15 @@ impl Store {
         self.get_with(name, Some(range), wanted).await
     }
 
+    /// These bytes of an object, all of them, if the store is a directory of this machine and has them in memory. Waits for
+    /// nothing, and is no request: nothing is counted, and where reading is limited there is nothing at hand.
+    pub fn at_hand(&self, name: &str, range: Range<u64>) -> Option<Bytes> {
+        match &self.inner.backend {
+            Backend::Directory(directory) if !self.inner.download.is_limited() => directory.at_hand(name, range),
+            _ => None,
+        }
+    }
+
     /// At most `most` bytes are ever held: the provider may put an object of any size under any name.
     async fn get_with(&self, name: &str, range: Option<Range<u64>>, most: u64) -> Result<Option<Bytes>, StoreError> {
         let got = self.request(Kind::Get, name, most, || self.get_once(name, range.clone(), most)).await?;

@@ -257,6 +257,7 @@ impl Sim {
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
         let Some(mut last) = self.last_line(who.machine) else { return Ok(()) };
+        let successor = last.taken_over();
         // A life without the store on which nothing was done acknowledged nothing of its own.
         while last.is_untouched_offline() {
             match last.base.clone().filter(|base| base.who.machine == who.machine) {
@@ -265,7 +266,7 @@ impl Sim {
                 None => return Ok(()),
             }
         }
-        if !last.owes(last.taken_over().as_ref().unwrap_or(found)) {
+        if !last.owes(successor.as_ref().unwrap_or(found)) {
             return Ok(());
         }
         if asides.len() <= last.asides {

@@ -205,6 +205,13 @@ fn a_machine_whose_successor_never_came_up_sets_its_history_aside_all_the_same()
     are_clean(&[308_182]);
 }
 
+/// The harness took a copy's own epoch record for another machine's, and forgot who had taken over from a life without the
+/// store.
+#[test]
+fn e3_what_a_successor_found_is_judged_by_the_history_that_it_goes_on_with() {
+    are_clean(&[144_638_843, 144_630_058]);
+}
+
 /// Between the commit that the index goes up to and its own epoch record stood that of the machine from which it had taken
 /// over: the next mount, without the store, took that for foreign history and was fenced for good.
 #[test]
@@ -232,6 +239,12 @@ fn c6_a_stale_listing_let_gc_leave_a_hole_in_the_log() {
 #[test]
 fn i1_an_index_that_was_given_up_stays_so() {
     are_clean(&[40_019_823]);
+}
+
+/// A sync of the index failed, the next one said that all was safe, the journal let go of it, and a power cut took it.
+#[test]
+fn i1_what_a_failed_sync_of_the_index_should_have_covered_is_safe_before_the_journal_lets_go_of_it() {
+    are_clean(&[144_639_413]);
 }
 
 /// The index was an older copy, and gc had removed the commit that it went up to; or the journal had let files go whose

@@ -91,7 +91,7 @@ impl Sim {
             None => self.last_line(who.machine).filter(|line| Sim::goes_on(line, before)),
         };
         // A reign that it found may have gone on since.
-        let unsent = unsent.filter(|line| !self.remote.is_written_after(line.joined, line.who.machine));
+        let unsent = unsent.filter(|line| !self.remote.is_written_after(line.joined, line.who.machine, who.life));
         unsent.unwrap_or_else(|| self.line_after(before))
     }
 

@@ -290,9 +290,10 @@ impl Remote {
         self.state.lock().links[machine] > now
     }
 
-    /// Has another machine written after this log object?
-    pub fn is_written_after(&self, sequence: u64, machine: usize) -> bool {
-        self.state.lock().log.range(sequence + 1..).any(|(_, who)| who.machine != machine)
+    /// Has another machine written after this log object, and before this life?
+    pub fn is_written_after(&self, sequence: u64, machine: usize, life: u64) -> bool {
+        let state = self.state.lock();
+        state.log.range(sequence + 1..).any(|(_, who)| who.machine != machine && who.life != life)
     }
 
     /// A drive is there, with the store or without.
