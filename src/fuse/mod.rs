@@ -34,7 +34,8 @@ pub use adapter::{BLOCK, GENERATION, HANDLE, file_type};
 pub use mountpoint::{MountError, Unmounted, available};
 pub use options::{MountOptions, WRITER_TTL, negotiate};
 
-/// Mounts a drive, with the rooms of its tree. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
+/// Mounts a drive, with the rooms of its tree. Returns when the mount answers. Must be called inside the tokio runtime on
+/// which operations wait.
 pub fn mount(tree: impl Into<Tree>, options: MountOptions) -> Result<Mounted, MountError> {
     let tree: Arc<Tree> = Arc::new(tree.into());
     let fs = tree.fs.clone();

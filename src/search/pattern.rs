@@ -10,8 +10,8 @@
 //! ```
 //!
 //! `%2F` stands for a slash and `%25` for a percent sign, in a glob `%3A` for a colon; any other percent sign is itself. A
-//! line feed parts alternatives, as grep has it. Only letters before the first colon make the prefix form: `->next` and `-x` are patterns,
-//! and `-:PATTERN` takes any pattern whatever it begins with.
+//! line feed parts alternatives, as grep has it. Only letters before the first colon make the prefix form: `->next` and `-x`
+//! are patterns, and `-:PATTERN` takes any pattern whatever it begins with.
 //!
 //! How expressions are read stands in `syntax`.
 //!
