@@ -17,6 +17,7 @@
 //! | [`upload`] | Starter, Encryption, Journal, RemoteStorage, Notifier: bytes go out |
 //! | [`cache`] | entries of plaintext, dirty and frozen and clean |
 //! | [`fs`] | POSIX: names, files, attributes, xattrs (no FUSE, no network) |
+//! | [`search`] | the room `.search` in each directory: patterns, scans, answers (no FUSE) |
 //! | [`fuse`] | kernel adapter (the only user of fuser; no decisions) |
 //! | [`mount`] | wiring, life cycle, control socket, status |
 //! | [`cli`] | arguments, commands, progress, exit codes (the only user of clap) |
@@ -34,6 +35,7 @@ pub mod index;
 pub mod journal;
 pub mod mount;
 pub mod pipeline;
+pub mod search;
 pub mod store;
 pub mod upload;
 pub mod vault;

@@ -29,6 +29,15 @@
 //!    which, `store/mod.rs`, `get_range`), `download/encryption.rs` (frames open or the read fails),
 //!    `download/notifier.rs`, and into `cache/frames.rs`. What `cache/ahead.rs` thinks will be asked for next goes the
 //!    same way, and nobody waits for it.
+//!
+//! # One search, file by file
+//!
+//! 1. The kernel looks up a name in a room: `fuse/adapter.rs`, `search/front.rs`, `search/tree.rs`, which has the answer if
+//!    nothing has changed since it was made.
+//! 2. Else `search/pattern.rs` makes the matcher, `search/run.rs` walks the directories (`fs/readdir.rs`) and gives files to
+//!    its threads; `search/results.rs` knows those that have not changed, the others `search/scan.rs` reads through
+//!    `cache/glance.rs`, which uses nothing and fetches nothing unless it is told to.
+//! 3. `search/hits.rs` makes the answer, `search/tree.rs` gives it a number, and READ takes it from there.
 
 use std::process::ExitCode;
 

@@ -12,7 +12,7 @@ pub const RUN_COST: usize = 96;
 
 #[derive(Default)]
 pub struct Dirty {
-    runs: BTreeMap<u64, Plain>,
+    runs: BTreeMap<u64, Arc<Plain>>,
     bytes: usize,
 }
 
@@ -40,12 +40,12 @@ impl Dirty {
                 Some((start, run)) if offset < start + run.len() as u64 => {
                     let at = (offset - start) as usize;
                     let n = data.len().min(run.len() - at);
-                    run[at..at + n].copy_from_slice(&data[..n]);
+                    own(run)[at..at + n].copy_from_slice(&data[..n]);
                     n
                 }
                 Some((start, run)) if offset == start + run.len() as u64 && run.len() < EXTENT_MAX => {
                     let n = data.len().min(EXTENT_MAX - run.len()).min(room);
-                    append(run, &data[..n]);
+                    append(own(run), &data[..n]);
                     self.bytes += n;
                     n
                 }
@@ -53,7 +53,7 @@ impl Dirty {
                     let n = data.len().min(EXTENT_MAX).min(room);
                     let mut run = Plain::with_capacity(n);
                     run.extend_from_slice(&data[..n]);
-                    self.runs.insert(offset, run);
+                    self.runs.insert(offset, Arc::new(run));
                     self.bytes += n;
                     n
                 }
@@ -64,11 +64,15 @@ impl Dirty {
         self.cost() - before
     }
 
+    /// All runs, as they are now: what is written afterwards is not in them.
+    pub fn snapshot(&self) -> Runs {
+        Runs { runs: self.runs.iter().map(|(offset, run)| (*offset, run.clone())).collect(), bytes: self.bytes }
+    }
+
     /// Takes all runs.
     pub fn take(&mut self) -> Runs {
         let bytes = std::mem::take(&mut self.bytes);
-        let runs = std::mem::take(&mut self.runs);
-        Runs { runs: runs.into_iter().map(|(offset, run)| (offset, Arc::new(run))).collect(), bytes }
+        Runs { runs: std::mem::take(&mut self.runs).into_iter().collect(), bytes }
     }
 
     /// Calls `copy` for each dirty stretch of `range`: its place in the file, and its bytes.
@@ -80,7 +84,8 @@ impl Dirty {
     }
 }
 
-/// Runs that do not change any more: frozen bytes.
+/// Runs that do not change any more: frozen bytes, and snapshots.
+#[derive(Clone)]
 pub struct Runs {
     pub runs: Vec<(u64, Arc<Plain>)>,
     bytes: usize,
@@ -111,6 +116,16 @@ fn clip(start: u64, run: &[u8], range: &Range<u64>, copy: &mut impl FnMut(u64, &
     }
 }
 
+/// A run to be written into: a copy, if a snapshot has it.
+fn own(run: &mut Arc<Plain>) -> &mut Plain {
+    if Arc::get_mut(run).is_none() {
+        let mut copy = Plain::with_capacity(run.capacity());
+        copy.extend_from_slice(run);
+        *run = Arc::new(copy);
+    }
+    Arc::get_mut(run).expect("nobody else has it now")
+}
+
 /// A write of so much that goes on where the last one ended is a copy under way: the run will be a whole extent.
 const STREAM: usize = 256 * 1024;
 
@@ -135,7 +150,9 @@ mod tests {
         fn dirty_bytes_are_what_a_plain_array_holds(writes in prop::collection::vec((0u64..300, 1usize..60), 1..40)) {
             let mut plain = [None::<u8>; 400];
             let mut dirty = Dirty::default();
+            let mut snapshots = Vec::new();
             for (k, (offset, len)) in writes.into_iter().enumerate() {
+                snapshots.push((plain, dirty.snapshot()));
                 let (before, bytes) = (dirty.cost(), dirty.bytes());
                 let grown = dirty.write(offset, &vec![k as u8; len]);
                 let fresh = plain[offset as usize..offset as usize + len].iter().filter(|b| b.is_none()).count();
@@ -149,6 +166,13 @@ mod tests {
             });
             prop_assert_eq!(&seen[5..333], &plain[5..333]);
             prop_assert_eq!(dirty.bytes(), plain.iter().flatten().count());
+            for (then, runs) in snapshots {
+                let mut seen = [None::<u8>; 400];
+                runs.visit(&(0..400), |at, bytes| {
+                    bytes.iter().enumerate().for_each(|(k, b)| seen[at as usize + k] = Some(*b));
+                });
+                prop_assert_eq!(seen, then);
+            }
             let (cost, runs) = (dirty.cost(), dirty.take());
             prop_assert_eq!(runs.cost(), cost);
             prop_assert_eq!((dirty.cost(), dirty.bytes()), (0, 0));

@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use super::Live;
 use super::budget::Budget;
 use super::dirty::{Dirty, Runs};
+use super::fresh::Fresh;
 use crate::base::sizes::EXTENT_MAX;
-use crate::base::{Ino, Position};
+use crate::base::{ExtentId, Ino, Position};
 use crate::format::key::Key;
 use crate::format::record::{Head, Piece, Place, Record};
 use crate::history::{History, Transaction, map};
@@ -40,6 +41,8 @@ pub struct Entry {
     pub settled: Notify,
     /// Files with dirty bytes: this one joins them here.
     dirty: Arc<DirtyFiles>,
+    /// Where what was dirty goes once it is stored.
+    fresh: Arc<Fresh>,
     /// What of it memory has answered: frames, and reads of dirty bytes.
     hits: AtomicU64,
     /// Bytes of it went to the kernel or came from there, so the kernel may have pages of them.
@@ -50,6 +53,8 @@ pub struct Inner {
     pub active: Dirty,
     pub frozen: Option<Frozen>,
     pub live: Option<Live>,
+    /// The number of the last write.
+    pub written: u64,
     /// Captures begun, and ended well.
     pub started: u64,
     pub finished: u64,
@@ -94,11 +99,18 @@ pub struct Frozen {
 }
 
 impl Entry {
-    pub fn new(ino: Ino, history: Arc<History>, budget: Arc<Budget>, dirty: Arc<DirtyFiles>) -> Entry {
+    pub fn new(
+        ino: Ino,
+        history: Arc<History>,
+        budget: Arc<Budget>,
+        dirty: Arc<DirtyFiles>,
+        fresh: Arc<Fresh>,
+    ) -> Entry {
         let inner = Inner {
             active: Dirty::default(),
             frozen: None,
             live: None,
+            written: 0,
             started: 0,
             finished: 0,
             failures: 0,
@@ -114,6 +126,7 @@ impl Entry {
             inner: Mutex::new(inner),
             settled: Notify::new(),
             dirty,
+            fresh,
             hits: AtomicU64::new(0),
             pages: AtomicBool::new(false),
         }
@@ -168,6 +181,12 @@ impl Inner {
     /// Bytes that the journal does not hold yet.
     pub fn bytes(&self) -> usize {
         self.active.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.runs.bytes())
+    }
+
+    /// All that memory holds, as it is now; what comes later is newer.
+    pub fn snapshot(&self) -> Vec<Runs> {
+        let frozen = self.frozen.as_ref().filter(|frozen| !frozen.abandoned).map(|frozen| frozen.runs.clone());
+        frozen.into_iter().chain([self.active.snapshot()]).collect()
     }
 
     /// Calls `copy` for each stretch of `range` that memory holds; what comes later is newer.
@@ -225,8 +244,8 @@ impl Source for Entry {
         let mut inner = self.lock();
         let frozen = inner.frozen.as_ref().expect("a capture is in flight");
         let cost = frozen.runs.cost();
-        let ((), position) = self.history.transact(|tx| match frozen.abandoned {
-            true => Ok(()),
+        let (ids, position) = self.history.transact(|tx| match frozen.abandoned {
+            true => Ok(Vec::new()),
             false => store(tx, self.ino, frozen, sealed),
         })?;
         let frozen = inner.frozen.take();
@@ -235,7 +254,9 @@ impl Source for Entry {
             inner.live = None;
         }
         drop(inner);
-        drop(frozen);
+        if let Some(frozen) = frozen {
+            self.keep(frozen, &ids);
+        }
         self.budget.give_back(cost);
         self.settled.notify_waiters();
         Ok(position)
@@ -268,15 +289,31 @@ impl Source for Entry {
     }
 }
 
-/// The change that a capture makes: extents, pieces, size and times.
-fn store(tx: &mut Transaction<'_>, ino: Ino, frozen: &Frozen, sealed: Vec<Sealed>) -> Result<(), UploadError> {
+impl Entry {
+    /// What was frozen is stored, in these extents.
+    fn keep(&self, frozen: Frozen, ids: &[ExtentId]) {
+        let mut runs = frozen.runs.runs.into_iter().map(|(_, run)| run);
+        for (places, id) in frozen.layout.iter().zip(ids) {
+            self.fresh.put(self.ino, *id, runs.by_ref().take(places.len()).collect());
+        }
+    }
+}
+
+/// The change that a capture makes: extents, pieces, size and times. Returns the extents, in order.
+fn store(
+    tx: &mut Transaction<'_>,
+    ino: Ino,
+    frozen: &Frozen,
+    sealed: Vec<Sealed>,
+) -> Result<Vec<ExtentId>, UploadError> {
     // The kernel forgot an unlinked file while its bytes were under way: nobody can ever read them.
-    let Some(record) = tx.get(&Key::head(ino))? else { return Ok(()) };
-    let Record::Head(head) = &*record else { return Ok(()) };
+    let Some(record) = tx.get(&Key::head(ino))? else { return Ok(Vec::new()) };
+    let Record::Head(head) = &*record else { return Ok(Vec::new()) };
     let mut head: Head = head.clone();
-    let mut pieces = Vec::new();
+    let (mut pieces, mut ids) = (Vec::new(), Vec::new());
     for (places, sealed) in frozen.layout.iter().zip(sealed) {
         let id = tx.new_extent(ino);
+        ids.push(id);
         let mut start = 0;
         for (offset, len) in places {
             pieces.push(Piece { offset: *offset, len: *len, extent: id, start });
@@ -291,5 +328,5 @@ fn store(tx: &mut Transaction<'_>, ino: Ino, frozen: &Frozen, sealed: Vec<Sealed
     head.ctime = frozen.live.ctime;
     head.position = tx.position();
     tx.put(Key::head(ino), Record::Head(head));
-    Ok(())
+    Ok(ids)
 }

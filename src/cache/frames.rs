@@ -29,6 +29,8 @@ pub struct Frames {
     most: usize,
     hits: AtomicU64,
     misses: AtomicU64,
+    /// Frames that were ever put here.
+    arrivals: AtomicU64,
 }
 
 struct Inner {
@@ -53,7 +55,13 @@ impl Frames {
     pub fn new(most: usize) -> Frames {
         let inner =
             Inner { frames: LruCache::unbounded(), order: BTreeSet::new(), held: HashMap::new(), bytes: 0, charged: 0 };
-        Frames { inner: Mutex::new(inner), most, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Frames {
+            inner: Mutex::new(inner),
+            most,
+            hits: AtomicU64::default(),
+            misses: AtomicU64::default(),
+            arrivals: AtomicU64::default(),
+        }
     }
 
     /// A frame that a read of this entry needs. Counted if it is here.
@@ -74,6 +82,15 @@ impl Frames {
     /// Counts a read that memory answered without a frame.
     pub fn hit(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A frame, without a use of it or of its file.
+    pub fn peek(&self, ino: Ino, id: ExtentId, frame: u32) -> Option<Arc<Frame>> {
+        self.inner.lock().frames.peek(&(ino, id, frame)).cloned()
+    }
+
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::Relaxed)
     }
 
     /// Asked without using it.
@@ -101,6 +118,7 @@ impl Frames {
             inner.order.insert(key);
             inner.shrink(self.most, &mut gone);
         }
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
         // Wiped here, outside the lock.
         drop(gone);
     }

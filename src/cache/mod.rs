@@ -6,7 +6,9 @@
 //! | `entry` | one file's dirty and frozen bytes |
 //! | `frames` | clean plaintext of all entries, least recently used first to go |
 //! | `budget`, `dirty` | memory for written bytes |
+//! | `fresh` | what was written a moment ago, for searches |
 //! | `read`, `edit` | what is asked of contents |
+//! | `glance` | reading a file without using it: what a search does |
 //! | `whereabouts` | where a file's bytes are; fetching and dropping them on request |
 //! | `disk` | sealed blocks on this machine's disk, below the download pipeline |
 //!
@@ -31,6 +33,10 @@ pub mod edit;
 mod entries;
 pub mod entry;
 pub mod frames;
+mod fresh;
+pub mod glance;
+#[cfg(test)]
+mod glance_tests;
 mod read;
 #[cfg(test)]
 mod read_tests;
@@ -39,7 +45,7 @@ mod tests;
 pub mod whereabouts;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -64,6 +70,7 @@ use budget::Budget;
 use entries::{ENTRY_COST, Entries};
 use entry::{DirtyFiles, Entry};
 use frames::Frames;
+use fresh::Fresh;
 
 /// How old dirty bytes may be before they are sent on without anybody's asking (promise 4: "within seconds").
 pub const DIRTY_AGE: Duration = Duration::from_secs(3);
@@ -131,6 +138,8 @@ pub struct Bounds {
 pub const TTL: Duration = Duration::from_secs(60);
 /// Entries may take so much of the memory for what is clean; above it those that were not used for longest die early.
 const ENTRIES_SHARE: usize = 4;
+/// ... and what was written a moment ago so much.
+const FRESH_SHARE: usize = 4;
 
 /// What status tells of the cache.
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,7 +167,12 @@ pub struct Cache {
     dirty: Arc<DirtyFiles>,
     budget: Arc<Budget>,
     frames: Frames,
+    fresh: Arc<Fresh>,
     ahead: Mutex<Ahead>,
+    /// Writes so far: each has a number, by which what an entry holds is told from what it held.
+    writes: AtomicU64,
+    /// Files that were let go of on request.
+    drops: AtomicU64,
     clock: Clock,
     lookout: OnceLock<Arc<dyn Lookout>>,
     undertaker: OnceLock<Undertaker>,
@@ -185,7 +199,10 @@ impl Cache {
             dirty: Arc::default(),
             budget: Arc::new(Budget::new(bounds.dirty_bytes)),
             frames: Frames::new(bounds.clean_bytes),
+            fresh: Arc::new(Fresh::new(bounds.clean_bytes / FRESH_SHARE)),
             ahead: Mutex::new(ahead),
+            writes: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
             clock,
             lookout: OnceLock::new(),
             undertaker: OnceLock::new(),
@@ -210,7 +227,10 @@ impl Cache {
     }
 
     fn entry(&self, ino: Ino) -> Arc<Entry> {
-        let make = || Entry::new(ino, self.history.clone(), self.budget.clone(), self.dirty.clone());
+        let make = || {
+            let (history, budget, dirty) = (self.history.clone(), self.budget.clone(), self.dirty.clone());
+            Entry::new(ino, history, budget, dirty, self.fresh.clone())
+        };
         let (entry, made) = self.entries.entry(ino, make, Entry::is_safe);
         if let Some(dead) = made {
             self.bury(dead);
@@ -232,10 +252,11 @@ impl Cache {
 
     /// What follows from deaths. They are in the table no more, and under no lock.
     fn bury(&self, dead: Vec<Arc<Entry>>) {
-        self.frames.charge(self.entries.len() * ENTRY_COST);
+        self.frames.charge(self.entries.len() * ENTRY_COST + self.fresh.bytes());
         let mut pages = BTreeSet::new();
         for entry in dead {
             self.frames.wipe(entry.ino);
+            self.fresh.wipe(entry.ino);
             self.discard(&entry);
             if entry.pages.load(Ordering::Relaxed) {
                 pages.insert(entry.ino);
@@ -348,6 +369,7 @@ impl Cache {
         live = Live { size: live.size.max(end), mtime: now, ctime: now };
         inner.live = Some(live);
         let grown = inner.active.write(offset, data);
+        inner.written = self.writes.fetch_add(1, Ordering::Release) + 1;
         self.budget.take(grown);
         entry.dirtied(&mut inner);
         let full = inner.active.bytes() >= EXTENT_MAX && inner.frozen.is_none();

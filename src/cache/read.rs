@@ -243,7 +243,7 @@ impl Cache {
     }
 
     /// The leading frames of a run that are not in memory (the first one is not).
-    fn absent(&self, ino: Ino, id: ExtentId, frames: Range<u32>) -> Range<u32> {
+    pub(super) fn absent(&self, ino: Ino, id: ExtentId, frames: Range<u32>) -> Range<u32> {
         let known = (frames.start + 1..frames.end).find(|number| self.frames.has(ino, id, *number));
         frames.start..known.unwrap_or(frames.end)
     }
@@ -399,12 +399,12 @@ fn pieces_of(
 }
 
 /// Lies the piece within its extent? Nothing else may be computed with.
-fn holds(record: &Record, piece: &Piece) -> bool {
+pub(super) fn holds(record: &Record, piece: &Piece) -> bool {
     matches!(record, Record::Extent(extent) if u64::from(piece.start) + u64::from(piece.len) <= u64::from(extent.len))
 }
 
 /// What is left of `range` without `filled`.
-fn subtract(range: Range<usize>, filled: &[Range<usize>]) -> Vec<Range<usize>> {
+pub(super) fn subtract(range: Range<usize>, filled: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut left = vec![range];
     for gone in filled {
         left = left

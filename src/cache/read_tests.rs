@@ -198,3 +198,29 @@ async fn a_store_that_hangs_is_given_up_in_time_and_keeps_no_cached_read_waiting
     }
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_glance_fetches_nothing_unless_it_is_told_to_and_then_behind_others() {
+    let world = files(&[5 * MIB], 0).await;
+    let (ino, bytes) = &world.files[0];
+    let mut glance = world.cache.glance(*ino).unwrap();
+    let mut out = vec![0; 6 * MIB];
+    assert_eq!(world.cache.see(&mut glance, 0, &mut out).unwrap(), 0);
+    world.read(0, MIB, REQUEST).await;
+    let (counts, arrivals) = (world.cache.counts(), world.cache.arrivals());
+    assert_eq!(world.cache.see(&mut glance, 0, &mut out).unwrap(), 0);
+    assert!(world.cache.see(&mut glance, MIB as u64, &mut out).unwrap() >= REQUEST);
+    assert!(out[..REQUEST] == bytes[MIB..MIB + REQUEST]);
+    world.recorder.gets();
+    world.cache.bring(&mut glance, 0..4 * MIB as u64).await.unwrap();
+    assert!(!world.recorder.gets().is_empty());
+    assert!(world.cache.see(&mut glance, 0, &mut out).unwrap() >= 4 * MIB);
+    assert!(out[..4 * MIB] == bytes[..4 * MIB]);
+    // No use of anything: what memory counts is as it was, but for what the fetch brought for whoever reads the file.
+    let now = world.cache.counts();
+    assert_eq!((now.hits, now.misses, now.entries), (counts.hits, counts.misses, counts.entries));
+    assert!(world.cache.arrivals() > arrivals);
+    world.cache.bring(&mut glance, 4 * MIB as u64..9 * MIB as u64).await.unwrap();
+    assert_eq!(world.cache.see(&mut glance, 4 * MIB as u64, &mut out).unwrap(), MIB);
+    assert!(out[..MIB] == bytes[4 * MIB..]);
+}

@@ -3,6 +3,7 @@
 //! Owns nothing. Looking renews no timer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::entry::Entry;
@@ -138,11 +139,13 @@ impl Cache {
     /// bytes stay. Returns the plaintext bytes that went.
     pub fn let_go(&self, ino: Ino) -> Result<u64, CacheError> {
         let bytes = self.frames.held(ino).bytes;
+        self.drops.fetch_add(1, Ordering::Relaxed);
         match self.entries.take(ino, Entry::is_safe) {
             Some(entry) => self.bury(vec![entry]),
             // In use, or dirty, or without an entry.
             None => {
                 self.frames.wipe(ino);
+                self.fresh.wipe(ino);
                 if let (Some(_), Some(tell)) = (self.entries.peek(ino), self.undertaker.get()) {
                     tell([ino].into());
                 }

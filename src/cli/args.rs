@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. man/dripfs.1 says the same at length.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -28,7 +29,9 @@ Exit codes:
   0 ok              10 no vault there             13 tampered with or rolled back
   1 error           11 in use elsewhere           14 not everything reached the vault
   2 usage           12 wrong passphrase              (it stays in the journal for the next mount)
-                                                  15 not everything was rescued whole";
+                                                  15 not everything was rescued whole
+                                                  16 not everything was searched
+  `dripfs search` exits as grep does: 0 found, 1 nothing found, 2 error";
 
 /// Mounts a vault, an encrypted file tree kept in object storage, as a drive.
 #[derive(Parser, Debug)]
@@ -67,6 +70,12 @@ pub enum Command {
     Umount(Umount),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
+    /// Search the files below a directory of a drive, of what is on this machine.
+    ///
+    /// Prints path:line:text as `grep -rnE` does. Nothing is fetched unless --all is given. The same is in the file
+    /// DIR/.search/PATTERN. Exit codes: 0 found, 1 nothing found, 2 error, 16 not everything was searched; what was not is
+    /// told on standard error.
+    Search(Search),
     /// Print a JSON line for each upload and download of a file, until interrupted.
     Events(Directory),
     /// See and change what is kept of files on this machine.
@@ -112,6 +121,12 @@ Options for -o, separated by commas:
   compress=on|off      compress where it pays (on)
   readahead=SIZE       read ahead at most so much for one sequential reader; 0: not at all (32M)
   inflight=SIZE        memory for what is between the cache and disk or store (128M)
+  search=NAME          the name of the room that answers searches, in each directory (.search); off: there is none
+  search_list=on|off   directories list it (off)
+  search_threads=N     files that a search looks at at a time (4)
+  search_seconds=N     how long a search may take (10)
+  search_keep=WHERE    what was found is kept for the next time in memory, on disk (sealed), or nowhere (memory)
+  search_cache=SIZE    how much of it (32M)
   metrics=ADDRESS      serve http://ADDRESS/metrics and /health there, such as 127.0.0.1:9090; loopback only
   STAGE_workers=N      and _min, _max, _bytes, _kept: what a stage of the pipelines takes at once; see dripfs(1)
   Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
@@ -277,6 +292,39 @@ pub struct Status {
     pub dir: Option<PathBuf>,
 }
 
+#[derive(Args, Debug)]
+pub struct Search {
+    /// A regular expression.
+    #[arg(allow_hyphen_values = true)]
+    pub pattern: OsString,
+    /// A directory on a drive; the current one if left out.
+    pub dir: Option<PathBuf>,
+    /// Fetch what is not on this machine.
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not tell capitals from small letters.
+    #[arg(short, long)]
+    pub ignore_case: bool,
+    /// As -i, unless the pattern has capitals.
+    #[arg(short, long, conflicts_with = "ignore_case")]
+    pub smart_case: bool,
+    /// The pattern is a text, no expression.
+    #[arg(short = 'F', long)]
+    pub fixed_strings: bool,
+    /// Whole words only.
+    #[arg(short, long = "word-regexp")]
+    pub word: bool,
+    /// Only files of such names (with a slash: of such paths below DIR); !GLOB: all but those.
+    #[arg(short, long, value_name = "GLOB")]
+    pub glob: Vec<String>,
+    /// Print the names of the files that match, nothing more.
+    #[arg(short = 'l', long, conflicts_with = "json")]
+    pub files: bool,
+    /// Print one JSON object a line: path, line, text.
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Cache {
     /// Fetch files, or all files below directories.
@@ -424,6 +472,11 @@ mod tests {
             "doctor --json --state /s s3://bucket/prefix",
             "rescue --json --remove /d",
             "rescue --to /out --state /s --passphrase-fd 3 file:///v",
+            "search x",
+            "search -iw x /d",
+            "search -F -w -g *.rs -g *.c --all --files x /d",
+            "search --json -s x",
+            "search ->next /d",
             "cache warm /d/a /d/b",
             "cache drop /d/a",
             "cache list",
@@ -449,6 +502,8 @@ mod tests {
             "dance",
             "mount",
             "sync",
+            "search",
+            "search -i -s x",
             "cache",
             "cache warm",
             "key",

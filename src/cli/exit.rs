@@ -14,6 +14,10 @@ pub const WRONG_PASSPHRASE: u8 = 12;
 pub const TAMPERED: u8 = 13;
 pub const NOT_DRAINED: u8 = 14;
 pub const NOT_WHOLE: u8 = 15;
+pub const PARTIAL: u8 = 16;
+/// Of `dripfs search`, as grep has them.
+pub const NOTHING_FOUND: u8 = 1;
+pub const SEARCH_ERROR: u8 = 2;
 
 /// What a command failed with: printed as `dripfs: <message>`.
 #[derive(Debug)]
@@ -89,7 +93,8 @@ mod tests {
 
     #[test]
     fn the_numbers_are_as_published() {
-        assert_eq!([OK, ERROR, USAGE, NOT_WHOLE], [0, 1, 2, 15]);
+        assert_eq!([OK, ERROR, USAGE, NOT_WHOLE, PARTIAL], [0, 1, 2, 15, 16]);
+        assert_eq!([NOTHING_FOUND, SEARCH_ERROR], [1, 2]);
         let text = String::new;
         let cases: Vec<(VaultError, u8)> = vec![
             (VaultError::NotFound { url: text() }, 10),

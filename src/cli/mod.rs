@@ -17,6 +17,7 @@ mod passphrase;
 mod profile;
 mod progress;
 mod rescue;
+mod search;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -105,6 +106,7 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
             (dir, false) => client::umount(&dir, voice),
         },
         Command::Status(args) => client::status(&args),
+        Command::Search(args) => search::search(&args),
         Command::Events(args) => client::events(&args.dir),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Cache(args) => cache::cache(&args, voice),

@@ -23,6 +23,7 @@ use crate::mount::drive::{Caching, Closed, DriveOptions, Durability, Progress};
 use crate::mount::new_vault::{self, Recovery};
 use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
+use crate::search;
 use crate::store::{self, Limits, Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::When;
@@ -209,6 +210,7 @@ fn request(
             ..drive_options(options, url, state)
         },
         init: args.init.then_some(new),
+        search: search::Settings { ttl_seconds: options.ttl_seconds, ..options.search.clone() },
         kernel_words: options.kernel_words.clone(),
         limits: options.limits,
         background: args.background,
@@ -405,10 +407,16 @@ fn say_ready(request: &Request) {
         true => "read-only".to_owned(),
         false => format!("durability {}", request.drive.durability.name()),
     };
+    let search = match &request.search.name {
+        Some(name) => format!("search with: dripfs search PATTERN {dir} (or cat {dir}/{name}/PATTERN); "),
+        None => String::new(),
+    };
     // A closed standard error is no reason to end a mount.
     let prefix = logging::prefix(log::Level::Info);
-    let _ =
-        writeln!(io::stderr(), "{prefix}dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");
+    let _ = writeln!(
+        io::stderr(),
+        "{prefix}dripfs: ready: {url} on {dir} ({level}); {search}unmount with: dripfs umount {dir}"
+    );
 }
 
 pub fn say_recovery_written(path: &Path) {

@@ -5,12 +5,14 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use super::exit::Failure;
+use crate::base::sizes::NAME_MAX;
 use crate::cache::TTL;
 use crate::cache::disk::LEAST;
 use crate::mount::drive::Durability;
 use crate::mount::follower::EVERY;
 use crate::mount::http;
 use crate::pipeline;
+use crate::search::{self, Keep};
 use crate::store::Limits;
 
 const MIB: u64 = 1024 * 1024;
@@ -23,7 +25,7 @@ const SECONDS_MAX: u64 = 86_400;
 const JOBS_MAX: usize = 1024;
 
 /// Words of `-o` with a value, beside those of stages ([`demands`]). Each is a key of profiles too.
-pub const SETTINGS: [&str; 14] = [
+pub const SETTINGS: [&str; 20] = [
     "durability",
     "state",
     "cache",
@@ -38,6 +40,12 @@ pub const SETTINGS: [&str; 14] = [
     "readahead",
     "inflight",
     "metrics",
+    "search",
+    "search_list",
+    "search_threads",
+    "search_seconds",
+    "search_keep",
+    "search_cache",
 ];
 
 /// `seal_workers` and the like.
@@ -68,6 +76,8 @@ pub struct MountOptions {
     /// How much each stage of the pipelines takes.
     pub pipelines: pipeline::Settings,
     pub limits: Limits,
+    /// The rooms that answer searches.
+    pub search: search::Settings,
     /// Where metrics are served over HTTP.
     pub metrics: Option<SocketAddr>,
     /// For the kernel, in order.
@@ -90,6 +100,7 @@ impl Default for MountOptions {
             follow_seconds: EVERY.as_secs(),
             pipelines: pipeline::Settings::default(),
             limits: Limits::default(),
+            search: search::Settings::default(),
             metrics: None,
             kernel_words: Vec::new(),
         }
@@ -192,7 +203,50 @@ pub fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Resu
         }
         "inflight" => options.pipelines.inflight_bytes = size(name, value, 64 * MIB)? as usize,
         "readahead" => options.pipelines.readahead_bytes = size(name, value, 0)? as usize,
+        _ if name == "search" || name.starts_with("search_") => take_search(&mut options.search, name, value)?,
         _ => take_demand(options, name, value)?,
+    }
+    Ok(())
+}
+
+/// What concerns the rooms that answer searches.
+fn take_search(search: &mut search::Settings, name: &str, value: &str) -> Result<(), Failure> {
+    let choice = |allowed: &str| Failure::usage(format!("the mount option {name}={value}: {name} is one of {allowed}"));
+    let number = |most: u64| value.parse::<u64>().ok().filter(|number| (1..=most).contains(number));
+    match name {
+        "search" => {
+            search.name = match value {
+                "on" => Some(search::NAME.to_owned()),
+                "off" => None,
+                "" | "." | ".." => return Err(choice("on, off, and the names that a file may have")),
+                name if name.contains('/') || name.len() > NAME_MAX => {
+                    return Err(choice("on, off, and the names that a file may have"));
+                }
+                name => Some(name.to_owned()),
+            }
+        }
+        "search_list" => {
+            search.listed = match value {
+                "on" => true,
+                "off" => false,
+                _ => return Err(choice("on, off")),
+            }
+        }
+        "search_threads" => {
+            search.threads = number(64).ok_or_else(|| choice("the numbers from 1 to 64"))? as usize;
+        }
+        // Whoever asks waits no longer than a minute for anything.
+        "search_seconds" => search.seconds = number(50).ok_or_else(|| choice("the numbers of seconds from 1 to 50"))?,
+        "search_keep" => {
+            search.keep = match value {
+                "memory" => Keep::Memory,
+                "disk" => Keep::Disk,
+                "nowhere" => Keep::Nowhere,
+                _ => return Err(choice("memory, disk, nowhere")),
+            }
+        }
+        "search_cache" => search.kept_bytes = size(name, value, MIB)?,
+        _ => return Err(unknown(name)),
     }
     Ok(())
 }
@@ -317,6 +371,17 @@ mod tests {
     }
 
     #[test]
+    fn the_rooms_are_named_and_set() {
+        let search =
+            parse(["search=.find,search_list=on,search_threads=2,search_seconds=3", "search_cache=2M"]).unwrap().search;
+        assert_eq!((search.name.as_deref(), search.listed), (Some(".find"), true));
+        assert_eq!((search.threads, search.seconds, search.kept_bytes, search.keep), (2, 3, 2 << 20, Keep::Memory));
+        assert_eq!(parse(["search=off,search_keep=disk"]).unwrap().search.keep, Keep::Disk);
+        assert_eq!(parse(["search=off"]).unwrap().search.name, None);
+        assert_eq!(parse(["search=off,search=on"]).unwrap().search, search::Settings::default());
+    }
+
+    #[test]
     fn limits_are_bytes_a_second() {
         let limits = parse(["upload-limit=2MiB,download-limit=500K/s"]).unwrap().limits;
         assert_eq!(limits.upload.unwrap().get(), 2 << 20);
@@ -355,6 +420,12 @@ mod tests {
             ("metrics=0.0.0.0:9090", "127.0.0.1:PORT"),
             ("metrics=9090", "127.0.0.1:PORT"),
             ("disk_cache=1M", "at least 32M"),
+            ("search=a/b", "names that a file may have"),
+            ("search_list=maybe", "on, off"),
+            ("search_threads=0", "from 1 to 64"),
+            ("search_seconds=60", "from 1 to 50"),
+            ("search_keep=safe", "memory, disk, nowhere"),
+            ("search_nonsense=1", "search_nonsense"),
         ] {
             let failure = parse([list]).unwrap_err();
             assert!(failure.code == 2 && failure.message.contains(named), "{list}: {}", failure.message);

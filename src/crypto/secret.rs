@@ -109,7 +109,7 @@ fn wipe(bytes: &mut [u8]) {
 }
 
 /// Plaintext that grows at its end: wiped when dropped, and where it lay when it grows out of that.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct SecretVec(Vec<u8>);
 
 impl SecretVec {
@@ -121,11 +121,12 @@ impl SecretVec {
         self.0.capacity()
     }
 
-    /// Room for more than what comes must be asked for in good time, by whoever knows how much will come.
+    /// What outgrows its room takes twice that, so that each byte is moved a few times at most; whoever knows how much
+    /// will come asks for it before.
     pub fn extend_from_slice(&mut self, more: &[u8]) {
         let len = self.0.len() + more.len();
         if len > self.0.capacity() {
-            self.grow_to(len);
+            self.grow_to(len.max(2 * self.0.capacity()));
         }
         self.0.extend_from_slice(more);
     }

@@ -94,6 +94,11 @@ impl Blocks {
         blocks.map(|n| self.kept.get(&(object, n)).cloned()).collect()
     }
 
+    /// As [`Blocks::all_kept`], without counting as a use of them.
+    pub fn peek(&self, object: ObjectId, block: u32) -> Option<Bytes> {
+        self.kept.peek(&(object, block)).cloned()
+    }
+
     /// Where each of these blocks comes from, in order, and the GETs that are to be made for it. `memory` is asked for room
     /// for neighbours.
     pub fn find(

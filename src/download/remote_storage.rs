@@ -176,6 +176,27 @@ impl RemoteStorage {
         }
     }
 
+    /// Sealed bytes that are on this machine, wherever; `None` if not all of them are. Looking is no use of them.
+    pub fn peek(&self, id: ExtentId, extent: &Extent, stored: Range<u32>) -> Option<Result<Bytes, DownloadError>> {
+        match extent.place {
+            Place::Local => self.local(id, extent, stored),
+            Place::Segment { id, offset } => {
+                let range = offset + stored.start..offset + stored.end;
+                let mut found = Vec::new();
+                for n in grid(&range) {
+                    let kept = self.blocks.lock().peek(id, n);
+                    found.push(kept.or_else(|| self.sealed.as_ref()?.peek(id, n))?);
+                }
+                join(&found, &range).map(Ok)
+            }
+            Place::Inline { sequence, offset } => {
+                let inline = self.inline.lock().kept.peek(&sequence)?.clone();
+                let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
+                (range.end <= inline.len()).then(|| Ok(inline.slice(range)))
+            }
+        }
+    }
+
     /// Sealed bytes that a store on this machine's disk has in memory, and the object's name.
     pub fn at_hand(&self, extent: &Extent, stored: Range<u32>) -> Option<(Bytes, String)> {
         let Place::Segment { id, offset } = extent.place else { return None };

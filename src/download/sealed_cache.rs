@@ -9,6 +9,10 @@ use crate::base::ObjectId;
 pub trait SealedCache: Send + Sync {
     /// A block, if it is kept. May read this machine's disk.
     fn get(&self, object: ObjectId, block: u32) -> Option<Bytes>;
+    /// As [`SealedCache::get`], without counting as a use of it.
+    fn peek(&self, object: ObjectId, block: u32) -> Option<Bytes> {
+        self.get(object, block)
+    }
     /// Keeps a block, perhaps. Never waits.
     fn put(&self, object: ObjectId, block: u32, bytes: &[u8]);
     /// Is it kept? Asked without using it.

@@ -107,8 +107,34 @@ impl Starter {
         self.ask(reader, id, extent, frames).wait().await
     }
 
+    /// Opens frames whose sealed bytes are on this machine, on this thread, for somebody who looks at the file without using
+    /// it; `None` if they are not here. What does not open is not here either: whoever reads the file fetches it anew.
+    pub fn peek(&self, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Option<Result<Frames, DownloadError>> {
+        let sealed = match self.remote.peek(id, extent, stored_range(extent, frames.clone()))? {
+            Ok(sealed) => sealed,
+            Err(error) => return Some(Err(error)),
+        };
+        let opened = self.encryption.open_here(extent, frames, &sealed, "kept on this machine");
+        opened.inspect_err(|error| log::debug!("{error}")).ok().map(Ok)
+    }
+
     /// Begins to bring these frames of an extent, for somebody who waits and reads this file.
     pub fn ask(self: &Arc<Self>, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Asked {
+        self.ask_as(Class::Waited, reader, id, extent, frames)
+    }
+
+    /// As [`Starter::ask`], behind all that others wait for.
+    pub fn ask_in_background(
+        self: &Arc<Self>,
+        reader: Ino,
+        id: ExtentId,
+        extent: &Extent,
+        frames: Range<u32>,
+    ) -> Asked {
+        self.ask_as(Class::Bulk, reader, id, extent, frames)
+    }
+
+    fn ask_as(self: &Arc<Self>, class: Class, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Asked {
         // What this machine holds and is quickly opened needs no task of its own.
         if let Some(result) = self.ready(reader, id, extent, &frames) {
             return Asked::Here(result);
@@ -119,14 +145,14 @@ impl Starter {
             let known = coming.get(&id).and_then(|all| joined(all, extent, at));
             let end = match known {
                 Some(one) => {
-                    raised |= one.urgency.raise(Class::Waited);
+                    raised |= one.urgency.raise(class);
                     let end = one.frames.end.min(frames.end);
                     parts.push((at..end, one.frames.start, one.answer.clone()));
                     end
                 }
                 None => {
                     let end = gap(coming.get(&id).map_or(&[], Vec::as_slice), extent, at..frames.end);
-                    let answer = self.begin(&mut coming, reader, id, extent, at..end, Class::Waited, None);
+                    let answer = self.begin(&mut coming, reader, id, extent, at..end, class, None);
                     parts.push((at..end, at, answer));
                     end
                 }
@@ -261,7 +287,11 @@ impl Starter {
         let stored = stored_range(&extent, frames.clone());
         let _permit = match permit {
             Some(permit) => permit,
-            None => self.memory.take(Use::Read, &urgency, stored.len()).await,
+            // What nobody waited for when it began has the memory of what is read ahead, all the way.
+            None => {
+                let of = if urgency.class() == Class::Bulk { Use::ReadAhead } else { Use::Read };
+                self.memory.take(of, &urgency, stored.len()).await
+            }
         };
         let mut again = true;
         loop {

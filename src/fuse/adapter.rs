@@ -1,4 +1,4 @@
-//! The kernel's requests as calls of [`Fs`], and its values as replies. One method a request, no decisions.
+//! The kernel's requests as calls of [`Tree`], and its values as replies. One method a request, no decisions.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -36,7 +36,8 @@ use super::reply::{Overdue, Reply, Terms, guarded};
 use super::wipe;
 use crate::base::Ino;
 use crate::base::sizes::NAME_MAX;
-use crate::fs::{Fs, FsError, Seek, SetAttributes, SpaceUse};
+use crate::fs::{FsError, Seek, SetAttributes, SpaceUse};
+use crate::search::{Tree, is_virtual};
 pub use values::{BLOCK, HANDLE, file_type};
 use values::{caller, file_attr, ino, nothing, owned, rename_mode, send_xattr, set_time, version, writes};
 
@@ -46,9 +47,9 @@ pub const GENERATION: Generation = Generation(0);
 /// Inodes that statfs tells to be free: nothing bounds them.
 const FREE_INODES: u64 = 1 << 40;
 
-/// `Fs` as fuser wants it.
+/// [`Tree`] as fuser wants it.
 pub(super) struct Adapter {
-    fs: Arc<Fs>,
+    fs: Arc<Tree>,
     lookups: Arc<Lookups>,
     kernel: Arc<KernelCache>,
     runtime: Handle,
@@ -68,7 +69,7 @@ impl Drop for Adapter {
 
 impl Adapter {
     pub fn new(
-        fs: Arc<Fs>,
+        fs: Arc<Tree>,
         kernel: Arc<KernelCache>,
         lookups: Arc<Lookups>,
         runtime: Handle,
@@ -95,11 +96,11 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (name, ttl) = (owned(name), self.ttl);
-        let operation = async move |fs: Arc<Fs>| match fs.lookup(ino(parent), &name).await {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (name, ttl, caller) = (owned(name), self.ttl, caller(request));
+        let operation = async move |fs: Arc<Tree>| match fs.lookup(ino(parent), &name, caller).await {
             // The kernel may remember that there is nothing: an entry without an inode.
-            Err(FsError::NotFound) if !ttl.is_zero() => Ok(nothing()),
+            Err(FsError::NotFound) if !ttl.is_zero() && !is_virtual(ino(parent)) => Ok(nothing()),
             found => found.map(|found| file_attr(&found)),
         };
         let lookups = self.lookups.clone();
@@ -107,6 +108,8 @@ impl Filesystem for Adapter {
             if found.ino != INodeNo(Ino::NONE.0) {
                 lookups.told(ino(found.ino));
             }
+            // What a room answers is asked for each time.
+            let ttl = if is_virtual(ino(found.ino)) { Duration::ZERO } else { ttl };
             reply.entry(&ttl, &found, GENERATION);
         });
     }
@@ -120,7 +123,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let ttl = self.ttl;
-        let operation = async move |fs: Arc<Fs>| fs.getattr(ino(number)).await;
+        let operation = async move |fs: Arc<Tree>| fs.getattr(ino(number)).await;
         self.answer(Terms::bounded("getattr"), reply, operation, move |reply, attributes| {
             reply.attr(&ttl, &file_attr(&attributes));
         });
@@ -148,7 +151,7 @@ impl Filesystem for Adapter {
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttributes { mode: mode.map(|mode| mode & 0o7777), uid, gid, size, atime, mtime };
         let kernel = self.kernel.clone();
-        let operation = async move |fs: Arc<Fs>| {
+        let operation = async move |fs: Arc<Tree>| {
             // The one operation that changes in several steps, and so can end between them.
             let changing = kernel.changing(ino(number));
             let attributes = fs.setattr(ino(number), set, caller).await?;
@@ -161,7 +164,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        let operation = async move |fs: Arc<Fs>| fs.readlink(ino(number)).await;
+        let operation = async move |fs: Arc<Tree>| fs.readlink(ino(number)).await;
         self.answer(Terms::bounded("readlink"), reply, operation, |reply, target| reply.data(&target));
     }
 
@@ -212,7 +215,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, new_name) = (owned(name), owned(new_name));
-        self.answer_empty(Terms::bounded("rename"), reply, async move |fs: Arc<Fs>| {
+        self.answer_empty(Terms::bounded("rename"), reply, async move |fs: Arc<Tree>| {
             fs.rename(ino(parent), &name, ino(new_parent), &new_name, rename_mode(flags)?).await
         });
     }
@@ -226,7 +229,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, file_flags) = (caller(request), self.file_flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        let operation = async move |fs: Arc<Fs>| {
+        let operation = async move |fs: Arc<Tree>| {
             let privileges = fs.open(ino(number), truncate, writes(flags), caller).await?;
             Ok((privileges, fs.hold(ino(number))?))
         };
@@ -254,7 +257,7 @@ impl Filesystem for Adapter {
         let (name, caller) = (owned(name), caller(request));
         let (ttl, file_flags) = (self.ttl, self.file_flags);
         let lookups = self.lookups.clone();
-        let operation = async move |fs: Arc<Fs>| fs.create(ino(parent), &name, mode, caller).await;
+        let operation = async move |fs: Arc<Tree>| fs.create(ino(parent), &name, mode, caller).await;
         self.answer(Terms::bounded("create"), reply, operation, move |reply, made| {
             lookups.told(made.ino);
             reply.created(&ttl, &file_attr(&made), GENERATION, HANDLE, file_flags);
@@ -275,7 +278,7 @@ impl Filesystem for Adapter {
         // Direct I/O names an owner. A read without one fills pages, which memory maps of all versions share: they
         // show the newest.
         let version = version(handle).filter(|_| owner.is_some());
-        let operation = async move |fs: Arc<Fs>| match version {
+        let operation = async move |fs: Arc<Tree>| match version {
             Some(version) => fs.read_version(ino(number), version, offset, size).await,
             None => fs.read(ino(number), offset, size).await,
         };
@@ -307,7 +310,7 @@ impl Filesystem for Adapter {
                 // The buffer is the kernel thread's: what has to wait needs a copy.
                 None => {
                     let data = data.to_vec();
-                    let operation = async move |fs: Arc<Fs>| fs.write(ino(number), offset, data, kill).await;
+                    let operation = async move |fs: Arc<Tree>| fs.write(ino(number), offset, data, kill).await;
                     self.answer_contents(Terms::bounded("write"), number, reply, operation, move |reply| {
                         reply.written(written);
                     });
@@ -318,7 +321,7 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, _: &Request, number: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.answer_empty(Terms::bounded("flush"), reply, async move |fs: Arc<Fs>| fs.flush(ino(number)).await);
+        self.answer_empty(Terms::bounded("flush"), reply, async move |fs: Arc<Tree>| fs.flush(ino(number)).await);
     }
 
     fn release(
@@ -334,23 +337,25 @@ impl Filesystem for Adapter {
         if let Some(version) = version(handle) {
             guarded("release", || self.fs.let_go(version));
         }
-        self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Fs>| fs.release(ino(number)).await);
+        self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Tree>| fs.release(ino(number)).await);
     }
 
     fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer_once_safe("fsync", reply, async move |fs: Arc<Fs>| fs.fsync_barrier(ino(number)).await);
+        self.answer_once_safe("fsync", reply, async move |fs: Arc<Tree>| fs.fsync_barrier(ino(number)).await);
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(HANDLE, self.directory_flags);
+    fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // A room shows each caller another listing.
+        let flags = if is_virtual(ino(number)) { FopenFlags::empty() } else { self.directory_flags };
+        reply.opened(HANDLE, flags);
     }
 
-    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
-        self.answer_listing(number, cookie, reply);
+    fn readdir(&self, request: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
+        self.answer_listing(number, cookie, caller(request), reply);
     }
 
-    fn readdirplus(&self, _: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
-        self.answer_listing(number, cookie, reply);
+    fn readdirplus(&self, request: &Request, number: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
+        self.answer_listing(number, cookie, caller(request), reply);
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -358,11 +363,11 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.answer_once_safe("fsyncdir", reply, async move |fs: Arc<Fs>| fs.fsync_dir_barrier(ino(number)));
+        self.answer_once_safe("fsyncdir", reply, async move |fs: Arc<Tree>| fs.fsync_dir_barrier(ino(number)));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let operation = async move |fs: Arc<Fs>| fs.statfs().await;
+        let operation = async move |fs: Arc<Tree>| fs.statfs().await;
         self.answer(Terms::bounded("statfs"), reply, operation, |reply, space: SpaceUse| {
             let block = u64::from(BLOCK);
             let free = space.free_bytes / block;
@@ -384,14 +389,14 @@ impl Filesystem for Adapter {
     ) {
         let (name, value) = (owned(name), value.to_vec());
         let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        self.answer_empty(Terms::bounded("setxattr"), reply, async move |fs: Arc<Fs>| {
+        self.answer_empty(Terms::bounded("setxattr"), reply, async move |fs: Arc<Tree>| {
             fs.setxattr(ino(number), &name, &value, create, replace).await
         });
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, buffer: u32, reply: ReplyXattr) {
         let name = owned(name);
-        let operation = async move |fs: Arc<Fs>| fs.getxattr(ino(number), &name).await;
+        let operation = async move |fs: Arc<Tree>| fs.getxattr(ino(number), &name).await;
         self.answer(Terms::bounded("getxattr"), reply, operation, move |reply, value| {
             send_xattr(reply, buffer, &value);
         });
@@ -399,7 +404,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, request: &Request, number: INodeNo, buffer: u32, reply: ReplyXattr) {
         let trusted = request.uid() == 0;
-        let operation = async move |fs: Arc<Fs>| fs.listxattr(ino(number), trusted).await;
+        let operation = async move |fs: Arc<Tree>| fs.listxattr(ino(number), trusted).await;
         self.answer(Terms::bounded("listxattr"), reply, operation, move |reply, names| {
             send_xattr(reply, buffer, &names);
         });
@@ -421,12 +426,12 @@ impl Filesystem for Adapter {
     ) {
         // No flag tells it, other than in a write.
         let kill = request.uid() != 0;
-        let operation = async move |fs: Arc<Fs>| fs.fallocate(ino(number), mode, offset, length, kill).await;
+        let operation = async move |fs: Arc<Tree>| fs.fallocate(ino(number), mode, offset, length, kill).await;
         self.answer_contents(Terms::bounded("fallocate"), number, reply, operation, ReplyEmpty::ok);
     }
 
     fn lseek(&self, _: &Request, number: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let operation = async move |fs: Arc<Fs>| {
+        let operation = async move |fs: Arc<Tree>| {
             let seek = match whence {
                 libc::SEEK_DATA => Seek::Data,
                 libc::SEEK_HOLE => Seek::Hole,

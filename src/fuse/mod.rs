@@ -1,4 +1,4 @@
-//! The kernel's side: mounts, takes requests, turns them into calls of [`Fs`], and its values into replies.
+//! The kernel's side: mounts, takes requests, turns them into calls of [`Tree`], and its values into replies.
 //!
 //! The only user of fuser. Owns: the mount and its end, the negotiation with the kernel, replies and their deadlines,
 //! errno. Decides nothing about files.
@@ -23,8 +23,8 @@ use fuser::{Filesystem, Notifier, Session};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::fs::Fs;
 use crate::history::follow::Changed;
+use crate::search::Tree;
 use adapter::Adapter;
 use kernel_cache::{Invalidator, KernelCache};
 use lookups::Lookups;
@@ -34,8 +34,11 @@ pub use adapter::{BLOCK, GENERATION, HANDLE, file_type};
 pub use mountpoint::{MountError, Unmounted, available};
 pub use options::{MountOptions, WRITER_TTL, negotiate};
 
-/// Mounts `fs`. Returns when the mount answers. Must be called inside the tokio runtime on which operations wait.
-pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> {
+/// Mounts a drive, with the rooms of its tree. Returns when the mount answers. Must be called inside the tokio runtime on
+/// which operations wait.
+pub fn mount(tree: impl Into<Tree>, options: MountOptions) -> Result<Mounted, MountError> {
+    let tree: Arc<Tree> = Arc::new(tree.into());
+    let fs = tree.fs.clone();
     let kernel = Arc::new(KernelCache::default());
     let lookups: Arc<Lookups> = Arc::default();
     let invalidator = Invalidator::new();
@@ -45,7 +48,9 @@ pub fn mount(fs: Arc<Fs>, options: MountOptions) -> Result<Mounted, MountError> 
     }
     let dead = invalidator.clone();
     fs.cache.on_death(Box::new(move |files| dead.changed(Changed::These(files))));
-    let adapter = Adapter::new(fs, kernel.clone(), lookups.clone(), Handle::current(), &options);
+    let gone = invalidator.clone();
+    tree.sweep_on(Box::new(move |answers| gone.changed(Changed::These(answers))));
+    let adapter = Adapter::new(tree, kernel.clone(), lookups.clone(), Handle::current(), &options);
     let mounted = attach(adapter, &options, |notifier| kernel.reach(notifier))?;
     start(invalidator, kernel, lookups, mounted.ended.clone())?;
     Ok(mounted)

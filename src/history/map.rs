@@ -11,7 +11,7 @@ use super::View;
 use super::transaction::Transaction;
 use crate::base::Ino;
 use crate::base::sizes::EXTENT_MAX;
-use crate::format::key::Key;
+use crate::format::key::{Key, Part};
 use crate::format::record::{Head, INLINE_PIECES, Piece, Record};
 use crate::index::IndexError;
 
@@ -109,6 +109,26 @@ pub fn pieces_whole(
             true
         })
     })
+}
+
+/// Where the first piece begins at or after `from`, of a file that has some; `None` if none does.
+pub fn next_piece(
+    contents: &(impl Contents + ?Sized),
+    ino: Ino,
+    head: &Head,
+    from: u64,
+) -> Result<Option<u64>, IndexError> {
+    if !head.spilled {
+        return Ok(head.pieces.iter().map(|piece| piece.offset).find(|offset| *offset >= from));
+    }
+    let mut found = None;
+    contents.scan(Key::map(ino, from), Key::map(ino, u64::MAX), &mut |key, record| {
+        if let (Part::Map { offset }, Record::Map(_)) = (key.part, &**record) {
+            found = Some(offset);
+        }
+        found.is_none()
+    })?;
+    Ok(found)
 }
 
 /// Cuts `range` out of the map: a hole.

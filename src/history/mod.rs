@@ -228,6 +228,14 @@ impl History {
         self.read_only.store(true, Ordering::Relaxed);
     }
 
+    /// A number that moves with every change of the state, of this mount or, on a follower, of others.
+    pub fn moment(&self) -> Position {
+        match &self.journal {
+            Some(journal) => journal.end(),
+            None => self.state.read().followed,
+        }
+    }
+
     /// Bytes that files hold, and how many inodes there are.
     pub fn usage(&self) -> (u64, u64) {
         self.state.read().overlay.usage()

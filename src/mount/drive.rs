@@ -54,6 +54,7 @@ use crate::history::History;
 use crate::index::{Ground, Tables};
 use crate::journal::{Journal, Settings, Trouble};
 use crate::pipeline::{self, Cpu, Memory, Stage};
+use crate::search::{self, Tree};
 use crate::store::{Limits, Store};
 use crate::upload;
 use crate::upload::notifier::Notifier;
@@ -483,6 +484,11 @@ impl Drive {
             durability,
             pipelines,
         }
+    }
+
+    /// The drive as the kernel is to see it: with the rooms that answer searches.
+    pub fn tree(&self, settings: search::Settings) -> Tree {
+        Tree::new(self.fs.clone(), settings, Some(self.disk.clone()))
     }
 
     /// What whoever mounts should be told: what was set aside or accepted.

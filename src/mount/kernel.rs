@@ -3,14 +3,13 @@
 //! Does not own how any of it is done (the fuse room), nor when (serve).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::{MountError, mountpoint};
-use crate::fs::Fs;
 use crate::fuse::{self, MountOptions, Unmounted, Unmounter};
+use crate::search::Tree;
 
 /// After the connection was cut, its end is a matter of replies under way.
 const CUT_PATIENCE: Duration = Duration::from_secs(2);
@@ -34,10 +33,10 @@ pub(super) struct Attached {
     gone: watch::Receiver<bool>,
 }
 
-pub(super) fn attach(fs: Arc<Fs>, options: MountOptions) -> Result<Attached, MountError> {
+pub(super) fn attach(tree: Tree, options: MountOptions) -> Result<Attached, MountError> {
     let dir = options.mountpoint.clone();
     mountpoint::check_again(&dir)?;
-    let mut mounted = fuse::mount(fs, options)?;
+    let mut mounted = fuse::mount(tree, options)?;
     let unmounter = mounted.unmounter();
     let (tell, gone) = watch::channel(false);
     tokio::spawn(async move {

@@ -28,6 +28,7 @@ use super::{MountError, environment, http, kernel, metrics, notify, runtime_dir,
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
+use crate::search;
 use crate::store::{self, Limits, Store, StoreError};
 
 /// A drain that moves nothing for so long is given up.
@@ -54,6 +55,8 @@ pub struct Request {
     pub kernel_words: Vec<String>,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub search: search::Settings,
     /// There is no terminal whose end should end the mount.
     pub background: bool,
     /// The profile that it was asked for with, to be read anew on SIGHUP, and what was said beside it and stands.
@@ -158,7 +161,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     drive.notices().iter().for_each(|text| observer.notice(text));
     let source = request.source.as_ref().unwrap_or(&request.url);
     let options = kernel::options(source, &request.dir, request.drive.read_only, &request.kernel_words);
-    let attached = match kernel::attach(drive.fs.clone(), options) {
+    let attached = match kernel::attach(drive.tree(request.search.clone()), options) {
         Ok(attached) => attached,
         Err(error) => {
             // The epoch that was just opened is closed again, so that another machine may write.
@@ -675,6 +678,7 @@ mod tests {
                 init: Some(Init { kdf_memory_kib: 65_536, recovery_file }),
                 kernel_words: vec!["noexec".into()],
                 limits: Limits { upload: std::num::NonZeroU64::new(7), download: None },
+                search: search::Settings { name: Some(".find".into()), ..Default::default() },
                 background: true,
                 profile: Some("/etc/dripfs/x.toml".into()),
                 fixed_limits: Limits::default(),

@@ -80,7 +80,7 @@ fn exit_codes_are_the_same_everywhere() {
     let text = help(&[]);
     let manual = page("dripfs.1");
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    for code in [0, 1, 2, 10, 11, 12, 13, 14, 15] {
+    for code in [0, 1, 2, 10, 11, 12, 13, 14, 15, 16] {
         assert!(text.contains(&format!("{code} ")), "--help: {code}");
         assert!(manual.contains(&format!("\n.B {code}\n")), "dripfs(1): {code}");
         assert!(readme.contains(&format!("\n| {code} |")), "README: {code}");

@@ -191,3 +191,25 @@ fn descriptors_and_memory_are_flat_while_entries_come_and_go() {
     assert!(now <= memory + 16, "{seen:?}");
     vault.umount();
 }
+
+#[test]
+fn an_answer_is_wiped_when_its_time_is_over() {
+    if !is_root() {
+        return skip("only root may look into the memory of a process that is not dumpable");
+    }
+    for keep in ["memory", "disk"] {
+        let options = format!("cache_ttl=4,search_keep={keep}");
+        let Some(vault) = mounted_with(&["-o", &options]) else { return };
+        let [pid] = vault.daemons()[..] else { panic!("one daemon") };
+        // Beside what is asked for: the pattern itself is remembered.
+        let word = word();
+        fs::write(vault.mountpoint().join("f"), format!("needle {word}\n").repeat(2000)).expect("a write");
+        let answer = fs::read_to_string(vault.mountpoint().join(".search/needle")).expect("an answer");
+        assert_eq!(answer.matches(&word[..]).count(), 2000);
+        assert!(times_in_memory(pid, word.as_bytes()) >= 2000);
+        wait_until("its time is over", || {
+            std::thread::sleep(Duration::from_secs(1));
+            times_in_memory(pid, word.as_bytes()) == 0
+        });
+    }
+}

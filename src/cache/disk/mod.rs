@@ -186,10 +186,14 @@ impl DiskCache {
 
 impl SealedCache for DiskCache {
     fn get(&self, object: ObjectId, block: u32) -> Option<Bytes> {
-        let found = self.shared.get(&(object, block));
+        let found = self.shared.get(&(object, block), true);
         let count = if found.is_some() { &self.shared.hits } else { &self.shared.misses };
         count.fetch_add(1, Ordering::Relaxed);
         found
+    }
+
+    fn peek(&self, object: ObjectId, block: u32) -> Option<Bytes> {
+        self.shared.get(&(object, block), false)
     }
 
     fn put(&self, object: ObjectId, block: u32, bytes: &[u8]) {
@@ -302,10 +306,11 @@ impl State {
 }
 
 impl Shared {
-    fn get(&self, name: &Name) -> Option<Bytes> {
+    /// `uses`: whoever asks uses it, so it goes later.
+    fn get(&self, name: &Name, uses: bool) -> Option<Bytes> {
         let (place, slab) = {
             let mut state = self.state.lock();
-            let place = *state.index.0.get(name)?;
+            let place = if uses { *state.index.0.get(name)? } else { *state.index.0.peek(name)? };
             (place, state.slabs.get(&place.slab)?.clone())
         };
         let read = slab.read(place.slot, place.len as usize);

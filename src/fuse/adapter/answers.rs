@@ -1,4 +1,4 @@
-//! What the answers to many requests have in common: the clone of `Fs`, the names and callers that must outlive the
+//! What the answers to many requests have in common: the clone of `Tree`, the names and callers that must outlive the
 //! request, the lookup that a made name counts.
 
 use std::ffi::OsStr;
@@ -9,16 +9,17 @@ use fuser::{INodeNo, ReplyEmpty, ReplyEntry, Request};
 use super::values::{caller, file_attr, ino, owned};
 use super::{Adapter, GENERATION};
 use crate::base::Position;
-use crate::fs::{Attributes, Caller, Fs, FsError, Privileges};
+use crate::fs::{Attributes, Caller, FsError, Privileges};
 use crate::fuse::errno::errno;
 use crate::fuse::reply::{Reply, Terms, answer};
+use crate::search::Tree;
 
 impl Adapter {
     pub(super) fn answer<R, T, F>(
         &self,
         terms: Terms,
         reply: R,
-        operation: impl FnOnce(Arc<Fs>) -> F,
+        operation: impl FnOnce(Arc<Tree>) -> F,
         send: impl FnOnce(R, T) + Send + 'static,
     ) where
         R: Reply,
@@ -35,7 +36,7 @@ impl Adapter {
         request: &Request,
         name: &OsStr,
         reply: ReplyEntry,
-        make: impl FnOnce(Arc<Fs>, Box<[u8]>, Caller) -> F,
+        make: impl FnOnce(Arc<Tree>, Box<[u8]>, Caller) -> F,
     ) where
         F: Future<Output = Result<Attributes, FsError>> + Send + 'static,
     {
@@ -58,7 +59,7 @@ impl Adapter {
         operation: &'static str,
         name: &OsStr,
         reply: ReplyEmpty,
-        remove: impl FnOnce(Arc<Fs>, Box<[u8]>) -> F,
+        remove: impl FnOnce(Arc<Tree>, Box<[u8]>) -> F,
     ) where
         F: Future<Output = Result<(), FsError>> + Send + 'static,
     {
@@ -66,7 +67,7 @@ impl Adapter {
         self.answer_empty(Terms::bounded(operation), reply, |fs| remove(fs, name));
     }
 
-    pub(super) fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Fs>) -> F)
+    pub(super) fn answer_empty<F>(&self, terms: Terms, reply: ReplyEmpty, operation: impl FnOnce(Arc<Tree>) -> F)
     where
         F: Future<Output = Result<(), FsError>> + Send + 'static,
     {
@@ -79,7 +80,7 @@ impl Adapter {
         terms: Terms,
         number: INodeNo,
         reply: R,
-        operation: impl FnOnce(Arc<Fs>) -> F,
+        operation: impl FnOnce(Arc<Tree>) -> F,
         send: impl FnOnce(R) + Send + 'static,
     ) where
         R: Reply,
@@ -97,7 +98,7 @@ impl Adapter {
         &self,
         operation: &'static str,
         reply: ReplyEmpty,
-        barrier: impl FnOnce(Arc<Fs>) -> F,
+        barrier: impl FnOnce(Arc<Tree>) -> F,
     ) where
         F: Future<Output = Result<Option<Position>, FsError>> + Send + 'static,
     {

@@ -13,17 +13,18 @@ use fuser::{FileAttr, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use super::values::{file_attr, file_type, ino, nameless};
 use super::{Adapter, GENERATION};
 use crate::base::Ino;
-use crate::fs::{Entry, Fs, FsError};
+use crate::fs::{Caller, Entry, FsError};
 use crate::fuse::reply::{Reply, Slot, Terms};
+use crate::search::Tree;
 
 /// Entries asked of `Fs` at a time. A reply holds some 20 to 800, which fuser does not tell.
 const LISTING: usize = 64;
 
 impl Adapter {
-    pub(super) fn answer_listing<R: Listing>(&self, number: INodeNo, cookie: u64, reply: R) {
+    pub(super) fn answer_listing<R: Listing>(&self, number: INodeNo, cookie: u64, caller: Caller, reply: R) {
         let (slot, ttl, lookups) = (Slot::new(reply), self.ttl, self.lookups.clone());
         let filled = slot.clone();
-        let operation = async move |fs: Arc<Fs>| list(&fs, ino(number), cookie, ttl, filled).await;
+        let operation = async move |fs: Arc<Tree>| list(&fs, ino(number), cookie, ttl, caller, filled).await;
         self.answer(Terms::bounded(R::NAME), slot, operation, move |slot, counted| {
             // Not before: a caller that was sent away is told of nothing.
             slot.send(|reply| {
@@ -89,16 +90,17 @@ fn unknown(entry: &Entry) -> FileAttr {
 /// Fills a listing's reply from `cookie` on until it is full or the directory ends. Returns the inodes that the kernel
 /// counts as looked up once it has the reply.
 async fn list<R: Listing>(
-    fs: &Fs,
+    fs: &Tree,
     directory: Ino,
     mut cookie: u64,
     ttl: Duration,
+    caller: Caller,
     reply: Slot<R>,
 ) -> Result<Vec<Ino>, FsError> {
     let mut counted = Vec::new();
     let mut some = false;
     loop {
-        let entries = match fs.readdir(directory, cookie, R::WITH_ATTRIBUTES, LISTING).await {
+        let entries = match fs.readdir(directory, cookie, R::WITH_ATTRIBUTES, LISTING, caller).await {
             Ok(entries) => entries,
             // What is in the reply counts; the error comes again at the next request.
             Err(_) if some => return Ok(counted),
@@ -129,6 +131,7 @@ mod tests {
 
     use super::*;
     use crate::format::key::Key;
+    use crate::fs::Fs;
     use crate::fs::tests::empty;
     use crate::fuse::options::MountOptions;
     use crate::history::Transaction;
@@ -168,9 +171,11 @@ mod tests {
         }
     }
 
+    const ME: Caller = Caller { uid: 1000, gid: 100, pid: 1 };
+
     fn adapter(fs: Fs) -> Adapter {
         Adapter::new(
-            Arc::new(fs),
+            Arc::new(Arc::new(fs).into()),
             Arc::default(),
             Arc::default(),
             Handle::current(),
@@ -190,7 +195,7 @@ mod tests {
         let files: Vec<_> = (0..9).map(|k| fs.mk(Ino::ROOT, &k.to_string())).collect();
         let adapter = adapter(fs);
         let (page, sent) = Page::new(6);
-        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
+        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, ME, page);
         let sent = sent.lock().take().expect("sent");
         assert_eq!(sent[..2], [Ino::ROOT, Ino::ROOT], "itself and what is above");
         let told: Vec<_> = files.iter().filter(|file| is_told(&adapter, **file)).collect();
@@ -209,7 +214,7 @@ mod tests {
         fs.history.transact(delete).expect("deleted");
         let adapter = adapter(fs);
         let (page, sent) = Page::new(9);
-        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, page);
+        adapter.answer_listing(INodeNo(Ino::ROOT.0), 0, ME, page);
         assert_eq!(sent.lock().take().expect("sent"), [Ino::ROOT, Ino::ROOT, broken]);
         assert!(is_told(&adapter, broken), "the kernel sends a FORGET for it");
         let attributes = unknown(&entry());
@@ -221,11 +226,12 @@ mod tests {
     async fn a_caller_that_was_sent_away_is_told_of_nothing() {
         let fs = empty();
         let file = fs.mk(Ino::ROOT, "f");
+        let fs: Tree = Arc::new(fs).into();
         let slot = Slot::new(Page::new(9).0);
-        let counted = list(&fs, Ino::ROOT, 0, Duration::ZERO, slot.clone()).await;
+        let counted = list(&fs, Ino::ROOT, 0, Duration::ZERO, ME, slot.clone()).await;
         assert_eq!(counted, Ok(vec![file]));
         Reply::error(slot.clone(), Errno::EIO);
-        assert_eq!(list(&fs, Ino::ROOT, 0, Duration::ZERO, slot).await, Ok(vec![]));
+        assert_eq!(list(&fs, Ino::ROOT, 0, Duration::ZERO, ME, slot).await, Ok(vec![]));
     }
 
     fn entry() -> Entry {
