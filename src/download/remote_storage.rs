@@ -197,9 +197,13 @@ impl RemoteStorage {
         }
     }
 
-    /// Sealed bytes that a store on this machine's disk has in memory, and the object's name.
+    /// Sealed bytes that a store on this machine's disk has in memory, and the object's name. Where a cache on the disk is
+    /// wanted all the same, everything goes through that.
     pub fn at_hand(&self, extent: &Extent, stored: Range<u32>) -> Option<(Bytes, String)> {
         let Place::Segment { id, offset } = extent.place else { return None };
+        if self.sealed.is_some() {
+            return None;
+        }
         let name = segment_name(id);
         let range = u64::from(offset + stored.start)..u64::from(offset + stored.end);
         Some((self.store.at_hand(&name, range)?, name))

@@ -204,9 +204,13 @@ impl Starter {
             return Some(self.filled(reader, id, frames, sealed.and_then(open)));
         }
         // What does not open here is fetched anew.
-        let kept = self.remote.kept(extent, stored.clone());
+        let (kept, began) = (self.remote.kept(extent, stored.clone()), Instant::now());
+        let comes = kept.is_none().then_some(stored.len() as u64);
         let (sealed, name) = kept.or_else(|| self.remote.at_hand(extent, stored))?;
         let opened = self.encryption.open_here(extent, frames.clone(), &sealed, &name).ok()?;
+        if let Some(bytes) = comes.filter(|_| self.notifier.moves.is_watched()) {
+            self.notifier.moves.tell(Moved { ino: reader, bytes, took: began.elapsed() });
+        }
         Some(self.filled(reader, id, frames, Ok(opened)))
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub const PASSPHRASE: &str = "correct horse bättery";
 
 /// Waits below are for a slow machine; a healthy one needs milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A vault in a directory of its own, with a state directory (a "machine") and a mountpoint.
 pub struct Vault {
