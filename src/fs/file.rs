@@ -2,6 +2,7 @@
 //!
 //! close never waits (promise 2); fsync waits as the mount's durability says.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -82,7 +83,9 @@ impl Fs {
 
     /// The last descriptor of an open is gone.
     pub async fn release(&self, ino: Ino) -> Result<(), FsError> {
-        self.flush(ino).await
+        self.flush(ino).await?;
+        self.cache.closed(ino);
+        Ok(())
     }
 
     /// Sets a file's size. `kill` as for write.
@@ -194,8 +197,10 @@ impl Fs {
         }
         let dirty = self.cache.dirty_files();
         self.cache.barrier(&dirty).await?;
+        // What is in the journal, and in no commit, may not be deferred either.
+        let files: BTreeSet<Ino> = dirty.into_iter().chain(self.history.uncommitted_files()).collect();
         let ((), position) = self.history.transact(|tx| {
-            dirty.iter().for_each(|ino| tx.barrier(*ino));
+            files.iter().for_each(|ino| tx.barrier(*ino));
             Ok::<(), FsError>(())
         })?;
         Ok(position)

@@ -75,6 +75,14 @@ impl Safety {
         }
     }
 
+    /// Waits until what stands at `position` is safe on this machine.
+    async fn wait_here(&self, position: Position) -> Result<(), String> {
+        match self {
+            Safety::Remote(journal, ..) => journal.wait_durable(position).await.map_err(|e| e.to_string()),
+            other => other.wait(position).await,
+        }
+    }
+
     /// Waits until what stands at `position` is safe. The error says what is wrong.
     async fn wait(&self, position: Position) -> Result<(), String> {
         match self {

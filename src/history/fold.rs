@@ -1,16 +1,44 @@
-//! The fold: what durable changes since the last commit come to, one entry a key.
+//! The fold: what durable changes since the last commit come to, one entry a key; and what of it the next commit takes
+//! (C2).
+//!
+//! Two kinds of lanes. The *namespace lane* (names, links, modes, owners, xattrs) is in every commit up to its cut. The
+//! *content lane* of a file (head, map, the extents that they name) is in a commit whole, as it is at the cut, or not at
+//! all: then it is *deferred*, its entries stay here, the file's contents in the vault stay what they were, and later
+//! changes fold into it. For each file whose contents no commit holds there is a [`Lane`]:
+//!
+//! | what | why |
+//! |---|---|
+//! | `first` | its oldest change that no commit holds: journal files from there on stay (J5), a replay begins there (C5) |
+//! | `barrier` | the newest barrier on the file; one at or after `first` forces the lane into the commit |
+//! | `made` | the empty head that the file's create made, while no commit has a head of it: a commit that defers the lane but has the file's names takes this one |
+//! | `emptied` | since when a truncation to nothing keeps it back (L3) |
+//! | `forced` | it was replayed: what the vault has of it is not known, nor when it was last in use |
+//!
+//! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a barrier
+//! forces, or that was replayed; of the others, oldest first, as long as the bytes to be sent stay within a bound. When
+//! the journal runs full, the oldest is taken however large it is, for it holds the low-water mark.
 //!
 //! Owns the changes that are appended but not known durable (in order), and the folded rest. A record that was made
 //! and deleted between two commits leaves no trace. Memory is bounded by the number of keys touched.
+//! Does not own: which extents were sent ahead (it is told), the journal, what a commit is.
+//!
+//! Invariants
+//! - A lane is here if and only if a content key of its file is; all its entries leave at once.
+//! - `fresh` entries are those under keys that the state of the last commit lacks. A deferred lane's stay fresh.
+//! - Positions at or below [`Fold::low`] are in a commit, or came to nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::overlay::{local_extent, whole};
-use crate::base::{Ino, Position};
+use super::transaction::pieces;
+use crate::base::{ExtentId, Ino, Position, plants};
 use crate::format::change::Change;
-use crate::format::key::Key;
-use crate::format::record::Record;
+use crate::format::key::{Key, Part};
+use crate::format::record::{Extent, Record};
 
 /// What a key comes to.
 pub struct Entry {
@@ -27,28 +55,116 @@ struct Waiting {
     /// For each record: was the key there before?
     existed: Box<[bool]>,
     usage: Option<Usage>,
+    at: Instant,
+    /// It comes from a replay.
+    forced: bool,
+    /// The last writer of this file closed it, with all that is here before.
+    closed: Option<Ino>,
 }
 
 /// Inodes, and bytes that files hold, after a change.
 pub type Usage = (u64, u64);
 
+/// A file whose contents no commit holds as they are.
+struct Lane {
+    first: Position,
+    since: Instant,
+    barrier: Position,
+    made: Option<Arc<Record>>,
+    emptied: Option<Instant>,
+    forced: bool,
+    /// Sealed bytes of extents that were brought, dead ones among them, and less those that were sent ahead.
+    bytes: u64,
+}
+
+/// What a round may take beside what it must.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes to be sent of lanes that nothing forces.
+    pub budget: u64,
+    /// The journal runs full.
+    pub pressed: bool,
+    /// How long a truncation to nothing keeps its file back (L3).
+    pub hold: Duration,
+    /// Nothing is deferred.
+    pub all: bool,
+}
+
+impl Limits {
+    pub const ALL: Limits = Limits { budget: u64::MAX, pressed: true, hold: Duration::ZERO, all: true };
+}
+
+/// What a round takes.
+pub struct Taken {
+    pub records: Folded,
+    /// Whether lanes stay.
+    pub defers: bool,
+    /// Of the files that had to be taken, the one with most to send, and how much that is.
+    pub largest: Option<(Ino, u64)>,
+}
+
 #[derive(Default)]
 pub struct Fold {
     waiting: VecDeque<Waiting>,
     folded: Folded,
+    lanes: BTreeMap<Ino, Lane>,
+    /// Extents of lanes that lie in the vault already, in a segment that no commit names yet.
+    ahead: HashMap<ExtentId, Extent>,
     /// After the last change folded, where that is known.
     usage: Option<Usage>,
-    /// When the oldest change that no commit holds was made.
-    oldest: Option<tokio::time::Instant>,
+    /// When the oldest change was made that no round has looked at.
+    oldest: Option<Instant>,
+    /// Files that were truncated to nothing and not closed since, or taken.
+    emptied: HashSet<Ino>,
+    /// The same of what was taken last.
+    oldest_taken: Option<Instant>,
+}
+
+fn owner(key: &Key) -> Option<Ino> {
+    match key.part {
+        Part::Head | Part::Map { .. } | Part::Extent { .. } => Some(key.ino),
+        _ => None,
+    }
+}
+
+fn is_empty_head(record: &Record) -> bool {
+    matches!(record, Record::Head(head) if head.size == 0 && head.pieces.is_empty() && !head.spilled)
 }
 
 impl Fold {
-    pub fn push(&mut self, position: Position, change: Arc<Change>, existed: Box<[bool]>, usage: Option<Usage>) {
-        if change.orphan || change.records.is_empty() {
+    /// `forced`: a replayed change.
+    pub fn push(
+        &mut self,
+        position: Position,
+        change: Arc<Change>,
+        existed: Box<[bool]>,
+        usage: Option<Usage>,
+        forced: bool,
+    ) {
+        // A barrier alone says something only of what is here.
+        if change.orphan || (change.records.is_empty() && (change.barrier.is_empty() || self.is_empty())) {
             return;
         }
-        self.oldest.get_or_insert_with(tokio::time::Instant::now);
-        self.waiting.push_back(Waiting { position, change, existed, usage });
+        let at = Instant::now();
+        if !change.records.is_empty() {
+            self.oldest.get_or_insert(at);
+        }
+        let emptied = change.records.iter().zip(&existed).filter(|((key, record), existed)| {
+            **existed && key.part == Part::Head && record.as_deref().is_some_and(is_empty_head)
+        });
+        self.emptied.extend(emptied.map(|((key, _), _)| key.ino));
+        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced, closed: None });
+    }
+
+    /// The last writer of a file closed it, and all that it wrote lies at or before `position`.
+    pub fn closed(&mut self, position: Position, ino: Ino) {
+        if !self.emptied.remove(&ino) || self.is_empty() {
+            return;
+        }
+        let (change, existed, at) = (Arc::default(), Box::default(), Instant::now());
+        let usage = self.waiting.back().map_or(self.usage, |waiting| waiting.usage);
+        let closed = Some(ino);
+        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced: false, closed });
     }
 
     /// Folds at most `most` changes up to `durable`; returns whether there may be more.
@@ -60,17 +176,53 @@ impl Fold {
                     // What was made and deleted again leaves nothing that could be late.
                     if self.is_empty() {
                         self.oldest = None;
+                        self.lanes.clear();
                     }
                     return false;
                 }
             }
             let waiting = self.waiting.pop_front().expect("looked at above");
             self.usage = waiting.usage;
-            for ((key, record), existed) in waiting.change.records.iter().zip(waiting.existed) {
-                self.fold(*key, record.clone(), existed);
+            for ((key, record), existed) in waiting.change.records.iter().zip(&waiting.existed) {
+                if let Some(ino) = owner(key) {
+                    self.note(ino, key, record.as_deref(), *existed, &waiting);
+                }
+                self.fold(*key, record.clone(), *existed);
+            }
+            for ino in &waiting.change.barrier {
+                if let Some(lane) = self.lanes.get_mut(ino) {
+                    lane.barrier = waiting.position;
+                }
+            }
+            if let Some(lane) = waiting.closed.and_then(|ino| self.lanes.get_mut(&ino)) {
+                lane.emptied = None;
             }
         }
         true
+    }
+
+    /// A content key changes.
+    fn note(&mut self, ino: Ino, key: &Key, record: Option<&Record>, existed: bool, waiting: &Waiting) {
+        let lane = self.lanes.entry(ino).or_insert_with(|| Lane {
+            first: waiting.position,
+            since: waiting.at,
+            barrier: Position(0),
+            made: None,
+            emptied: None,
+            forced: false,
+            bytes: 0,
+        });
+        lane.forced |= waiting.forced;
+        match record {
+            Some(Record::Extent(extent)) => lane.bytes += u64::from(extent.stored),
+            Some(head @ Record::Head(_)) if !existed && !self.folded.contains_key(key) => {
+                lane.made = is_empty_head(head).then(|| Arc::new(head.clone()));
+                // A file that begins otherwise has no older contents that could stay.
+                lane.forced |= lane.made.is_none();
+            }
+            Some(head @ Record::Head(_)) if is_empty_head(head) => lane.emptied = Some(waiting.at),
+            _ => {}
+        }
     }
 
     fn fold(&mut self, key: Key, record: Option<Arc<Record>>, existed: bool) {
@@ -115,10 +267,178 @@ impl Fold {
         Ok(())
     }
 
-    /// Takes what is folded: a round begins. What still waits is newer.
-    pub fn take(&mut self) -> Folded {
-        self.oldest = self.waiting.front().map(|_| tokio::time::Instant::now());
-        std::mem::take(&mut self.folded)
+    /// Takes of what is folded what a commit at this cut must hold, and what it may (C2). What still waits is newer.
+    pub fn take(&mut self, limits: &Limits) -> Taken {
+        let (deferred, largest) = self.deferred(limits);
+        self.oldest_taken = self.oldest_pending();
+        let defers = !deferred.is_empty();
+        self.oldest = (defers || !self.waiting.is_empty()).then(Instant::now);
+        if self.waiting.is_empty() && !defers {
+            self.emptied.clear();
+        }
+        if !defers {
+            self.lanes.clear();
+            return Taken { records: std::mem::take(&mut self.folded), defers, largest };
+        }
+        let mut kept = Folded::new();
+        let mut lanes = BTreeMap::new();
+        for ino in deferred {
+            let mut lane = self.lanes.remove(&ino).expect("it was found among them");
+            let keys: Vec<Key> =
+                self.folded.range(whole(ino)).map(|(key, _)| *key).filter(|key| owner(key).is_some()).collect();
+            for key in keys {
+                let mut entry = self.folded.remove(&key).expect("it was just seen");
+                if key.part == Part::Head
+                    && let Some(made) = lane.made.take()
+                {
+                    if let Record::Head(head) = &*made {
+                        lane.first = Position(head.position.0 + 1);
+                    }
+                    self.folded.insert(key, Entry { record: Some(made), fresh: true });
+                    entry.fresh = false;
+                }
+                kept.insert(key, entry);
+            }
+            lanes.insert(ino, lane);
+        }
+        self.lanes = lanes;
+        Taken { records: std::mem::replace(&mut self.folded, kept), defers, largest }
+    }
+
+    /// The lanes that stay.
+    fn deferred(&self, limits: &Limits) -> (Vec<Ino>, Option<(Ino, u64)>) {
+        let (mut optional, mut held, mut largest) = (Vec::new(), Vec::new(), None);
+        let now = Instant::now();
+        for (ino, lane) in &self.lanes {
+            if limits.all || self.is_gone(*ino) {
+                continue;
+            }
+            if self.is_forced(lane) {
+                if largest.is_none_or(|(_, most)| most < lane.bytes) {
+                    largest = Some((*ino, lane.bytes));
+                }
+                continue;
+            }
+            let is_held = lane.made.is_none() && lane.emptied.is_some_and(|at| now - at < limits.hold);
+            match is_held {
+                true => held.push((lane.first, *ino)),
+                false => optional.push((lane.first, *ino)),
+            }
+        }
+        if limits.pressed {
+            optional.append(&mut held);
+        }
+        optional.sort_unstable();
+        let mut budget = limits.budget;
+        let mut deferred: Vec<Ino> = held.into_iter().map(|(_, ino)| ino).collect();
+        for (k, (_, ino)) in optional.into_iter().enumerate() {
+            // Most files have little, and need not be looked at closely.
+            let most = self.lanes[&ino].bytes;
+            let missing =
+                if most <= budget { most } else { self.missing(ino).map(|(_, extent)| u64::from(extent.stored)).sum() };
+            match missing <= budget {
+                true => budget -= missing,
+                false if limits.pressed && k == 0 => budget = 0,
+                false => deferred.push(ino),
+            }
+        }
+        (deferred, largest)
+    }
+
+    fn is_forced(&self, lane: &Lane) -> bool {
+        lane.forced || (lane.barrier >= lane.first && !plants::on("C2-barrier-ignored"))
+    }
+
+    /// The file is deleted, or what is here of it is what it left behind.
+    fn is_gone(&self, ino: Ino) -> bool {
+        self.folded.get(&Key::head(ino)).is_none_or(|entry| entry.record.is_none())
+    }
+
+    /// Extents of a lane that its head or map names and only the journal has.
+    fn missing(&self, ino: Ino) -> impl Iterator<Item = (ExtentId, &Extent)> {
+        let mut named = HashSet::new();
+        let entries = self.folded.range(Key::head(ino)..=Key::map(ino, u64::MAX));
+        for record in entries.filter_map(|(_, entry)| entry.record.as_deref()) {
+            named.extend(pieces(record).iter().map(|piece| piece.extent));
+        }
+        self.folded.range(whole(ino)).filter_map(move |(key, entry)| {
+            let record = entry.record.as_deref()?;
+            let id = local_extent(key, record)?;
+            let Record::Extent(extent) = record else { return None };
+            (named.contains(&id) && !self.ahead.contains_key(&id)).then_some((id, extent))
+        })
+    }
+
+    /// Of a file that was deferred and has so much to send: extents that may be sent ahead of any commit, about `most`
+    /// bytes.
+    pub fn send_ahead(&self, age: Duration, least: u64, most: u64) -> Option<(Ino, Vec<(ExtentId, Extent)>)> {
+        let is_due = |lane: &Lane| lane.bytes >= least && lane.since.elapsed() >= age;
+        let mut lanes: Vec<_> = self.lanes.iter().filter(|(_, lane)| is_due(lane)).collect();
+        lanes.sort_unstable_by_key(|(_, lane)| lane.first);
+        for (ino, _) in lanes.into_iter().filter(|(ino, _)| !self.is_gone(**ino)) {
+            let missing: Vec<_> = self.missing(*ino).map(|(id, extent)| (id, extent.clone())).collect();
+            let bytes: u64 = missing.iter().map(|(_, extent)| u64::from(extent.stored)).sum();
+            if bytes < least {
+                continue;
+            }
+            let mut sum = 0;
+            let part = missing.into_iter().take_while(|(_, extent)| {
+                let before = sum;
+                sum += u64::from(extent.stored);
+                before < most
+            });
+            return Some((*ino, part.collect()));
+        }
+        None
+    }
+
+    /// These extents lie in the vault now, and no commit names them yet.
+    pub fn sent_ahead(&mut self, placed: impl IntoIterator<Item = (ExtentId, Extent)>) {
+        for (id, extent) in placed {
+            if let Some(lane) = self.lanes.get_mut(&id.owner) {
+                lane.bytes = lane.bytes.saturating_sub(extent.stored.into());
+            }
+            self.ahead.insert(id, extent);
+        }
+    }
+
+    /// What was sent ahead of these extents: it is a commit's now.
+    pub fn take_ahead(&mut self, ids: impl IntoIterator<Item = ExtentId>) -> Vec<(ExtentId, Extent)> {
+        ids.into_iter().filter_map(|id| Some((id, self.ahead.remove(&id)?))).collect()
+    }
+
+    /// Up to where commits hold everything once one with this cut stands that takes what was taken; without what waits.
+    pub fn low(&self, cut: Position) -> Position {
+        let lanes = self.lanes.values().map(|lane| Position(lane.first.0.saturating_sub(1)));
+        lanes.fold(cut, Position::min)
+    }
+
+    /// As [`Fold::low`], also of replayed changes that wait to be folded.
+    pub fn low_of_all(&self, cut: Position) -> Position {
+        let contents = |waiting: &&Waiting| waiting.change.records.iter().any(|(key, _)| owner(key).is_some());
+        let first = self.waiting.iter().find(contents).map(|waiting| Position(waiting.position.0 - 1));
+        self.low(first.map_or(cut, |first| first.min(cut)))
+    }
+
+    /// Files whose contents no commit holds as they are, those that a round has under way aside.
+    pub fn files(&self) -> impl Iterator<Item = Ino> {
+        let waiting = self.waiting.iter().flat_map(|waiting| &waiting.change.records);
+        self.lanes.keys().copied().chain(waiting.filter(|(key, _)| key.part == Part::Head).map(|(key, _)| key.ino))
+    }
+
+    /// Are there contents of any file here, but for what waits?
+    pub fn has_lanes(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+
+    /// Are there contents of this file here, but for what waits?
+    pub fn has_lane(&self, ino: Ino) -> bool {
+        self.lanes.contains_key(&ino)
+    }
+
+    /// Is the file kept back because it was truncated to nothing (L3), or about to be?
+    pub fn may_be_held(&self, ino: Ino) -> bool {
+        self.emptied.contains(&ino)
     }
 
     /// What was folded last left so much, where that is known.
@@ -134,15 +454,29 @@ impl Fold {
 
     /// Is there anything at or before `durable`?
     pub fn reaches(&self, durable: Position) -> bool {
-        !self.folded.is_empty() || self.waiting.front().is_some_and(|first| first.position <= durable)
+        match self.waiting.front() {
+            // What is folded may be there only because it is deferred.
+            Some(first) => first.position <= durable || (self.lanes.is_empty() && !self.folded.is_empty()),
+            None => !self.folded.is_empty(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.folded.is_empty()
     }
 
-    pub fn oldest(&self) -> Option<tokio::time::Instant> {
+    /// When the oldest change was made that no round has looked at, or the last look at what it deferred.
+    pub fn oldest(&self) -> Option<Instant> {
         self.oldest
+    }
+
+    /// When the oldest change was made that no commit holds.
+    pub fn oldest_pending(&self) -> Option<Instant> {
+        self.lanes.values().map(|lane| lane.since).chain(self.oldest).min()
+    }
+
+    pub fn oldest_taken(&self) -> Option<Instant> {
+        self.oldest_taken
     }
 
     pub fn folded(&self) -> &Folded {
@@ -154,3 +488,17 @@ impl Fold {
         self.waiting.iter().map(|w| &*w.change)
     }
 }
+
+/// Is what this record says in the vault's state, which has `head` for its file (C5)? `cut` is that of the state.
+pub(super) fn is_held(key: &Key, position: Position, cut: Position, head: Option<&Record>) -> bool {
+    match (owner(key), head) {
+        (Some(_), Some(Record::Head(head))) => {
+            position <= head.position || (plants::on("C5-deferred-lost") && position <= cut)
+        }
+        _ => position <= cut,
+    }
+}
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;

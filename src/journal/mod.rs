@@ -163,6 +163,8 @@ pub struct Recovered {
     pub blocks: HashSet<BlockRef>,
     /// The newest log object that a `Note::Took` names.
     pub took: Option<(ChainLink, Option<Position>)>,
+    /// Up to where the vault held all contents by then.
+    pub low: Position,
     /// The last position, 0 if the journal is empty.
     pub end: Position,
     /// The last block; where no block is left, the one that the newest file continues.

@@ -134,7 +134,7 @@ pub fn without_store(ground: Ground, recovered: &Recovered) -> Result<(Index, Ma
 /// has taken that, as far as the journal knows. What it does not know is taken again, and harms nothing.
 pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position), &'static str> {
     let took = |change: &Arc<Change>| match change.note {
-        Some(Note::Took { link, cut: Some(cut) }) => Some((link, cut)),
+        Some(Note::Took { link, cut: Some(cut), .. }) => Some((link, cut)),
         _ => None,
     };
     let took: Vec<_> = recovered.changes.iter().filter_map(|(_, change)| took(change)).collect();

@@ -13,6 +13,7 @@ use dripfs::base::disk::Disk;
 use dripfs::base::disk::simulated::SimulatedDisk;
 use dripfs::base::{Position, Sequence};
 use dripfs::format::commit::{Body, Commit, LogObject};
+use dripfs::history::count_lacking;
 use dripfs::index::IndexError;
 use dripfs::journal::{Journal, JournalError};
 use dripfs::mount::drive::{Closed, Drive};
@@ -268,8 +269,7 @@ impl Sim {
         let keys = Arc::new(unlocked().keys);
         let aside = Journal::recover(disk.clone(), &newest.journal(), keys, Position(0));
         let aside = aside.map_err(|error| format!("E3: the journal that was set aside: {error}"))?;
-        let kept = Position(newest.about.cut);
-        if !aside.changes.iter().any(|(at, change)| *at > kept && !change.records.is_empty()) {
+        if count_lacking(&aside.changes, newest.about.known()) == 0 {
             return Err("E3: the journal that was set aside holds nothing that the vault lacks".to_owned());
         }
         self.tally.borrow_mut().asides += 1;

@@ -229,6 +229,8 @@ fn plants() {
         "C5-replay-all",
         "C6-epoch-removed",
         "C6-inline-removed",
+        "C2-barrier-ignored",
+        "C5-deferred-lost",
         "D1-delete-at-once",
         "D2-list-last",
         "E1-record-not-awaited",

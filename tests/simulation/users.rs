@@ -129,7 +129,9 @@ impl Life {
 
     /// Something was acknowledged.
     fn acknowledge(&self, ino: Option<u64>, call: u64) {
-        self.line.oracle.borrow_mut().acknowledged(ino, call, self.remote);
+        // An unlinked file is in no commit: its fsync is local (L4).
+        let unlinked = ino.is_some_and(|ino| self.line.model.borrow().orphans.contains(&ino));
+        self.line.oracle.borrow_mut().acknowledged(ino, call, self.remote && !unlinked);
         self.kept_by_successor();
     }
 

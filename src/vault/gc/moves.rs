@@ -94,8 +94,9 @@ pub async fn clear(
             unneeded.push(sequence);
         }
     }
-    // What died or moved did so before this position: once the vault has come so far, its state says so too.
-    let end = rounds.journal.end();
+    // What died or moved did so before this position: once the vault has come so far, its state says so too. Contents that
+    // are deferred would still name it there: no file is, from here on.
+    let end = rounds.history.barrier_on_all();
     rounds.notifier.wait(end).await.map_err(VaultError::Stopped)?;
     clean.extend(unneeded);
     Ok(())
