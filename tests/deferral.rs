@@ -104,10 +104,12 @@ fn options(state: &Path) -> DriveOptions {
         accept_rollback: false,
         compress: false,
         cache_bytes: 4 << 20,
+        caching: Default::default(),
         dirty_bytes: 8 << 20,
         journal_bytes: 1 << 30,
         checkpoint: Default::default(),
         follow_seconds: 5,
+        pipelines: Default::default(),
         gc: Default::default(),
         rounds: DEFERS,
     }
@@ -239,7 +241,7 @@ async fn c2_what_was_deferred_is_sent_ahead_and_comes_with_no_barrier_at_all() {
     let drive = place.open_with(round::Settings { ahead_least: 1 << 20, ..DEFERS }).await;
     let large = make(&drive, "large").await;
     fill(&drive, large, 40).await;
-    drive.fs.release(large).await.unwrap();
+    drive.fs.release(large, true).await.unwrap();
     for _ in 0..600 {
         if place.vault().await.get("large").is_some_and(|found| *found == (40 << 20, begins())) {
             break;
@@ -301,7 +303,7 @@ async fn l3_a_save_without_rename_shows_old_or_new() {
     drive.fs.fsync(other, false).await.unwrap();
     assert_eq!(place.vault().await["file"], (1000, vec![1; 16]), "old, for it is not closed");
     drive.fs.write(file, 500, vec![2; 500], false).await.unwrap();
-    drive.fs.release(file).await.unwrap();
+    drive.fs.release(file, true).await.unwrap();
     for _ in 0..100 {
         if place.vault().await["file"].1 == vec![2; 16] {
             break;

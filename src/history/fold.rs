@@ -15,8 +15,9 @@
 //! | `forced` | it was replayed: what the vault has of it is not known, nor when it was last in use |
 //!
 //! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a barrier
-//! forces, or that was replayed; of the others, oldest first, as long as the bytes to be sent stay within a bound. When
-//! the journal runs full, the oldest is taken however large it is, for it holds the low-water mark.
+//! forces, or that was replayed; of the others, oldest first, those whose bytes to be sent fit a budget, while somebody
+//! waits only those that are old. When the journal runs full, the oldest is taken however large it is, for it holds the
+//! low-water mark.
 //!
 //! Owns the changes that are appended but not known durable (in order), and the folded rest. A record that was made
 //! and deleted between two commits leaves no trace. Memory is bounded by the number of keys touched.
@@ -58,6 +59,8 @@ struct Waiting {
     at: Instant,
     /// It comes from a replay.
     forced: bool,
+    /// It truncated this file to nothing.
+    emptied: Option<Ino>,
     /// The last writer of this file closed it, with all that is here before.
     closed: Option<Ino>,
 }
@@ -80,8 +83,10 @@ struct Lane {
 /// What a round may take beside what it must.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes to be sent of lanes that nothing forces.
+    /// Bytes to be sent of lanes that nothing forces, ...
     pub budget: u64,
+    /// ... and that are at least so old.
+    pub age: Duration,
     /// The journal runs full.
     pub pressed: bool,
     /// How long a truncation to nothing keeps its file back (L3).
@@ -91,7 +96,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub const ALL: Limits = Limits { budget: u64::MAX, pressed: true, hold: Duration::ZERO, all: true };
+    pub const ALL: Limits =
+        Limits { budget: u64::MAX, age: Duration::ZERO, pressed: true, hold: Duration::ZERO, all: true };
+}
+
+/// Which lanes stay, since when the oldest is there that the next round may take, and the largest that must be taken.
+struct Choice {
+    deferred: Vec<Ino>,
+    due: Option<Instant>,
+    largest: Option<(Ino, u64)>,
 }
 
 /// What a round takes.
@@ -112,9 +125,9 @@ pub struct Fold {
     ahead: HashMap<ExtentId, Extent>,
     /// After the last change folded, where that is known.
     usage: Option<Usage>,
-    /// When the oldest change was made that no round has looked at.
+    /// When the oldest change was made that the next round may take; at the last look, if there was none.
     oldest: Option<Instant>,
-    /// Files that were truncated to nothing and not closed since, or taken.
+    /// Files that were truncated to nothing and not closed since.
     emptied: HashSet<Ino>,
     /// The same of what was taken last.
     oldest_taken: Option<Instant>,
@@ -131,8 +144,16 @@ fn is_empty_head(record: &Record) -> bool {
     matches!(record, Record::Head(head) if head.size == 0 && head.pieces.is_empty() && !head.spilled)
 }
 
+/// The file that this change, of records that were as in `old`, truncates to nothing.
+pub(super) fn emptied(change: &Change, old: &[Option<Arc<Record>>]) -> Option<Ino> {
+    let heads = change.records.iter().zip(old).filter(|((key, _), _)| key.part == Part::Head);
+    let is_empty = |record: &Option<Arc<Record>>| record.as_deref().map(is_empty_head);
+    let mut emptied = heads.filter(|((_, record), old)| (is_empty(old), is_empty(record)) == (Some(false), Some(true)));
+    emptied.next().map(|((key, _), _)| key.ino)
+}
+
 impl Fold {
-    /// `forced`: a replayed change.
+    /// `forced`: a replayed change. `emptied`: the file that it truncates to nothing.
     pub fn push(
         &mut self,
         position: Position,
@@ -140,6 +161,7 @@ impl Fold {
         existed: Box<[bool]>,
         usage: Option<Usage>,
         forced: bool,
+        emptied: Option<Ino>,
     ) {
         // A barrier alone says something only of what is here.
         if change.orphan || (change.records.is_empty() && (change.barrier.is_empty() || self.is_empty())) {
@@ -149,11 +171,8 @@ impl Fold {
         if !change.records.is_empty() {
             self.oldest.get_or_insert(at);
         }
-        let emptied = change.records.iter().zip(&existed).filter(|((key, record), existed)| {
-            **existed && key.part == Part::Head && record.as_deref().is_some_and(is_empty_head)
-        });
-        self.emptied.extend(emptied.map(|((key, _), _)| key.ino));
-        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced, closed: None });
+        self.emptied.extend(emptied);
+        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced, emptied, closed: None });
     }
 
     /// The last writer of a file closed it, and all that it wrote lies at or before `position`.
@@ -164,7 +183,7 @@ impl Fold {
         let (change, existed, at) = (Arc::default(), Box::default(), Instant::now());
         let usage = self.waiting.back().map_or(self.usage, |waiting| waiting.usage);
         let closed = Some(ino);
-        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced: false, closed });
+        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced: false, emptied: None, closed });
     }
 
     /// Folds at most `most` changes up to `durable`; returns whether there may be more.
@@ -220,8 +239,10 @@ impl Fold {
                 // A file that begins otherwise has no older contents that could stay.
                 lane.forced |= lane.made.is_none();
             }
-            Some(head @ Record::Head(_)) if is_empty_head(head) => lane.emptied = Some(waiting.at),
             _ => {}
+        }
+        if waiting.emptied == Some(ino) && !plants::on("L3-truncation-at-once") {
+            lane.emptied.get_or_insert(waiting.at);
         }
     }
 
@@ -269,10 +290,10 @@ impl Fold {
 
     /// Takes of what is folded what a commit at this cut must hold, and what it may (C2). What still waits is newer.
     pub fn take(&mut self, limits: &Limits) -> Taken {
-        let (deferred, largest) = self.deferred(limits);
+        let Choice { deferred, due, largest } = self.choose(limits);
         self.oldest_taken = self.oldest_pending();
         let defers = !deferred.is_empty();
-        self.oldest = (defers || !self.waiting.is_empty()).then(Instant::now);
+        self.oldest = due.or((defers || !self.waiting.is_empty()).then(Instant::now));
         if self.waiting.is_empty() && !defers {
             self.emptied.clear();
         }
@@ -305,8 +326,7 @@ impl Fold {
         Taken { records: std::mem::replace(&mut self.folded, kept), defers, largest }
     }
 
-    /// The lanes that stay.
-    fn deferred(&self, limits: &Limits) -> (Vec<Ino>, Option<(Ino, u64)>) {
+    fn choose(&self, limits: &Limits) -> Choice {
         let (mut optional, mut held, mut largest) = (Vec::new(), Vec::new(), None);
         let now = Instant::now();
         for (ino, lane) in &self.lanes {
@@ -319,8 +339,7 @@ impl Fold {
                 }
                 continue;
             }
-            let is_held = lane.made.is_none() && lane.emptied.is_some_and(|at| now - at < limits.hold);
-            match is_held {
+            match lane.emptied.is_some_and(|at| now - at < limits.hold) {
                 true => held.push((lane.first, *ino)),
                 false => optional.push((lane.first, *ino)),
             }
@@ -330,19 +349,28 @@ impl Fold {
         }
         optional.sort_unstable();
         let mut budget = limits.budget;
-        let mut deferred: Vec<Ino> = held.into_iter().map(|(_, ino)| ino).collect();
+        let (mut deferred, mut due): (Vec<Ino>, Option<Instant>) =
+            (held.into_iter().map(|(_, ino)| ino).collect(), None);
         for (k, (_, ino)) in optional.into_iter().enumerate() {
+            let lane = &self.lanes[&ino];
             // Most files have little, and need not be looked at closely.
-            let most = self.lanes[&ino].bytes;
-            let missing =
-                if most <= budget { most } else { self.missing(ino).map(|(_, extent)| u64::from(extent.stored)).sum() };
-            match missing <= budget {
-                true => budget -= missing,
-                false if limits.pressed && k == 0 => budget = 0,
-                false => deferred.push(ino),
+            let missing = match lane.bytes <= budget {
+                true => lane.bytes,
+                false => self.missing(ino).map(|(_, extent)| u64::from(extent.stored)).sum(),
+            };
+            if limits.pressed && k == 0 {
+                budget = budget.saturating_sub(missing);
+            } else if missing <= budget && now - lane.since >= limits.age {
+                budget -= missing;
+            } else {
+                deferred.push(ino);
+                // It waits only for those before it, or to grow old.
+                if missing <= limits.budget {
+                    due = due.into_iter().chain([lane.since]).min();
+                }
             }
         }
-        (deferred, largest)
+        Choice { deferred, due, largest }
     }
 
     fn is_forced(&self, lane: &Lane) -> bool {
@@ -420,6 +448,17 @@ impl Fold {
         self.low(first.map_or(cut, |first| first.min(cut)))
     }
 
+    /// Has a lane little to send, and nothing that keeps it back, so that a barrier on it holds up nobody?
+    pub fn is_light(&self, ino: Ino, most: u64) -> bool {
+        let is_light = |lane: &Lane| lane.bytes <= most && lane.emptied.is_none();
+        self.lanes.get(&ino).is_none_or(is_light) && !self.emptied.contains(&ino)
+    }
+
+    /// Was this extent sent ahead, and is named by no commit?
+    pub fn is_ahead(&self, id: &ExtentId) -> bool {
+        self.ahead.contains_key(id)
+    }
+
     /// Files whose contents no commit holds as they are, those that a round has under way aside.
     pub fn files(&self) -> impl Iterator<Item = Ino> {
         let waiting = self.waiting.iter().flat_map(|waiting| &waiting.change.records);
@@ -465,7 +504,7 @@ impl Fold {
         self.waiting.is_empty() && self.folded.is_empty()
     }
 
-    /// When the oldest change was made that no round has looked at, or the last look at what it deferred.
+    /// When the oldest change was made that the next round may take, or the last look at what it deferred.
     pub fn oldest(&self) -> Option<Instant> {
         self.oldest
     }

@@ -6,7 +6,8 @@ use crate::format::record::{Head, Piece, Place};
 
 const NOW: Timestamp = Timestamp { secs: 1, nanos: 0 };
 const FILE: Ino = Ino(7);
-const NOTHING: Limits = Limits { budget: 0, pressed: false, hold: Duration::from_secs(60), all: false };
+const NOTHING: Limits =
+    Limits { budget: 0, age: Duration::ZERO, pressed: false, hold: Duration::from_secs(60), all: false };
 
 fn head(position: u64, extent: Option<u64>) -> Record {
     let pieces = extent.map(|number| Piece { offset: 0, len: 100, extent: id(number), start: 0 });
@@ -48,7 +49,16 @@ impl Fold {
         let existed = records.iter().map(|(_, _, existed)| *existed).collect();
         let records = records.iter().map(|(key, record, _)| (*key, record.clone().map(Arc::new))).collect();
         let change = Change { records, barrier: barrier.to_vec(), ..Change::default() };
-        self.push(Position(at), Arc::new(change), existed, None, false);
+        self.push(Position(at), Arc::new(change), existed, None, false, None);
+        while self.advance(Position(at), 100) {}
+    }
+
+    fn truncates(&mut self, at: u64) {
+        let (key, old) = (Key::head(FILE), head(at - 1, Some(1)));
+        let change = Change { records: vec![(key, Some(Arc::new(head(at, None))))], ..Change::default() };
+        assert_eq!(emptied(&change, &[Some(Arc::new(old))]), Some(FILE));
+        assert_eq!(emptied(&change, &[Some(Arc::new(head(at - 1, None)))]), None, "it was empty before");
+        self.push(Position(at), Arc::new(change), [true].into(), None, false, Some(FILE));
         while self.advance(Position(at), 100) {}
     }
 
@@ -157,16 +167,39 @@ fn c2_a_full_journal_takes_the_oldest_however_large_it_is() {
 fn l3_a_truncated_file_waits_for_its_close() {
     let mut fold = Fold::default();
     let much = Limits { budget: 1 << 30, ..NOTHING };
-    fold.with(11, &[(Key::head(FILE), Some(head(11, None)), true)], &[]);
+    fold.truncates(11);
     fold.writes(12);
     assert!(fold.may_be_held(FILE));
     assert_eq!(position(&fold.take(&much)), None);
     assert_eq!(position(&fold.take(&Limits { hold: Duration::ZERO, ..much })), Some(12), "a minute is over");
-    fold.with(13, &[(Key::head(FILE), Some(head(13, None)), true)], &[]);
+    fold.truncates(13);
     fold.writes(14);
     fold.closed(Position(14), FILE);
     while fold.advance(Position(14), 100) {}
     assert_eq!(position(&fold.take(&much)), Some(14));
-    fold.with(15, &[(Key::head(FILE), Some(head(15, None)), true)], &[FILE]);
+    fold.truncates(15);
+    fold.with(16, &[], &[FILE]);
     assert_eq!(position(&fold.take(&much)), Some(15), "a barrier orders it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c2_the_oldest_come_first_and_what_fits_the_next_round_is_due_at_once() {
+    let mut fold = Fold::default();
+    fold.creates(1);
+    fold.take(&Limits::ALL);
+    fold.writes(11);
+    let began = Instant::now();
+    assert_eq!(fold.oldest(), Some(began));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    // While somebody waits, what is young stays; it is due when it is old.
+    let waited = Limits { budget: 200, age: Duration::from_secs(5), ..NOTHING };
+    assert_eq!(position(&fold.take(&waited)), None);
+    assert_eq!(fold.oldest(), Some(began));
+    // What does not fit at all is looked at again later, and not at once for ever.
+    let little = Limits { budget: 100, ..NOTHING };
+    assert_eq!(position(&fold.take(&little)), None);
+    assert_eq!(fold.oldest(), Some(Instant::now()));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(position(&fold.take(&waited)), Some(11));
+    assert_eq!(fold.oldest(), None);
 }

@@ -44,6 +44,7 @@ use fold::Fold;
 pub use fold::Limits;
 use overlay::{Orphan, Overlay, Unindexed};
 pub use replay::{Replay, count_lacking, highest_epoch};
+use round::UnderWay;
 pub use round::{Ahead, Batch};
 use transaction::Effects;
 pub use transaction::Transaction;
@@ -69,8 +70,8 @@ pub struct State {
     sending: HashSet<Ino>,
     /// Of the files that the round under way had to take, the one with most to send, and how much.
     holding: Option<(Ino, u64)>,
-    /// What is being sent ahead of any commit: number, and file.
-    ahead: Option<(u64, Ino)>,
+    /// What is being sent ahead of any commit.
+    ahead: Option<UnderWay>,
     ahead_number: u64,
     /// Segments on their way to which extents of unlinked open files spill (L4).
     spilling: HashSet<ObjectId>,
@@ -395,20 +396,21 @@ impl History {
         self.state.read().fold.has_lanes()
     }
 
-    /// A barrier on all files whose contents no commit holds; returns its position. Where there are none but what a round
-    /// has under way, that of the last change.
-    pub fn barrier_on_all(&self) -> Position {
+    /// A position from which on commits hold the contents of these files as they are now, but of those that are returned
+    /// too: contents of theirs are deferred, and have more than `most` to send, or are kept back.
+    pub fn barrier_on(&self, files: &BTreeSet<Ino>, most: u64) -> (Position, BTreeSet<Ino>) {
         let mut state = self.state.write();
         let journal = self.journal.as_ref().expect("a read-only mount has no rounds");
-        let files: BTreeSet<Ino> = state.fold.files().collect();
-        if files.is_empty() {
-            return journal.end();
+        let uncommitted: BTreeSet<Ino> = state.fold.files().filter(|ino| files.contains(ino)).collect();
+        let (light, heavy): (BTreeSet<_>, _) = uncommitted.into_iter().partition(|ino| state.fold.is_light(*ino, most));
+        if light.is_empty() {
+            return (journal.end(), heavy);
         }
-        let change = Arc::new(Change { barrier: files.into_iter().collect(), ..Change::default() });
+        let change = Arc::new(Change { barrier: light.into_iter().collect(), ..Change::default() });
         let position = journal.append(change.clone(), Vec::new());
-        let usage = state.overlay.usage();
-        state.fold.push(position, change, Box::default(), Some((usage.1, usage.0)), false);
-        position
+        let (bytes, inodes) = state.overlay.usage();
+        state.fold.push(position, change, Box::default(), Some((inodes, bytes)), false, None);
+        (position, heavy)
     }
 
     /// A file's last writer closed it, and its bytes are in the journal: a truncation to nothing keeps it back no more
@@ -442,7 +444,11 @@ impl History {
         let mut waiting = Waiting::default();
         let mut count = |key: &Key, record: Option<&Record>| match (key.part, record) {
             (Part::Head, Some(_)) => _ = waiting.files.insert(key.ino),
-            (_, Some(Record::Extent(extent))) => waiting.bytes += u64::from(extent.stored),
+            (Part::Extent { number }, Some(Record::Extent(extent)))
+                if !state.fold.is_ahead(&ExtentId { owner: key.ino, number }) =>
+            {
+                waiting.bytes += u64::from(extent.stored);
+            }
             _ => {}
         };
         state.fold.folded().iter().for_each(|(key, entry)| count(key, entry.record.as_deref()));
@@ -484,6 +490,7 @@ impl State {
     ) {
         let Effects { old, dead, dying } = effects;
         let existed: Box<[bool]> = old.iter().map(Option::is_some).collect();
+        let emptied = fold::emptied(change, &old);
         let (mut writes, mut before) = (Vec::with_capacity(change.records.len()), Vec::new());
         for ((key, record), old) in change.records.iter().zip(old) {
             if self.overlay.is_orphan(key.ino) {
@@ -513,7 +520,7 @@ impl State {
         self.dying.extend(dying);
         if let Waits::Yes { forced } = waits {
             let (bytes, inodes) = self.overlay.usage();
-            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)), forced);
+            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)), forced, emptied);
         }
     }
 }

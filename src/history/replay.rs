@@ -201,7 +201,7 @@ impl State {
         let change = Arc::new(Change { records, ..Change::default() });
         // Whether the vault has a key is not known any more: it may be told of a deletion in vain.
         let existed = vec![true; change.records.len()].into_boxed_slice();
-        self.fold.push(position, change, existed, None, true);
+        self.fold.push(position, change, existed, None, true, None);
     }
 }
 

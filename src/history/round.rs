@@ -6,6 +6,7 @@
 //! - An extent is sent once: what is sent ahead of a commit is of files that no round has under way, one file at a time,
 //!   and a round that takes that file waits until it has landed.
 //! - What was sent ahead of a file is taken by the round that takes the file, all of it: named, or dead.
+//! - What is being sent ahead is not released before it has landed.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -33,8 +34,14 @@ pub struct Batch {
 
 /// Extents of one file that are about to be sent ahead of any commit.
 pub struct Ahead {
-    pub number: u64,
     pub extents: Vec<(ExtentId, Extent)>,
+}
+
+/// The same while they are on their way.
+pub(super) struct UnderWay {
+    number: u64,
+    ino: Ino,
+    extents: HashSet<ExtentId>,
 }
 
 impl History {
@@ -63,7 +70,7 @@ impl History {
             state.dying_before.extend(dying);
             let usage = state.fold.usage().filter(|_| !defers);
             let low = state.fold.low(cut);
-            let awaits = state.ahead.filter(|(_, ino)| !state.fold.has_lane(*ino)).map(|(number, _)| number);
+            let awaits = state.ahead.as_ref().filter(|ahead| !state.fold.has_lane(ahead.ino)).map(|ahead| ahead.number);
             return Some(Batch { cut, block, records, low, usage, awaits });
         }
     }
@@ -91,6 +98,9 @@ impl History {
         state.sending = HashSet::new();
         state.holding = None;
         released.append(&mut state.dying_before);
+        let is_free = |id: &ExtentId| !state.ahead.as_ref().is_some_and(|ahead| ahead.extents.contains(id));
+        let (released, mut later) = released.into_iter().partition(is_free);
+        state.dying.append(&mut later);
         Ok(released)
     }
 
@@ -147,8 +157,9 @@ impl History {
         let mut state = self.state.write();
         let (ino, extents) = state.fold.send_ahead(age, least, most)?;
         state.ahead_number += 1;
-        state.ahead = Some((state.ahead_number, ino));
-        Some(Ahead { number: state.ahead_number, extents })
+        let ids = extents.iter().map(|(id, _)| *id).collect();
+        state.ahead = Some(UnderWay { number: state.ahead_number, ino, extents: ids });
+        Some(Ahead { extents })
     }
 
     /// What was to be sent ahead lies there; or, if `placed` is empty, will not.
@@ -166,7 +177,7 @@ impl History {
             let landed = self.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            if self.state.read().ahead.is_none_or(|(other, _)| other != number) {
+            if self.state.read().ahead.as_ref().is_none_or(|ahead| ahead.number != number) {
                 return;
             }
             landed.await;

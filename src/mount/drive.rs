@@ -260,7 +260,6 @@ struct Parts {
 }
 
 impl Parts {
-    #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
     fn new(
         world: &World,
         keys: &Arc<Keys>,

@@ -22,6 +22,7 @@ use crate::base::{ExtentId, ObjectId};
 use crate::format::change::Note;
 use crate::format::record::Extent;
 use crate::history::Ahead;
+use crate::pipeline::Class;
 use crate::upload::remote_storage::{Outgoing, pack, places};
 
 /// So much is sent at a time: what several requests in flight can hold. A round that takes the file waits for it.
@@ -87,7 +88,7 @@ async fn send(rounds: &Rounds, ahead: Ahead) -> Result<(), RoundError> {
     let sent = async {
         rounds.note(Note::Sent(ids.clone()), false).await?;
         let bytes = Mutex::new(segments.iter().map(|segment| u64::from(segment.len)).sum());
-        Ok::<_, RoundError>(rounds.remote.send(&segments, &bytes).await?)
+        Ok::<_, RoundError>(rounds.remote.send(&segments, &bytes, Class::Bulk).await?)
     };
     match sent.await {
         Ok(sent) => {

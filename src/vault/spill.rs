@@ -24,6 +24,7 @@ use crate::base::ObjectId;
 use crate::base::sizes::SEGMENT_TARGET;
 use crate::format::change::Note;
 use crate::format::commit::segment_name;
+use crate::pipeline::Class;
 use crate::upload::remote_storage::{Outgoing, SendError, pack, places};
 
 /// So much is sent at a time: what several requests in flight can hold.
@@ -113,7 +114,7 @@ impl Spill {
         rounds.spilled.lock().extend(&ids);
         let sent = async {
             rounds.note(Note::Sent(ids.clone()), false).await?;
-            Ok::<_, RoundError>(rounds.remote.send(&segments, &Mutex::new(bytes)).await?)
+            Ok::<_, RoundError>(rounds.remote.send(&segments, &Mutex::new(bytes), Class::Holding).await?)
         };
         let sent = sent.await;
         let placed: Vec<_> = match sent {

@@ -87,18 +87,20 @@ pub async fn clear(
     let mut unneeded = Vec::new();
     for (sequence, owners) in looked {
         let mut needed = elsewhere.logs.contains(&sequence);
-        for (owner, extents) in owners {
-            needed |= !used(rounds, elsewhere, owner, &extents)?.is_empty();
+        for (owner, extents) in &owners {
+            needed |= !used(rounds, elsewhere, *owner, extents)?.is_empty();
         }
         if !needed {
-            unneeded.push(sequence);
+            unneeded.push((sequence, owners));
         }
     }
-    // What died or moved did so before this position: once the vault has come so far, its state says so too. Contents that
-    // are deferred would still name it there: no file is, from here on.
-    let end = rounds.history.barrier_on_all();
+    // What died or moved did so before this position: once the vault has come so far, its state says so too. But for files
+    // whose contents are deferred: those still name there what died here.
+    let owners = unneeded.iter().flat_map(|(_, owners)| owners.keys().copied()).collect();
+    let (end, deferred) = rounds.history.barrier_on(&owners, rounds.settings.little);
+    unneeded.retain(|(_, owners)| !owners.keys().any(|owner| deferred.contains(owner)));
     rounds.notifier.wait(end).await.map_err(VaultError::Stopped)?;
-    clean.extend(unneeded);
+    clean.extend(unneeded.into_iter().map(|(sequence, _)| sequence));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::format::commit::{
 use crate::format::key::Key;
 use crate::format::record::{Extent, Place, Record, Segment};
 use crate::journal::JournalError;
+use crate::pipeline::Class;
 use crate::store::Created;
 use crate::upload::remote_storage::{self, Outgoing, SendError, places};
 use crate::vault::VaultError;
@@ -141,7 +142,8 @@ impl Rounds {
         }
         self.keeper.sends(sequence, segments.iter().map(|segment| segment.id));
         self.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()), last).await?;
-        let sent = self.remote.send(&segments, &self.sending).await?;
+        let class = if self.notifier.is_waited_for() { Class::Waited } else { Class::Holding };
+        let sent = self.remote.send(&segments, &self.sending, class).await?;
         let live = segments.iter().map(|segment| u64::from(segment.len)).sum();
         self.keeper.grew(live, sent.iter().map(|(_, len)| u64::from(*len)).sum());
         for (id, len) in sent {

@@ -84,8 +84,9 @@ pub struct Settings {
     /// What unlinked open files have in the journal spills while that takes more than so many bytes; without a number,
     /// more than half of its room.
     pub spill_above: Option<u64>,
-    /// A round sends so many bytes of files that no barrier forces into it; while somebody waits, so many.
+    /// A round sends so many bytes of files that no barrier forces into it; ...
     pub budget: u64,
+    /// ... while somebody waits, so many, and only what has waited for a while itself.
     pub little: u64,
     /// Of a file that is deferred, so much is worth sending ahead.
     pub ahead_least: u64,
@@ -97,7 +98,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             spill_above: None,
-            budget: 8 << 20,
+            budget: 16 << 20,
             little: 1 << 20,
             ahead_least: 1 << 20,
             hold: Duration::from_secs(60),
@@ -298,7 +299,7 @@ impl Rounds {
                 self.renew(&mut plan.outgoing);
                 Some(plan)
             }
-            // Nothing up to there changed any record that must travel now: the vault has the rest. Only the journal may need a commit, for its
+            // Nothing up to there changed any record that must travel now. Only the journal may need a commit, for its
             // files go up to the last one's cut and no further (J5; a mount knows its own commit by that block: C4).
             None => {
                 if !last {
@@ -326,10 +327,13 @@ impl Rounds {
     /// What this round may take (C2).
     fn limits(&self, last: bool) -> Limits {
         let Settings { budget, little, hold, .. } = self.settings;
-        let budget = if self.notifier.is_waited_for() { little } else { budget };
+        let (budget, age) = match self.notifier.is_waited_for() {
+            true => (little, ROUND_AGE),
+            false => (budget, Duration::ZERO),
+        };
         match last {
             true => Limits::ALL,
-            false => Limits { budget, pressed: self.journal.pressed(), hold, all: false },
+            false => Limits { budget, age, pressed: self.journal.pressed(), hold, all: false },
         }
     }
 
