@@ -17,7 +17,8 @@
 //! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a barrier
 //! forces, or that was replayed; of the others, oldest first, those whose bytes to be sent fit a budget, while somebody
 //! waits only those that are old. When the journal runs full, the oldest is taken however large it is, for it holds the
-//! low-water mark.
+//! low-water mark. A barrier that lies before a truncation to nothing forces the lane all the same, as it is at the cut:
+//! what the file was then is in no commit, and cannot be had any more.
 //!
 //! Owns the changes that are appended but not known durable (in order), and the folded rest. A record that was made
 //! and deleted between two commits leaves no trace. Memory is bounded by the number of keys touched.

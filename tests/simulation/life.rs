@@ -132,10 +132,15 @@ impl Sim {
         let clean = self.machines[machine].clean.replace(false) && self.remote.is_unplugged(machine);
         let mounting = Mounting { who, takeover, own, restored, clean };
         self.say(&format!("machine {machine} mounts, life {} (own {own}, takeover {takeover})", who.life));
+        self.lines.borrow().values().for_each(|line| line.oracle.borrow_mut().mounts());
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
         // The last life has one sweep, when all is quiet.
         let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, merge_after: 0, ..GC } } else { GC };
-        let options = self.options(false, plan.remote, takeover, gc);
+        let mut options = self.options(false, plan.remote, takeover, gc);
+        if plan.calm {
+            // What no round takes is sent ahead, however little it is: all comes by itself.
+            options.rounds.ahead_least = 1;
+        }
         let opened = self.open(who, powered, power, options, !restored);
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
         let died = &self.machines[machine].died;
@@ -294,6 +299,7 @@ impl Sim {
             line,
             remote: plan.remote,
             calls: Cell::new(0),
+            begun: Cell::new(0),
             fenced: Cell::new(false),
             reading: RefCell::new(Vec::new()),
             marks: RefCell::new(Vec::new()),

@@ -231,6 +231,7 @@ fn plants() {
         "C6-inline-removed",
         "C2-barrier-ignored",
         "C5-deferred-lost",
+        "L3-truncation-at-once",
         "D1-delete-at-once",
         "D2-list-last",
         "E1-record-not-awaited",
