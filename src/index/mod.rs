@@ -160,6 +160,8 @@ impl Index {
         let Some(number) = current(&ground)? else { return Ok(None) };
         let seal = Arc::new(Seal::new(&ground.keys, ground.random.clone(), number));
         let delta = ground.tables.open(number)?;
+        // What a process that was killed had applied and not synced counts from now on: it must not go in a power cut.
+        delta.sync()?;
         let sealed = delta.get(MARK)?.ok_or_else(|| damaged("it has no mark"))?;
         let (mark, bases) = table::read_mark(&seal.open(MARK, &sealed)?)?;
         let bases = bases.into_iter().map(|id| Base::open(&ground, id).map(Arc::new)).collect::<Result<_, _>>()?;

@@ -219,6 +219,8 @@ struct Queue {
     cut: Position,
     /// Up to where the index is safe (J5).
     indexed: Position,
+    /// Extents that go once the index is safe up to there, in the order of these positions.
+    leaving: VecDeque<(Position, Vec<ExtentId>)>,
     /// Files may be droppable that were not.
     cut_moved: bool,
     closing: bool,
@@ -669,6 +671,22 @@ impl Journal {
         }
     }
 
+    /// These extents are dead or in the vault, and an index that is safe up to `position` knows: the journal need not keep
+    /// their bytes once it is. (Without the store nothing else tells a mount where they are: E4.)
+    pub fn release_at(&self, position: Position, ids: Vec<ExtentId>) {
+        if ids.is_empty() {
+            return;
+        }
+        {
+            let mut queue = self.queue.lock();
+            if queue.indexed < position {
+                queue.leaving.push_back((position, ids));
+                return;
+            }
+        }
+        self.release(&ids);
+    }
+
     /// The low-water mark moved to `cut`: files that lie below it and hold no unreleased extent are dropped, oldest
     /// first (J5). Append `Note::Took` of the commit that has this cut, and wait until it is durable, before.
     pub fn committed(&self, cut: Position) {
@@ -686,7 +704,15 @@ impl Journal {
 
     /// The index is safe up to this position, or needs the journal no more: files before it may go (J5).
     pub fn indexed(&self, position: Position) {
-        self.queue.lock().indexed = position;
+        let mut leaving = Vec::new();
+        {
+            let mut queue = self.queue.lock();
+            queue.indexed = position;
+            while queue.leaving.front().is_some_and(|(at, _)| *at <= position) {
+                leaving.extend(queue.leaving.pop_front().into_iter().flat_map(|(_, ids)| ids));
+            }
+        }
+        self.release(&leaving);
         self.look_at_files(None);
     }
 

@@ -532,6 +532,7 @@ fn build(built: Built) -> Arc<Journal> {
         wanted: Position(0),
         cut: Position(0),
         indexed: Position(u64::MAX),
+        leaving: VecDeque::new(),
         cut_moved: false,
         closing: false,
         begin: None,

@@ -92,6 +92,13 @@ pub async fn look(
         return Ok(Looked { found: None, walked: walk::walk(store, keys, pin, None).await? });
     };
     let walked = walk::walk(store, keys, pin, Some(mark.link)).await?;
+    log::debug!(
+        "the index goes up to commit {} ({}), journal position {:?}; the vault to commit {}",
+        mark.link.sequence,
+        if mark.clean { "clean" } else { "not clean" },
+        mark.block.map(|block| block.position),
+        walked.commit.link.sequence
+    );
     match usable(&mark, &walked, recovered) {
         Ok(usable) => Ok(Looked { found: Some((index, mark, usable)), walked }),
         Err(why) => {
@@ -424,6 +431,7 @@ impl Indexer {
         // A journal that runs full waits for this.
         if !state.is_synced && (last || state.synced.elapsed() >= SYNC || self.journal.pressed()) {
             self.index.sync()?;
+            log::trace!("the index is safe up to commit {}, {:?}", state.mark.link.sequence, state.position);
             if state.disowned {
                 self.index.claim()?;
                 state.disowned = false;

@@ -208,9 +208,11 @@ impl Follower {
         let model = match observe(&drive.fs).await {
             Ok(model) => model,
             Err(FsError::Io(_)) if faults => return Ok(None),
+            // A read that missed an object made it look, and the file is no more.
+            Err(FsError::Stale) if drive.status().sequence != before => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        // A read that missed an object made it look.
+        // The same, and the file is still there.
         if drive.status().sequence != before {
             return Ok(None);
         }

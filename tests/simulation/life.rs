@@ -25,7 +25,7 @@ use super::line::Line;
 use super::model::Model;
 use super::oracle::{Floor, Found};
 use super::remote::Who;
-use super::sim::{GC, Sim, found, observe, unlocked};
+use super::sim::{GC, Leaning, Sim, found, observe, unlocked};
 use super::users::{Life, dice};
 use super::world::{Power, PoweredDisk};
 
@@ -90,7 +90,7 @@ impl Sim {
         let number = self.next_life();
         let who = Who { machine: plan.machine, life: number };
         let faults = (self.disk_faults && !plan.calm).then(|| dice(self.below(1 << 40), 3));
-        let power = Power::with_faults(plan.steps, faults);
+        let power = Power::with_faults(plan.steps, faults, self.leaning.lies());
         let disk = self.machines[plan.machine].disk.borrow().clone();
         let end = tokio::select! {
             biased;
@@ -301,6 +301,7 @@ impl Sim {
             calls: Cell::new(0),
             begun: Cell::new(0),
             fenced: Cell::new(false),
+            closing: Cell::new(false),
             reading: RefCell::new(Vec::new()),
             marks: RefCell::new(Vec::new()),
         });
@@ -344,6 +345,10 @@ impl Sim {
                 biased;
                 () = power.gone() => {}
                 () = tokio::time::sleep(plan.lingers) => {}
+            }
+            if self.leaning == Leaning::Holds {
+                life.read_open().await;
+                self.verdict()?;
             }
         }
         if !power.is_gone() && plan.closes {

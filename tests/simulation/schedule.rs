@@ -13,7 +13,7 @@ use super::PANICS;
 use super::follower::Follower;
 use super::life::{End, Plan, QUIET};
 use super::objects;
-use super::sim::{Sim, born, found, runtime, unlocked};
+use super::sim::{Leaning, Sim, born, found, runtime, unlocked};
 
 /// Lives of one machine, each so long after the one before.
 type Chain = Vec<(Duration, Plan)>;
@@ -23,7 +23,11 @@ impl Sim {
         let users = 1 + self.below(4) as usize;
         Plan {
             machine,
-            steps: if calm || self.chance(15) { u64::MAX } else { 20 + self.below(400) },
+            steps: if calm || self.chance(15) || self.leaning == Leaning::Holds {
+                u64::MAX
+            } else {
+                20 + self.below(400)
+            },
             users,
             calls: if calm { self.below(5) as usize } else { 5 + self.below(80) as usize / users },
             remote: self.chance(25),
@@ -31,6 +35,7 @@ impl Sim {
             closes: calm || self.chance(50),
             lingers: Duration::from_secs(match calm {
                 true => 2 * QUIET.as_secs(),
+                false if self.leaning == Leaning::Holds => 600 + self.below(600),
                 false if self.chance(30) => self.below(300),
                 false => 0,
             }),

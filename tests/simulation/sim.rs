@@ -36,7 +36,7 @@ use super::oracle::{Floor, Found, Oracle};
 use super::print;
 use super::remote::{Front, Remote, Who};
 use super::users::dice;
-use super::world::Power;
+use super::world::{Power, READS_LIE};
 
 /// A state directory as it once was.
 pub struct Backup {
@@ -64,8 +64,26 @@ pub struct Machine {
     pub clean: Cell<bool>,
 }
 
+/// What histories have more of than usual: some bugs need what is rare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaning {
+    Even,
+    /// The disk gives other bytes than were written.
+    Lies,
+    /// Unlinked files stay open, and lives last until gc has swept more than once.
+    Holds,
+}
+
+impl Leaning {
+    /// Of ten thousand reads of the disk so many give other bytes.
+    pub fn lies(self) -> u64 {
+        if self == Leaning::Lies { 25 * READS_LIE } else { READS_LIE }
+    }
+}
+
 /// One seed's world, over all its lives.
 pub struct Sim {
+    pub leaning: Leaning,
     dice: RefCell<Dice>,
     pub remote: Arc<Remote>,
     pub machines: [Machine; 2],
@@ -253,7 +271,7 @@ pub fn found(model: &Model) -> Found {
 }
 
 impl Sim {
-    pub fn new(seed: u64, told: bool) -> Sim {
+    pub fn new(seed: u64, leaning: Leaning, told: bool) -> Sim {
         let mut dice = dice(seed, 1);
         let trouble = [0, 5, 15, 30][dice.below(4) as usize];
         let journal_bytes = if dice.chance(80) { 64 << 20 } else { 16 << 20 };
@@ -271,8 +289,10 @@ impl Sim {
             died: Cell::new(false),
             clean: Cell::new(false),
         });
+        let disk_faults = dice.chance(25);
         Sim {
-            disk_faults: dice.chance(25),
+            leaning,
+            disk_faults: disk_faults || leaning == Leaning::Lies,
             duels: dice.chance(50),
             copies: dice.chance(30),
             offline: dice.chance(40),

@@ -15,7 +15,7 @@ use dripfs::mount::drive::Drive;
 
 use super::line::Line;
 use super::model::{File, Kind, ROOT, hash};
-use super::sim::Sim;
+use super::sim::{Leaning, Sim};
 use super::world::Power;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -61,6 +61,8 @@ pub struct Life {
     pub begun: Cell<usize>,
     /// It was read-only when no call was under way: nothing may change any more.
     pub fenced: Cell<bool>,
+    /// Whatever is open is being closed.
+    pub closing: Cell<bool>,
     pub reading: RefCell<Vec<Rc<RefCell<Reading>>>>,
     /// Simulated time and ghost time, now and then.
     pub marks: RefCell<Vec<(Duration, u64)>>,
@@ -463,6 +465,9 @@ impl Life {
 
     /// The kernel forgets what is unlinked, once nobody uses it.
     fn forget(&self, ino: u64, percent: u64) {
+        if self.sim.leaning == Leaning::Holds && !self.closing.get() {
+            return;
+        }
         let mut model = self.line.model.borrow_mut();
         if model.names.nodes.contains_key(&ino) || self.calls.get() > 1 || !self.chance(percent) {
             return;
@@ -482,6 +487,7 @@ impl Life {
 
     /// Nobody has any file open now.
     pub fn close_all(&self) {
+        self.closing.set(true);
         let orphans = self.line.model.borrow().orphans.clone();
         orphans.into_iter().for_each(|ino| self.forget(ino, 100));
     }
@@ -551,7 +557,7 @@ impl Life {
     }
 
     /// Unlinked files that are still open read as they were, whatever gc has deleted (L4, D2).
-    async fn read_open(&self) {
+    pub async fn read_open(&self) {
         let open = self.line.model.borrow().orphans.clone();
         for ino in open {
             let Some(len) = self.line.model.borrow().files.get(&ino).map(|file| file.bytes.len()) else { continue };

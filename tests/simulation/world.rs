@@ -30,16 +30,18 @@ pub struct Power {
     /// The disk may give other bytes than were written: not while a journal is replayed, for what it lies about then is
     /// taken for the torn tail.
     may_lie: AtomicBool,
+    /// Of ten thousand reads so many lie.
+    lies: u64,
 }
 
 impl Power {
     /// The power goes right after `steps` operations.
     pub fn new(steps: u64) -> Arc<Power> {
-        Power::with_faults(steps, None)
+        Power::with_faults(steps, None, 0)
     }
 
-    /// As `new`, with a disk that now and then fails as these dice fall.
-    pub fn with_faults(steps: u64, faults: Option<Dice>) -> Arc<Power> {
+    /// As `new`, with a disk that now and then fails as these dice fall; of ten thousand reads so many lie.
+    pub fn with_faults(steps: u64, faults: Option<Dice>, lies: u64) -> Arc<Power> {
         Arc::new(Power {
             left: AtomicU64::new(steps),
             gone: AtomicBool::new(false),
@@ -52,6 +54,7 @@ impl Power {
             disk_failed: AtomicBool::new(false),
             read_failed: AtomicBool::new(false),
             may_lie: AtomicBool::new(false),
+            lies,
         })
     }
 
@@ -175,7 +178,7 @@ pub struct PoweredDisk {
 const WRITES_FAIL: u64 = 20;
 const SYNCS_FAIL: u64 = 200;
 const READS_FAIL: u64 = 10;
-const READS_LIE: u64 = 20;
+pub const READS_LIE: u64 = 20;
 
 struct PoweredFile {
     inner: Arc<dyn File>,
@@ -199,7 +202,7 @@ impl File for PoweredFile {
             return Err(io::Error::other("this block cannot be read"));
         }
         self.inner.read_at(out, offset)?;
-        if self.power.may_lie.load(Relaxed) && self.power.fails(READS_LIE) {
+        if self.power.may_lie.load(Relaxed) && self.power.fails(self.power.lies) {
             self.power.read_failed.store(true, Relaxed);
             out.iter_mut().take(1).for_each(|byte| *byte ^= 1);
         }

@@ -202,7 +202,7 @@ impl Offline {
         let low = parts.history.low(commit.cut);
         let note = parts.history.note(Note::took(commit.link, commit.cut, low));
         parts.journal.wait_durable(note).await.map_err(VaultError::from)?;
-        parts.journal.release(&settled);
+        parts.journal.release_at(note, settled);
         parts.journal.committed(low);
         parts.notifier.committed(commit.cut);
         let grown = link.sequence.0.saturating_sub(manifest.sequence.0);

@@ -169,6 +169,10 @@ impl Drive {
         if let Some(why) = ownership::hole(&recovered, cut) {
             return Err(VaultError::State { path: JOURNAL_DIR.to_owned(), why: why.to_owned() });
         }
+        log::debug!(
+            "without the store: the index goes up to commit {}, over {over:?}; the vault has the journal up to {cut}",
+            mark.link.sequence
+        );
         let index = Arc::new(index);
         let changes = recovered.changes.clone();
         let (mut blocks, low) = (recovered.blocks.clone(), recovered.low);

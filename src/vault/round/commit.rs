@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
+use futures::{FutureExt, TryFutureExt};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -227,8 +227,8 @@ impl Rounds {
         let released = self.history.end_round(placed, dead, chain.newest).map_err(VaultError::from)?;
         self.forget_found(&released);
         self.notifier.committed(chain.cut);
-        self.note(Note::took(chain.newest, chain.cut, low), chain.idle).await?;
-        self.journal.release(&released);
+        let noted = self.note(Note::took(chain.newest, chain.cut, low), chain.idle).await?;
+        self.journal.release_at(noted, released);
         self.journal.committed(low);
         Ok(())
     }
@@ -240,8 +240,8 @@ impl Rounds {
         }
     }
 
-    /// Notes something of the vault in the journal; durable when this returns (J5).
-    pub(in crate::vault) async fn note(&self, note: Note, last: bool) -> Result<(), RoundError> {
+    /// Notes something of the vault in the journal; durable when this returns (J5). Returns where it stands.
+    pub(in crate::vault) async fn note(&self, note: Note, last: bool) -> Result<Position, RoundError> {
         let noted = self.history.note(note);
         let mut failures = 0;
         while let Err(error) = self.journal.wait_durable(noted).await {
@@ -251,7 +251,7 @@ impl Rounds {
             failures += 1;
             self.disk_failed(failures, last, error.into()).await?;
         }
-        Ok(())
+        Ok(noted)
     }
 
     async fn set_pin(&self, pin: Pin) -> Result<(), VaultError> {
@@ -297,7 +297,7 @@ impl Fetch for Rounds {
 impl Upload for Rounds {
     fn announce<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<(), RoundError>> {
         self.keeper.sends_for_checkpoint(ids);
-        self.note(Note::Sent(ids.to_vec()), false).boxed()
+        self.note(Note::Sent(ids.to_vec()), false).map_ok(drop).boxed()
     }
 
     fn create(&self, name: String, object: Bytes) -> BoxFuture<'_, Result<(), RoundError>> {
