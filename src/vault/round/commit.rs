@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, TryFutureExt};
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use tokio::time::Instant;
 
 use super::plan::{DEAD_LEN, LARGE, Plan, Records, SMALL, chunks, inline_places, place};
