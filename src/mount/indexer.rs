@@ -18,7 +18,7 @@ use crate::base::{Clock, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Extent, Record};
+use crate::format::record::{Extent, Place, Record};
 use crate::history::overlay::Unindexed;
 use crate::history::{History, Replay};
 use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
@@ -278,6 +278,31 @@ pub fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
         _ => None,
     };
     records.iter().filter_map(place).collect()
+}
+
+/// Where the vault put those extents that the state takes for local; reads all of the vault's records. Takes those that
+/// the walk brought.
+pub async fn places_of_local(
+    store: &Store,
+    keys: &Keys,
+    walked: &mut Walked,
+    history: &History,
+) -> Result<Vec<(ExtentId, Extent)>, VaultError> {
+    let mut placed = Vec::new();
+    each_record(store, keys, walked, |key, record| {
+        if let (Part::Extent { number }, Record::Extent(extent)) = (key.part, &**record)
+            && history.view().get(key)?.is_some_and(|known| is_local(&known))
+        {
+            placed.push((ExtentId { owner: key.ino, number }, extent.clone()));
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(placed)
+}
+
+fn is_local(record: &Record) -> bool {
+    matches!(record, Record::Extent(extent) if extent.place == Place::Local)
 }
 
 /// Feeds the index with what is durable.

@@ -124,6 +124,11 @@ pub async fn walk(
         let mut walk = Walk::new(store, keys, pin);
         walk.listed = least;
         let why = match walk.run(from.take()).await {
+            Ok(true) if walk.began_early() && number < TRIES => {
+                log::debug!("the log names a newer checkpoint than the one where reading began: read again from there");
+                least = walk.link.sequence;
+                continue;
+            }
             Ok(true) => return walk.finish().await,
             Ok(false) => tampered("what seemed to be the end of the log is none".to_owned()),
             Err(error @ (VaultError::Tampered(_) | VaultError::RolledBack(_))) => error,
@@ -199,6 +204,13 @@ impl<'a> Walk<'a> {
             link: ChainLink { sequence: Sequence(0), hash: [0; 32] },
             commit: None,
         }
+    }
+
+    /// Was there a checkpoint on the way? What the one where it began consists of may be removed by now, though the log
+    /// behind it still stands.
+    fn began_early(&self) -> bool {
+        let newest = self.newest.as_ref().map(|newest| newest.checkpoint);
+        !self.continued && self.base.as_ref().is_some_and(|(began, _)| Some(*began) != newest)
     }
 
     /// Walks; `false` if that did not lead to the end.
@@ -355,6 +367,8 @@ impl<'a> Walk<'a> {
                 pin.link.sequence
             )));
         }
+        let began = self.base.as_ref().map(|((id, _), base)| (*id, base.sequence));
+        log::debug!("the log was read from {began:?} to {}, which names {}", self.link.sequence, newest.checkpoint.0);
         Ok(Walked {
             continued: self.continued,
             manifest: match &self.base {

@@ -77,6 +77,8 @@ pub struct Mounting {
     restored: bool,
     /// It must be able to do without the store: the life before was unmounted, and the link is down from the first.
     clean: bool,
+    /// A mount has ended on its way since a life came up.
+    pub died: bool,
 }
 
 impl Sim {
@@ -130,7 +132,9 @@ impl Sim {
             (false, false) => plan.calm || self.chance(80),
         };
         let clean = self.machines[machine].clean.replace(false) && self.remote.is_unplugged(machine);
-        let mounting = Mounting { who, takeover, own, restored, clean };
+        // It may end at any moment from here on.
+        let died = self.machines[machine].died.replace(true);
+        let mounting = Mounting { who, takeover, own, restored, clean, died };
         self.say(&format!("machine {machine} mounts, life {} (own {own}, takeover {takeover})", who.life));
         self.lines.borrow().values().for_each(|line| line.oracle.borrow_mut().mounts());
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
@@ -143,11 +147,9 @@ impl Sim {
         }
         let opened = self.open(who, powered, power, options, !restored);
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
-        let died = &self.machines[machine].died;
         let (drive, offline) = match opened {
             Ok((drive, offline)) => (Rc::new(drive), offline),
             Err(error) => {
-                died.set(true);
                 return match power.is_gone() {
                     true => Ok(End::Crashed),
                     false => self.refused(plan, &mounting, power, &error),
@@ -159,15 +161,9 @@ impl Sim {
         power.quiet(false);
         let model = match model {
             Ok(model) => model,
-            Err(_) if power.is_gone() || power.disk_failed() => {
-                died.set(true);
-                return Ok(End::Crashed);
-            }
+            Err(_) if power.is_gone() || power.disk_failed() => return Ok(End::Crashed),
             // What only the vault has may be gone there, if another machine has written meanwhile.
-            Err(_) if offline && !self.remote.is_own(machine) => {
-                died.set(true);
-                return Ok(End::Crashed);
-            }
+            Err(_) if offline && !self.remote.is_own(machine) => return Ok(End::Crashed),
             Err(error) => return Err(format!("after the mount: {error}")),
         };
         let line = match offline {
@@ -177,7 +173,8 @@ impl Sim {
                 self.came_up(&mounting, model, &drive, disk)?
             }
         };
-        died.set(false);
+        self.machines[machine].died.set(false);
+        self.remote.came_up(who.life);
         power.let_lie();
         self.machines[machine].patched.set(false);
         self.work(plan, line, drive, disk, power).await
@@ -246,7 +243,9 @@ impl Sim {
     /// What the machine that a state directory was copied from owed then, if nothing has entered the log since.
     fn owed_by_copy(&self, who: Who, before: &[Who], parent: &Rc<Line>) -> Option<Floor> {
         let backup = self.machines[who.machine].restored.borrow().clone()?;
-        let is_of_parent = Rc::ptr_eq(parent, &backup.line);
+        // One that another machine took over from sets its own history aside, also if that one never came up.
+        let mut since = before.iter().skip_while(|before| before.life != parent.who.life);
+        let is_of_parent = Rc::ptr_eq(parent, &backup.line) && since.all(|before| before.machine == parent.who.machine);
         let unchanged = self.remote.length_before(who.life) == backup.log_len
             && (is_of_parent || before.last().is_some_and(|last| last.life == backup.life));
         unchanged.then(|| backup.local.clone())

@@ -212,6 +212,26 @@ fn e4_an_epoch_record_that_a_takeover_left_behind_fences_no_later_offline_mount(
     }
 }
 
+#[test]
+fn e4_the_journal_let_an_extent_go_whose_place_only_the_vault_knew() {
+    for seed in [20_000_420, 20_002_871] {
+        history(seed, false, &mut Tally::default()).expect("the history is clean");
+    }
+}
+
+#[test]
+fn c6_a_stale_listing_let_gc_leave_a_hole_in_the_log() {
+    history(10_008_505, false, &mut Tally::default()).expect("the history is clean");
+}
+
+/// The index was an older copy, and gc had removed the commit that it went up to.
+#[test]
+fn e4_an_offline_mount_took_its_own_removed_commits_for_another_machines() {
+    for seed in [20_008_046, 20_012_093] {
+        history(seed, false, &mut Tally::default()).expect("the history is clean");
+    }
+}
+
 /// What finds planted bugs finds nothing where none is.
 #[test]
 fn histories_that_lean_are_clean() {

@@ -124,7 +124,7 @@ impl Sim {
         let asides = asides(disk)?;
         let (parent, oracle, at) = match own {
             // A mount that died on its way may have followed another machine's history.
-            Err(why) if self.machines[who.machine].died.get() => {
+            Err(why) if mounting.died => {
                 let followed = self.followed(&shown).ok_or(why)?;
                 self.check_aside(who, &shown, &asides, disk)?;
                 followed

@@ -10,7 +10,7 @@
 //! none of an earlier life may enter the log. (A late create may put back a commit that was removed: C6.) A life that began
 //! without the store may write only if nobody but its own machine has since the history that it goes on from (E3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
@@ -77,6 +77,8 @@ struct State {
     gone: BTreeMap<Path, (Duration, ObjectMeta)>,
     /// Lives that began without the store: how many reigns there were in the history that they go on from.
     offline: BTreeMap<u64, usize>,
+    /// Lives that came up.
+    came_up: BTreeSet<u64>,
     /// The newest log object.
     newest: Option<Path>,
     /// Lives that have written to the log, in their order.
@@ -128,6 +130,7 @@ impl Remote {
             links: [Duration::ZERO; 2],
             gone: BTreeMap::new(),
             offline: BTreeMap::new(),
+            came_up: BTreeSet::new(),
             newest: None,
             reigns: Vec::new(),
             log: BTreeMap::new(),
@@ -287,6 +290,11 @@ impl Remote {
         self.state.lock().links[machine] > now
     }
 
+    /// A drive is there, with the store or without.
+    pub fn came_up(&self, life: u64) {
+        self.state.lock().came_up.insert(life);
+    }
+
     /// A life has begun without the store, with a history in which there were so many reigns.
     pub fn goes_on_from(&self, life: u64, reigns: usize) {
         let mut state = self.state.lock();
@@ -381,10 +389,12 @@ impl Remote {
                 let now = self.now();
                 self.state.lock().gone.insert(location.clone(), (now, meta));
             }
-            return self.objects.delete(location).await.map(|()| None);
+            let result = self.objects.delete(location).await;
+            log::trace!("{who:?} deletes {location}: {}", result.is_ok());
+            return result.map(|()| None);
         };
         let result = self.objects.put_opts(location, payload, options).await;
-        log::trace!("put {location}: {}", result.is_ok());
+        log::trace!("{who:?} puts {location}: {}", result.is_ok());
         if result.is_ok() {
             let now = self.now();
             let mut state = self.state.lock();
@@ -529,8 +539,12 @@ impl State {
         if self.reigns.last() == Some(&who) {
             return;
         }
+        // What a machine left that never came up, and this one took over before it was without the store, is no history.
+        let taken_over = self.reigns.iter().rposition(|other| other.machine == who.machine).unwrap_or_default();
+        let is_nothing = |at: usize, other: &Who| at < taken_over && !self.came_up.contains(&other.life);
         if let Some(joined) = self.offline.get(&who.life)
-            && let Some(other) = self.reigns[*joined..].iter().find(|other| other.machine != who.machine)
+            && let Some((_, other)) = (self.reigns.iter().enumerate().skip(*joined))
+                .find(|(at, other)| other.machine != who.machine && !is_nothing(*at, other))
         {
             self.broken
                 .get_or_insert(format!("E3: {who:?} began without the store, and goes on with what {other:?} wrote"));

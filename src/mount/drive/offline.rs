@@ -22,8 +22,9 @@ use crate::format::change::Note;
 use crate::format::commit::{BlockRef, ChainLink, Hash};
 use crate::journal::JournalError;
 use crate::mount::indexer;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::vault::VaultError;
+use crate::vault::checkpoint::chain::{self, Judgement};
 use crate::vault::checkpoint::keeper::{Keeper, When};
 use crate::vault::epoch::{self, Reign};
 use crate::vault::gc;
@@ -167,11 +168,15 @@ impl Offline {
         parts.store.probe_again().await.map_err(VaultError::from)?;
         let known = parts.pins.get();
         let patient = parts.store.patient();
-        let walked = walk::walk(&patient, &parts.keys, known.as_ref(), Some(self.base)).await?;
-        if let Some(why) = self.foreign(&walked) {
+        let mut walked = walk::walk(&patient, &parts.keys, known.as_ref(), Some(self.base)).await?;
+        let follows = walked.continued || self.is_covered(&patient, parts, &walked).await?;
+        if let Some(why) = self.foreign(&walked, follows) {
             return Err(Not::Fenced(fenced(parts, &why)));
         }
-        let placed = indexer::places(&walked.records);
+        let placed = match walked.continued {
+            true => indexer::places(&walked.records),
+            false => indexer::places_of_local(&patient, &parts.keys, &mut walked, &parts.history).await?,
+        };
         let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
         if header != self.reign.header {
             return Err(Not::Fenced(fenced(parts, "the vault has a new header (its passphrase was changed)")));
@@ -212,15 +217,25 @@ impl Offline {
         Ok((reign, keeper, chain))
     }
 
-    /// Why the vault is not this machine's to go on with (C4, E2); `None` if it is.
-    fn foreign(&self, walked: &Walked) -> Option<String> {
+    /// The commit that the index goes up to was removed since (the index is an older copy, say): does the checkpoint that
+    /// covers it know it?
+    async fn is_covered(&self, store: &Store, parts: &Parts, walked: &Walked) -> Result<bool, VaultError> {
+        let Some(base) = &walked.base else { return Ok(false) };
+        Ok(chain::judge(store, &parts.keys, base, self.base).await? == Judgement::OnTheChain)
+    }
+
+    /// Why the vault is not this machine's to go on with (C4, E2); `None` if it is. `follows`: what the index holds is a
+    /// part of the vault's history.
+    fn foreign(&self, walked: &Walked, follows: bool) -> Option<String> {
         let own = |block: &Option<BlockRef>| block.is_some_and(|block| self.blocks.contains(&block));
         // An own object was made by a mount that had seen all before it. What may stand there since the index's commit are
         // epoch records of machines that this one then took the vault over from, and that never wrote.
-        let first = walked.blocks.iter().position(|(block, _)| own(block)).unwrap_or(0);
-        let (before, since) = walked.blocks.split_at(first);
-        let follows = before.iter().all(|(_, is_commit)| !is_commit) && since.iter().all(|(block, _)| own(block));
-        if !walked.continued || !follows {
+        let first = walked.blocks.iter().position(|(block, _)| own(block));
+        // Where the walk began anew, an own object must say so of what the checkpoint covers.
+        let follows = follows && (walked.continued || first.is_some());
+        let (before, since) = walked.blocks.split_at(first.unwrap_or(0));
+        let is_own = before.iter().all(|(_, is_commit)| !is_commit) && since.iter().all(|(block, _)| own(block));
+        if !follows || !is_own {
             return Some(format!("another machine ({}) has written to the vault", walked.newest.host));
         }
         let newest = &walked.newest;

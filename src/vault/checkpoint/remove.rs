@@ -8,6 +8,7 @@
 //! - A commit goes only after the manifest that it names, unless that one counts. So a reader that finds the newest
 //!   commit that it knows, but not the manifest, knows that it is late.
 //! - The newest commit and what comes after it never go; epoch records never do: they are the fences.
+//! - A commit goes only when none stands before it, also if a listing did not show that one.
 //! - A commit whose inline extents somebody names stops the removal until they lie elsewhere.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -98,6 +99,16 @@ pub struct Removal {
     /// Of those that are left: commits, and what they name.
     names: HashMap<Sequence, ObjectId>,
     manifests_gone: HashSet<ObjectId>,
+    /// Numbers right below the one that goes next, under which no commit stands.
+    clear: Clear,
+}
+
+/// From, to; `ends` once nothing at all was found below.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clear {
+    from: Sequence,
+    to: Sequence,
+    ends: bool,
 }
 
 impl Removal {
@@ -112,6 +123,7 @@ impl Removal {
             listed: Sequence(0),
             names: HashMap::new(),
             manifests_gone: HashSet::new(),
+            clear: Clear::default(),
         }
     }
 
@@ -151,6 +163,9 @@ impl Removal {
             return Step::ReadBack;
         }
         let Some(&manifest) = self.names.get(&oldest) else { return Step::Look(oldest) };
+        if let Some(before) = self.unknown_before(oldest) {
+            return Step::Look(before);
+        }
         if keep(oldest) {
             return Step::Blocked(oldest);
         }
@@ -158,6 +173,13 @@ impl Removal {
             return Step::Manifest(manifest);
         }
         Step::Commit(oldest)
+    }
+
+    /// The next number below this one under which a commit may stand that no listing showed: a log that has a hole behind
+    /// one ends there for readers.
+    fn unknown_before(&self, oldest: Sequence) -> Option<Sequence> {
+        let clear = if self.clear.to == oldest { self.clear } else { Clear { from: oldest, to: oldest, ends: false } };
+        (!clear.ends && clear.from > Sequence(1)).then(|| Sequence(clear.from.0 - 1))
     }
 
     /// Which log objects there seem to be, in any order.
@@ -182,9 +204,23 @@ impl Removal {
 
     /// What stands under a number: the one that [`Step::Look`] asked for, or a later one.
     pub fn stands(&mut self, sequence: Sequence, standing: Standing) {
-        match standing {
-            Standing::Commit(manifest) => _ = self.names.insert(sequence, manifest),
-            Standing::Nothing | Standing::Epoch => self.pass(sequence),
+        let oldest = self.left.as_ref().and_then(|left| left.front().copied());
+        let is_below = oldest.filter(|oldest| sequence < *oldest);
+        match (standing, is_below) {
+            (Standing::Commit(manifest), below) => {
+                if let (Some(_), Some(left)) = (below, &mut self.left) {
+                    left.push_front(sequence);
+                }
+                self.names.insert(sequence, manifest);
+            }
+            (Standing::Nothing | Standing::Epoch, None) => self.pass(sequence),
+            (_, Some(oldest)) => {
+                if self.clear.to != oldest {
+                    self.clear = Clear { from: oldest, to: oldest, ends: false };
+                }
+                self.clear.from = sequence;
+                self.clear.ends = standing == Standing::Nothing;
+            }
         }
     }
 
@@ -197,6 +233,11 @@ impl Removal {
     }
 
     fn pass(&mut self, sequence: Sequence) {
+        let after = Sequence(sequence.0 + 1);
+        match self.clear.to == sequence {
+            true => self.clear.to = after,
+            false => self.clear = Clear { from: sequence, to: after, ends: false },
+        }
         if let Some(left) = &mut self.left
             && let Ok(at) = left.binary_search(&sequence)
         {
@@ -229,6 +270,7 @@ pub async fn remove_covered<R: Remove>(
                 read_back(remote, manifest, &mut seen.whole).await?;
                 removal.was_read_back();
             }
+            Step::Look(sequence) if seen.epochs.contains(&sequence) => removal.stands(sequence, Standing::Epoch),
             Step::Look(sequence) => {
                 let (standing, _) = look(remote, keys, seen, sequence).await?;
                 removal.stands(sequence, standing);

@@ -189,3 +189,19 @@ async fn an_epoch_record_is_looked_at_once() {
     let looked = |k| vault.remote.got.lock().iter().filter(|name| **name == log_name(Sequence(k))).count();
     assert_eq!((looked(3), looked(5)), (1, 1));
 }
+
+/// A hole behind a commit that stands would be the log's end for a reader whose listing is as old.
+#[tokio::test]
+async fn c6_a_commit_that_a_listing_did_not_show_goes_before_those_after_it() {
+    let (vault, [empty, first, _]) = vault().await;
+    let mut driven = Driven::new(&vault);
+    driven.wait();
+    driven.removal.listed([4, 6].map(Sequence));
+    assert_eq!(driven.run(&[1]).await.unwrap(), Step::Blocked(Sequence(1)), "also where somebody needs it");
+    assert_eq!(*vault.remote.deleted.lock(), Vec::<String>::new());
+    assert_eq!(driven.run(&[]).await.unwrap(), Step::Done);
+    let log = |k| log_name(Sequence(k));
+    let expected =
+        [checkpoint_name(empty), log(1), log(2), log(4), checkpoint_name(first), log(5), log(6)].map(String::from);
+    assert_eq!(*vault.remote.deleted.lock(), expected);
+}
