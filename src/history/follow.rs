@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::History;
 use super::versions::{self, Taken, VersionId};
-use crate::base::{Ino, Position};
+use crate::base::{Epoch, Ino, Position};
 use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
 use crate::format::record::Record;
@@ -97,7 +97,8 @@ impl History {
             if !writes.is_empty() {
                 state.overlay.apply(position, writes, old.into_iter());
             }
-            state.overlay.stands(position, link);
+            // Who follows gives no numbers: which epoch it is does not matter.
+            state.overlay.stands(position, link, Epoch(0));
             break;
         }
         if !changed.is_empty() {

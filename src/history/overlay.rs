@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::base::{ExtentId, Ino, Position};
+use crate::base::{Epoch, ExtentId, Ino, Position};
 use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
 use crate::format::record::{Extent, Place, Record};
@@ -33,8 +33,8 @@ struct Recent {
 struct Step {
     position: Position,
     writes: Vec<(Key, Option<Arc<Record>>)>,
-    /// The log object that the places come from.
-    link: Option<ChainLink>,
+    /// The log object that the places come from, and its epoch.
+    link: Option<(ChainLink, Epoch)>,
     inodes: u64,
     bytes: u64,
 }
@@ -149,7 +149,7 @@ impl Overlay {
         self.push(position, writes, None);
     }
 
-    fn push(&mut self, position: Position, writes: Vec<(Key, Option<Arc<Record>>)>, link: Option<ChainLink>) {
+    fn push(&mut self, position: Position, writes: Vec<(Key, Option<Arc<Record>>)>, link: Option<(ChainLink, Epoch)>) {
         let Mark { inodes, bytes, .. } = self.mark;
         self.steps.push_back(Step { position, writes, link, inodes, bytes });
     }
@@ -253,8 +253,8 @@ impl Overlay {
     }
 
     /// All places that the commit `link` gave are known.
-    pub fn stands(&mut self, position: Position, link: ChainLink) {
-        self.push(position, Vec::new(), Some(link));
+    pub fn stands(&mut self, position: Position, link: ChainLink, epoch: Epoch) {
+        self.push(position, Vec::new(), Some((link, epoch)));
     }
 
     /// Takes steps at or before `durable` into `taken`, `most` at a time; returns whether there are more.
@@ -265,7 +265,9 @@ impl Overlay {
                 _ => return false,
             }
             let step = self.steps.pop_front().expect("looked at above");
-            self.mark.link = step.link.unwrap_or(self.mark.link);
+            if let Some((link, epoch)) = step.link {
+                (self.mark.link, self.mark.epoch) = (link, self.mark.epoch.max(epoch));
+            }
             taken.position = step.position;
             let (inodes, bytes) = (step.inodes, step.bytes);
             taken.mark = Mark { block: taken.mark.block, inodes, bytes, ..self.mark.clone() };

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::History;
 use super::fold::{Folded, Limits, Taken, Usage};
-use crate::base::{ExtentId, Ino, Position, plants};
+use crate::base::{Epoch, ExtentId, Ino, Position, plants};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::Key;
 use crate::format::record::Extent;
@@ -86,9 +86,9 @@ impl History {
         &self,
         placed: &[(ExtentId, Extent)],
         dead: &[ExtentId],
-        link: ChainLink,
+        (link, epoch): (ChainLink, Epoch),
     ) -> Result<Vec<ExtentId>, IndexError> {
-        self.place(placed, link)?;
+        self.place(placed, (link, epoch))?;
         let mut released: Vec<ExtentId> = placed.iter().map(|(id, _)| *id).collect();
         for part in dead.chunks(1024) {
             self.bury(part, &mut released)?;
@@ -122,15 +122,15 @@ impl History {
         Ok(())
     }
 
-    /// The commit `link` of this history gave these places. In steps, so that operations go on beside it.
-    pub fn place(&self, placed: &[(ExtentId, Extent)], link: ChainLink) -> Result<(), IndexError> {
+    /// The commit `link` of this history, of that epoch, gave these places. In steps, so that operations go on beside it.
+    pub fn place(&self, placed: &[(ExtentId, Extent)], (link, epoch): (ChainLink, Epoch)) -> Result<(), IndexError> {
         let end = || self.journal.as_ref().map_or(Position(0), |journal| journal.end());
         for part in placed.chunks(1024) {
             let mut state = self.state.write();
             state.overlay.place(end(), part)?;
         }
         let mut state = self.state.write();
-        state.overlay.stands(end(), link);
+        state.overlay.stands(end(), link, epoch);
         Ok(())
     }
 

@@ -42,7 +42,7 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 use crate::base::disk::{self, Disk};
-use crate::base::{Ino, Random};
+use crate::base::{Epoch, Ino, Random};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
@@ -98,6 +98,8 @@ pub struct Mark {
     pub bytes: u64,
     /// No inode in it has a higher number.
     pub highest: Ino,
+    /// The highest epoch of the log up to `link`, where that is a writer's.
+    pub epoch: Epoch,
 }
 
 impl Mark {
@@ -320,9 +322,15 @@ impl Index {
         self.layers.read().delta.sync()
     }
 
-    /// The next mount shall not use it: the journal may go on without it. Undone by [`Index::claim`].
-    pub fn disown(&self) {
-        let _ = self.ground.disk.remove(&self.ground.path(CURRENT));
+    /// The next mount shall not use it: once this went well the journal may go on without it. Undone by
+    /// [`Index::claim`].
+    pub fn disown(&self) -> std::io::Result<()> {
+        match self.ground.disk.remove(&self.ground.path(CURRENT)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // A power cut must not bring it back: by then the journal lacks what it lacks.
+        self.ground.disk.sync_dir(self.ground.dir)
     }
 
     /// It counts again.

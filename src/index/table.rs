@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{IndexError, Mark, damaged};
-use crate::base::{FileId, Ino, Position, Sequence};
+use crate::base::{Epoch, FileId, Ino, Position, Sequence};
 use crate::format::commit::{BlockRef, ChainLink};
 use crate::format::key::Key;
 use crate::format::record::Record;
@@ -46,13 +46,13 @@ pub fn read_value(key: &Key, value: &[u8]) -> Result<Option<Arc<Record>>, IndexE
 }
 
 /// Version, then fields of fixed length; local to this machine, so that another version is simply another index.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 pub fn write_mark(mark: &Mark, bases: impl Iterator<Item = [u8; 16]>) -> Vec<u8> {
     let mut out = vec![VERSION, mark.clean.into(), mark.block.is_some().into()];
     out.extend_from_slice(&mark.link.sequence.0.to_be_bytes());
     out.extend_from_slice(&mark.link.hash);
-    for number in [mark.inodes, mark.bytes, mark.highest.0] {
+    for number in [mark.inodes, mark.bytes, mark.highest.0, mark.epoch.0.into()] {
         out.extend_from_slice(&number.to_be_bytes());
     }
     if let Some(block) = &mark.block {
@@ -73,6 +73,7 @@ fn parse_mark(rest: &mut Rest<'_>) -> Option<(Mark, Vec<[u8; 16]>)> {
     let [VERSION, clean, has_block] = rest.take()? else { return None };
     let link = ChainLink { sequence: Sequence(rest.u64()?), hash: rest.take()? };
     let (inodes, bytes, highest) = (rest.u64()?, rest.u64()?, Ino(rest.u64()?));
+    let epoch = Epoch(rest.u64()?.try_into().ok()?);
     let block = match has_block {
         0 => None,
         _ => Some(BlockRef { file: FileId(rest.take()?), position: Position(rest.u64()?), tag: rest.take()? }),
@@ -81,7 +82,7 @@ fn parse_mark(rest: &mut Rest<'_>) -> Option<(Mark, Vec<[u8; 16]>)> {
     while !rest.0.is_empty() {
         bases.push(rest.take()?);
     }
-    Some((Mark { link, block, clean: clean != 0, inodes, bytes, highest }, bases))
+    Some((Mark { link, block, clean: clean != 0, inodes, bytes, highest, epoch }, bases))
 }
 
 struct Rest<'a>(&'a [u8]);

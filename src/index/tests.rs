@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::disk::RealDisk;
 use crate::base::disk::simulated::SimulatedDisk;
-use crate::base::{FileId, Position, Sequence};
+use crate::base::{Epoch, FileId, Position, Sequence};
 use crate::crypto::secret::Key as SecretKey;
 use crate::format::record::Xattr;
 
@@ -41,6 +41,7 @@ fn mark(position: u64) -> Mark {
         inodes: position,
         bytes: u64::MAX - position,
         highest: Ino(u64::MAX >> 1),
+        epoch: Epoch(7),
     }
 }
 

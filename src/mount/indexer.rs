@@ -14,13 +14,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{Clock, ExtentId, Ino, Position, plants};
+use crate::base::{Clock, Epoch, ExtentId, Ino, Position, plants};
 use crate::format::change::{Change, Note};
+use crate::format::commit::ChainLink;
 use crate::format::key::{Key, Part};
 use crate::format::keys::Keys;
-use crate::format::record::{Extent, Place, Record};
+use crate::format::record::{Extent, Record};
 use crate::history::overlay::Unindexed;
-use crate::history::{History, Replay};
+use crate::history::{self, History, Replay};
 use crate::index::{Builder, Folded, Ground, Index, IndexError, Mark};
 use crate::journal::{Journal, Recovered};
 use crate::store::Store;
@@ -161,6 +162,27 @@ pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position),
     }
 }
 
+/// The newest commit of which the journal says that the vault has it: the log up to there is what this journal stands on,
+/// or was made of it.
+pub fn noted(changes: &[(Position, Arc<Change>)]) -> Option<ChainLink> {
+    let took = |change: &Arc<Change>| match change.note {
+        Some(Note::Took { link, cut: Some(_), .. }) => Some(link),
+        _ => None,
+    };
+    changes.iter().filter_map(|(_, change)| took(change)).max_by_key(|link| link.sequence)
+}
+
+/// The highest epoch that the log is known to have. A commit that the journal has noted and the index has not met is of
+/// an epoch that gave numbers there.
+pub fn known_epoch(mark: &Mark, changes: &[(Position, Arc<Change>)]) -> Epoch {
+    let is_later =
+        |note: &Note| matches!(note, Note::Took { link, cut: Some(_), .. } if link.sequence > mark.link.sequence);
+    match changes.iter().any(|(_, change)| change.note.as_ref().is_some_and(is_later)) {
+        true => mark.epoch.max(history::highest_epoch(changes)),
+        false => mark.epoch,
+    }
+}
+
 pub enum Use {
     /// It holds a state that the vault had: what the commits since then say comes on top.
     Forward,
@@ -186,8 +208,11 @@ fn usable(mark: &Mark, walked: &Walked, recovered: Option<&Recovered>) -> Result
     if !is_own(&block) || recovered.begins > block.position {
         return Err("the journal does not go on from where it ends");
     }
-    let newest = walked.newest.block.as_ref();
-    match walked.blocks.iter().map(|(block, _)| block.as_ref()).chain([newest]).all(|block| block.is_some_and(is_own)) {
+    // Files that hold blocks of what the journal has noted as the vault's may be gone.
+    let noted = noted(&recovered.changes);
+    let since = walked.since(noted).iter().map(|passed| passed.block.as_ref());
+    let newest = (noted != Some(walked.newest.link)).then_some(walked.newest.block.as_ref());
+    match since.chain(newest).all(|block| block.is_some_and(is_own)) {
         true => Ok(Use::Ahead(block.position)),
         false => Err("another machine has written to the vault"),
     }
@@ -205,7 +230,8 @@ fn forward(index: Index, mut mark: Mark, mut walked: Walked) -> Result<Ready, Va
         }
     }
     if mark.link != walked.commit.link || !batch.is_empty() {
-        mark = Mark { link: walked.commit.link, block: None, clean: true, ..mark };
+        let epoch = mark.epoch.max(walked.newest.epoch);
+        mark = Mark { link: walked.commit.link, block: None, clean: true, epoch, ..mark };
         index.apply(&batch, &mark)?;
         index.remember(batch.iter());
         index.sync()?;
@@ -239,7 +265,8 @@ pub async fn make(
 
 /// The mark of an index that will hold what a walk found, before its records are counted.
 pub(super) fn empty(walked: &Walked) -> Mark {
-    Mark { link: walked.commit.link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0) }
+    let (link, epoch) = (walked.commit.link, walked.newest.epoch);
+    Mark { link, block: None, clean: true, inodes: 0, bytes: 0, highest: Ino(0), epoch }
 }
 
 /// All records of the state that a walk found, in key order; takes those that it brought.
@@ -280,9 +307,9 @@ pub fn places(records: &Folded) -> Vec<(ExtentId, Extent)> {
     records.iter().filter_map(place).collect()
 }
 
-/// Where the vault put those extents that the state takes for local; reads all of the vault's records. Takes those that
-/// the walk brought.
-pub async fn places_of_local(
+/// Where the vault has those extents that the state takes to lie elsewhere; reads all of the vault's records. Takes those
+/// that the walk brought.
+pub async fn places_anew(
     store: &Store,
     keys: &Keys,
     walked: &mut Walked,
@@ -291,7 +318,7 @@ pub async fn places_of_local(
     let mut placed = Vec::new();
     each_record(store, keys, walked, |key, record| {
         if let (Part::Extent { number }, Record::Extent(extent)) = (key.part, &**record)
-            && history.view().get(key)?.is_some_and(|known| is_local(&known))
+            && history.view().get(key)?.is_some_and(|known| lies_elsewhere(&known, extent))
         {
             placed.push((ExtentId { owner: key.ino, number }, extent.clone()));
         }
@@ -301,8 +328,8 @@ pub async fn places_of_local(
     Ok(placed)
 }
 
-fn is_local(record: &Record) -> bool {
-    matches!(record, Record::Extent(extent) if extent.place == Place::Local)
+fn lies_elsewhere(known: &Record, extent: &Extent) -> bool {
+    matches!(known, Record::Extent(known) if known.place != extent.place)
 }
 
 /// Feeds the index with what is durable.
@@ -361,16 +388,25 @@ impl Indexer {
                     failures += 1;
                     if failures == 1 {
                         log::error!("the index cannot be written: {why}; free space or check the disk");
+                    }
+                    if !self.is_disowned() {
                         self.disown();
                     }
-                    let pause = PAUSE_MAX.min(PAUSE * failures);
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => continue,
+                }
+                Err(IndexError::Damaged(_)) => {
+                    failures += 1;
+                    if self.is_disowned() || self.disown() {
+                        return;
                     }
                 }
-                Err(IndexError::Damaged(_)) => return,
+            }
+            if failures > 0 {
+                let pause = PAUSE_MAX.min(PAUSE * failures);
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => continue,
+                }
             }
             // Changes that touch the same records are folded; the durable end may move thousands of times a second.
             tokio::select! {
@@ -391,14 +427,26 @@ impl Indexer {
     pub async fn finish(self: &Arc<Self>) {
         if let Err(error) = self.step(true).await {
             log::warn!("{error}");
+            if matches!(error, IndexError::Damaged(_)) && !self.is_disowned() {
+                self.disown();
+            }
         }
     }
 
-    /// The disk takes nothing for the index: the journal must not wait for it, or it could not give any room back.
-    fn disown(&self) {
-        self.index.disown();
+    fn is_disowned(&self) -> bool {
+        self.state.lock().disowned
+    }
+
+    /// The disk takes nothing for the index, or it is damaged: the journal must not wait for it, or it could not give any
+    /// room back. The next mount makes it anew, from the vault. False if not even that can be written.
+    fn disown(&self) -> bool {
+        if let Err(error) = self.index.disown() {
+            log::debug!("the index cannot be given up: {error}; tried again");
+            return false;
+        }
         self.state.lock().disowned = true;
         self.journal.indexed(Position(u64::MAX));
+        true
     }
 
     async fn step(self: &Arc<Self>, last: bool) -> Result<(), IndexError> {
@@ -420,9 +468,6 @@ impl Indexer {
         if let Err(error @ IndexError::Damaged(_)) = &result {
             log::error!("{error}");
             state.broken = true;
-            // The next mount makes it anew, from the vault: it needs no journal.
-            self.index.disown();
-            self.journal.indexed(Position(u64::MAX));
         }
         result
     }

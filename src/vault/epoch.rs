@@ -30,12 +30,12 @@ pub fn next(pins: &PinFile, pin: Pin, journal: Epoch) -> Result<Epoch, VaultErro
 }
 
 /// The number of a mount without the store: as [`next`], but the one that is reserved already as long as its record does
-/// not exist (E1).
-pub fn reserve(pins: &PinFile, pin: Pin, journal: Epoch) -> Result<Epoch, VaultError> {
+/// not exist (E1). That of an older pin may: the highest epoch that the log is known to have is `known`.
+pub fn reserve(pins: &PinFile, pin: Pin, known: Epoch, journal: Epoch) -> Result<Epoch, VaultError> {
     match pins.standing().reserved {
-        Some(epoch) if epoch >= pin.epoch.max(journal) => Ok(epoch),
+        Some(epoch) if epoch >= pin.epoch.max(journal) && epoch > known => Ok(epoch),
         _ => {
-            let epoch = above(pin, journal)?;
+            let epoch = above(pin, journal.max(known))?;
             pins.reserve(pin, epoch)?;
             Ok(epoch)
         }
@@ -161,15 +161,18 @@ mod tests {
         let link = ChainLink { sequence: Sequence(4), hash: [4; 32] };
         let known = Pin { vault: VaultId([1; 32]), link, header: 1, epoch: Epoch(5) };
         open().set(known).unwrap();
-        assert_eq!(reserve(&open(), known, Epoch(0)).unwrap(), Epoch(6));
+        assert_eq!(reserve(&open(), known, Epoch(5), Epoch(0)).unwrap(), Epoch(6));
         let known = open().get().unwrap();
         assert_eq!((known.epoch, known.link), (Epoch(6), link), "durable, and the link is as it was");
-        assert_eq!(reserve(&open(), known, Epoch(6)).unwrap(), Epoch(6), "the next mount goes on with it");
-        assert_eq!(reserve(&open(), known, Epoch(9)).unwrap(), Epoch(10), "the journal has used higher ones");
+        assert_eq!(reserve(&open(), known, Epoch(5), Epoch(6)).unwrap(), Epoch(6), "the next mount goes on with it");
+        assert_eq!(reserve(&open(), known, Epoch(5), Epoch(9)).unwrap(), Epoch(10), "the journal has used higher ones");
+        // Its record stands, as the index knows, though the pin (an older copy) does not.
+        let older = open().get().unwrap();
+        assert_eq!(reserve(&open(), older, Epoch(10), Epoch(10)).unwrap(), Epoch(11));
         // Its record stands.
         let pins = open();
         pins.set(Pin { epoch: Epoch(10), ..known }).unwrap();
-        assert_eq!(reserve(&open(), pins.get().unwrap(), Epoch(10)).unwrap(), Epoch(11));
+        assert_eq!(reserve(&open(), pins.get().unwrap(), Epoch(5), Epoch(10)).unwrap(), Epoch(11));
         assert_eq!(next(&open(), open().get().unwrap(), Epoch(12)).unwrap(), Epoch(13));
     }
 }

@@ -43,14 +43,31 @@ pub struct Walked {
     pub manifest: Manifest,
     /// What all commits on the way come to: one record, or its deletion, a key.
     pub records: Folded,
-    /// The journal block that each log object on the way names, and whether it is a commit.
-    pub blocks: Vec<(Option<BlockRef>, bool)>,
+    /// The log objects on the way.
+    pub passed: Vec<Passed>,
     /// The newest log object.
     pub newest: Newest,
     /// The newest commit.
     pub commit: NewestCommit,
     pub header: (u64, Hash),
     pub checkpoint: (ObjectId, Hash),
+}
+
+/// A log object that a walk passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    pub link: ChainLink,
+    /// The journal block that it names.
+    pub block: Option<BlockRef>,
+    pub is_commit: bool,
+}
+
+impl Walked {
+    /// What was passed after this log object; all of it, if that is not on the way.
+    pub fn since(&self, link: Option<ChainLink>) -> &[Passed] {
+        let at = self.passed.iter().position(|passed| Some(passed.link) == link);
+        &self.passed[at.map_or(0, |at| at + 1)..]
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +120,7 @@ struct Walk<'a> {
     /// The epoch of the last log object looked at.
     reign: Epoch,
     records: Folded,
-    blocks: Vec<(Option<BlockRef>, bool)>,
+    passed: Vec<Passed>,
     newest: Option<LogObject>,
     link: ChainLink,
     commit: Option<NewestCommit>,
@@ -199,7 +216,7 @@ impl<'a> Walk<'a> {
             base: None,
             reign: Epoch(0),
             records: Folded::new(),
-            blocks: Vec::new(),
+            passed: Vec::new(),
             newest: None,
             link: ChainLink { sequence: Sequence(0), hash: [0; 32] },
             commit: None,
@@ -325,7 +342,8 @@ impl<'a> Walk<'a> {
         object.check_next(&self.link.hash, self.reign).map_err(|why| tampered(format!("{name} {why}")))?;
         self.link = ChainLink { sequence, hash: kdf::hash(bytes) };
         self.check_pin()?;
-        self.blocks.push((object.block, matches!(object.body, Body::Commit(_))));
+        let is_commit = matches!(object.body, Body::Commit(_));
+        self.passed.push(Passed { link: self.link, block: object.block, is_commit });
         self.reign = object.epoch;
         if let Body::Commit(commit) = &mut object.body {
             let cut = commit.cut;
@@ -377,7 +395,7 @@ impl<'a> Walk<'a> {
             },
             base: self.base.map(|(_, base)| base),
             records: self.records,
-            blocks: self.blocks,
+            passed: self.passed,
             commit,
             header: newest.header,
             checkpoint: newest.checkpoint,

@@ -25,6 +25,8 @@ use dripfs::store::Store;
 use dripfs::vault::VaultError;
 use dripfs::vault::pin::PinFile;
 
+use tokio::time::Instant;
+
 use super::model::Model;
 use super::oracle::Floor;
 use super::remote::{Front, Who};
@@ -51,6 +53,7 @@ struct Open {
     ino: Ino,
     version: VersionId,
     bytes: Vec<u8>,
+    opened: Instant,
 }
 
 /// What the vault had acknowledged when a look began, to the life that had written to it last.
@@ -169,6 +172,8 @@ impl Follower {
                     Ok(bytes) if bytes == file.bytes => {}
                     Ok(_) => return Err(format!("{} is not what it was when it was opened", file.ino)),
                     Err(FsError::Io(_)) if faults => {}
+                    // Its objects are gone, after gc's grace.
+                    Err(FsError::Stale) if file.opened.elapsed() > GC.grace => {}
                     Err(error) => return Err(format!("{}, which is open: {error}", file.ino)),
                 }
             }
@@ -179,7 +184,7 @@ impl Follower {
                     shown.files.iter().nth(self.below(shown.files.len() as u64) as usize).expect("counted");
                 let version = drive.fs.hold(Ino(*ino)).map_err(|error| format!("opening {ino:#x}: {error}"))?;
                 let version = version.expect("a follower holds what is open");
-                open.push(Open { ino: Ino(*ino), version, bytes: file.bytes.clone() });
+                open.push(Open { ino: Ino(*ino), version, bytes: file.bytes.clone(), opened: Instant::now() });
             }
             if open.len() > 4 {
                 drive.fs.let_go(open.remove(0).version);

@@ -162,8 +162,11 @@ impl Sim {
         let model = match model {
             Ok(model) => model,
             Err(_) if power.is_gone() || power.disk_failed() => return Ok(End::Crashed),
-            // What only the vault has may be gone there, if another machine has written meanwhile.
-            Err(_) if offline && !self.remote.is_own(machine) => return Ok(End::Crashed),
+            // What only the vault has may be gone there, if another machine has written meanwhile; or have moved, if the index
+            // is an older copy.
+            Err(_) if offline && (!self.remote.is_own(machine) || self.machines[machine].patched.get()) => {
+                return Ok(End::Crashed);
+            }
             Err(error) => return Err(format!("after the mount: {error}")),
         };
         let line = match offline {
@@ -259,7 +262,14 @@ impl Sim {
         asides: &[SetAside],
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
-        let Some(last) = self.last_line(who.machine) else { return Ok(()) };
+        let Some(mut last) = self.last_line(who.machine) else { return Ok(()) };
+        // A life without the store on which nothing was done acknowledged nothing of its own.
+        while last.is_untouched_offline() {
+            match last.base.clone().filter(|base| base.who.machine == who.machine) {
+                Some(base) => last = base,
+                None => return Ok(()),
+            }
+        }
         if !last.owes(last.taken_over().as_ref().unwrap_or(found)) {
             return Ok(());
         }

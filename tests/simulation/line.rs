@@ -26,13 +26,13 @@ pub struct Line {
     pub offline: Option<usize>,
     /// The line that it goes on with, if it came up so.
     pub base: Option<Rc<Line>>,
-    /// When it came up, in ghost time.
-    born: u64,
+    /// How many states there had been when it came up.
+    born: usize,
 }
 
 impl Line {
     pub fn new(who: Who, model: Model, oracle: Oracle, asides: usize) -> Line {
-        let born = oracle.now();
+        let born = oracle.states();
         let (model, oracle) = (RefCell::new(model), RefCell::new(oracle));
         let offline = None;
         Line {
@@ -50,7 +50,7 @@ impl Line {
 
     /// It came up without the store, and nothing was done on it: it has nothing of its own that the vault could lack.
     pub fn is_untouched_offline(&self) -> bool {
-        self.offline.is_some() && self.oracle.borrow().now() == self.born
+        self.offline.is_some() && self.oracle.borrow().states() == self.born
     }
 
     /// What whoever took over found; of a line that was never in the log: over the line that it went on with.

@@ -219,15 +219,28 @@ fn e4_the_journal_let_an_extent_go_whose_place_only_the_vault_knew() {
     }
 }
 
+/// Two extents of a file had one number.
+#[test]
+fn e1_an_older_pin_let_an_offline_mount_give_numbers_of_an_epoch_that_the_log_had() {
+    history(30_000_246, false, &mut Tally::default()).expect("the history is clean");
+}
+
 #[test]
 fn c6_a_stale_listing_let_gc_leave_a_hole_in_the_log() {
     history(10_008_505, false, &mut Tally::default()).expect("the history is clean");
 }
 
-/// The index was an older copy, and gc had removed the commit that it went up to.
+/// A disk that failed for a while, then lost power, brought back the index that the drive had given up.
+#[test]
+fn i1_an_index_that_was_given_up_stays_so() {
+    history(40_019_823, false, &mut Tally::default()).expect("the history is clean");
+}
+
+/// The index was an older copy, and gc had removed the commit that it went up to; or the journal had let files go whose
+/// blocks commits name.
 #[test]
 fn e4_an_offline_mount_took_its_own_removed_commits_for_another_machines() {
-    for seed in [20_008_046, 20_012_093] {
+    for seed in [20_008_046, 20_012_093, 30_004_156, 40_006_113, 40_004_563] {
         history(seed, false, &mut Tally::default()).expect("the history is clean");
     }
 }

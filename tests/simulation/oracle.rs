@@ -84,6 +84,11 @@ impl Oracle {
         self.now
     }
 
+    /// How many states there were, of names and of contents.
+    pub fn states(&self) -> usize {
+        self.spaces.len() + self.versions.values().map(Vec::len).sum::<usize>()
+    }
+
     pub fn space(&mut self, names: &Names) -> u64 {
         let now = self.tick();
         self.spaces.push((now, names.hash()));

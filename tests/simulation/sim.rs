@@ -447,6 +447,24 @@ impl Sim {
             let life = line.who.life;
             self.say(&format!("{what}: as of {result:?} of life {life}: {:?}", model.names.entries));
         }
+        if result.is_err() {
+            self.tell_difference(&model, &line.model.borrow());
+        }
         result.map(drop)
+    }
+
+    /// For who looks at a seed: where contents are not those of the newest version.
+    fn tell_difference(&self, shown: &Model, model: &Model) {
+        for (ino, file) in &shown.files {
+            let Some(newest) = model.files.get(ino).filter(|newest| newest.bytes != file.bytes) else { continue };
+            let differs = |at: &usize| file.bytes.get(*at) != newest.bytes.get(*at);
+            let most = file.bytes.len().max(newest.bytes.len());
+            let (first, last) = ((0..most).find(differs), (0..most).rev().find(differs));
+            self.say(&format!(
+                "  {ino:#x} differs from its newest version from {first:?} to {last:?} ({} and {} bytes)",
+                file.bytes.len(),
+                newest.bytes.len()
+            ));
+        }
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Claim {
 pub(super) struct Offline {
     /// The newest log object whose commit is in the index.
     pub base: ChainLink,
+    /// The newest commit that the journal has noted.
+    pub noted: Option<ChainLink>,
     /// What tells this machine's log objects from others' (C4).
     pub blocks: HashSet<BlockRef>,
     /// The first block of this mount: what its epoch record names.
@@ -175,7 +177,7 @@ impl Offline {
         }
         let placed = match walked.continued {
             true => indexer::places(&walked.records),
-            false => indexer::places_of_local(&patient, &parts.keys, &mut walked, &parts.history).await?,
+            false => indexer::places_anew(&patient, &parts.keys, &mut walked, &parts.history).await?,
         };
         let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
         if header != self.reign.header {
@@ -201,7 +203,7 @@ impl Offline {
         let pin = Pin { vault: parts.keys.vault, link, header: header.0, epoch };
         parts.pins.set(pin)?;
         // Commits of this machine whose answers it never heard.
-        parts.history.place(&placed, commit.link).map_err(VaultError::from)?;
+        parts.history.place(&placed, (commit.link, newest.epoch)).map_err(VaultError::from)?;
         let ids: Vec<_> = placed.iter().map(|(id, _)| *id).collect();
         let settled = parts.history.settle(&ids).map_err(VaultError::from)?;
         let low = parts.history.low(commit.cut);
@@ -228,14 +230,23 @@ impl Offline {
     /// part of the vault's history.
     fn foreign(&self, walked: &Walked, follows: bool) -> Option<String> {
         let own = |block: &Option<BlockRef>| block.is_some_and(|block| self.blocks.contains(&block));
+        // What the journal has noted it stands on, though files that hold those blocks may be gone.
+        let passed = walked.since(self.noted);
         // An own object was made by a mount that had seen all before it. What may stand there since the index's commit are
         // epoch records of machines that this one then took the vault over from, and that never wrote.
-        let first = walked.blocks.iter().position(|(block, _)| own(block));
+        let first = passed.iter().position(|passed| own(&passed.block));
         // Where the walk began anew, an own object must say so of what the checkpoint covers.
-        let follows = follows && (walked.continued || first.is_some());
-        let (before, since) = walked.blocks.split_at(first.unwrap_or(0));
-        let is_own = before.iter().all(|(_, is_commit)| !is_commit) && since.iter().all(|(block, _)| own(block));
+        let follows = follows && (walked.continued || first.is_some() || passed.len() < walked.passed.len());
+        let (before, since) = passed.split_at(first.unwrap_or(0));
+        let is_own = before.iter().all(|passed| !passed.is_commit) && since.iter().all(|passed| own(&passed.block));
         if !follows || !is_own {
+            let others = since.iter().filter(|passed| !own(&passed.block)).count();
+            log::debug!(
+                "{} log objects since commit {} (continued: {}, first own: {first:?}), {others} of them not of this journal",
+                walked.passed.len(),
+                self.base.sequence,
+                walked.continued
+            );
             return Some(format!("another machine ({}) has written to the vault", walked.newest.host));
         }
         let newest = &walked.newest;

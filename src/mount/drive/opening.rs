@@ -177,7 +177,9 @@ impl Drive {
         let changes = recovered.changes.clone();
         let (mut blocks, low) = (recovered.blocks.clone(), recovered.low);
         let found = recovered.extents.iter().copied().collect();
-        let epoch = epoch::reserve(&pins, pin, history::highest_epoch(&changes))?;
+        let noted = indexer::noted(&changes);
+        let known = indexer::known_epoch(&mark, &changes);
+        let epoch = epoch::reserve(&pins, pin, known, history::highest_epoch(&changes))?;
         let journal = Journal::resume(recovered, world.random.clone(), settings(&options), cut)?;
         let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
         history.go_on_counting(&changes, mark.highest);
@@ -208,6 +210,7 @@ impl Drive {
         let parts = Parts { settings, ..Parts::new(&world, &keys, &history, &journal, found, &pins, cut) };
         let offline = Offline {
             base: link,
+            noted,
             blocks,
             block,
             reign: offline::Claim {
@@ -361,7 +364,7 @@ impl Opening {
         let grown = newest.link.sequence.0.saturating_sub(manifest.sequence.0);
         let keeper = Keeper::new(options.checkpoint, checkpoint, manifest, grown * CLASS_MIN as u64, grown);
         // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
-        let epoch = epoch::next(&pins, pin, history::highest_epoch(&recovered.changes))?;
+        let epoch = epoch::next(&pins, pin, history::highest_epoch(&recovered.changes).max(mark.epoch))?;
         let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
         let changes = recovered.changes.clone();
         let found = recovered.extents.iter().copied().collect();
@@ -369,7 +372,7 @@ impl Opening {
         let journal = Journal::resume(recovered, world.random.clone(), settings(&options), commit.cut.max(above))?;
         let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
         history.replay(&changes, (commit.cut, low.min(commit.cut)), over)?;
-        history.place(&placed, commit.link)?;
+        history.place(&placed, (commit.link, newest.epoch))?;
         let vain = history.vain(&changes)?;
         drop(changes);
         let indexer = Indexer::new(history.clone(), index, journal.clone(), world.clock.clone(), mark, position);

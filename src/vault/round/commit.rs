@@ -224,7 +224,8 @@ impl Rounds {
         }
         *self.chain.lock() = chain;
         *self.sending.lock() = 0;
-        let released = self.history.end_round(placed, dead, chain.newest).map_err(VaultError::from)?;
+        let released =
+            self.history.end_round(placed, dead, (chain.newest, self.reign.epoch)).map_err(VaultError::from)?;
         self.forget_found(&released);
         self.notifier.committed(chain.cut);
         let noted = self.note(Note::took(chain.newest, chain.cut, low), chain.idle).await?;
