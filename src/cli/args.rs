@@ -64,17 +64,27 @@ pub enum Command {
     ///
     /// Programs that still use the drive are cut off after 10 seconds. Exit code 14: the store did not answer, the
     /// rest stays in the journal on this machine, and the next mount sends it.
-    Umount(Directory),
+    Umount(Umount),
     /// Show how a mount is doing, or all mounts of this user.
     Status(Status),
+    /// Print a JSON line for each upload and download of a file, until interrupted.
+    Events(Directory),
     /// See and change what is kept of files on this machine.
     #[command(subcommand)]
     Cache(Cache),
+    /// See and change what opens a vault: passphrases and recovery keys.
+    #[command(subcommand)]
+    Key(Key),
     /// Bring back the files of histories that were set aside.
     ///
     /// Where another machine has taken the vault over, what this one had not sent is set aside. Each file that it changed
     /// is written out whole, under the path that it had. Exit code 15: some did not come whole; they are listed.
     Rescue(Rescue),
+    /// Look for what can be wrong before the first mount, and say what to do.
+    ///
+    /// With URL or PROFILE the store is asked too, and a small object is created there and removed. Exit code 1: something
+    /// is wrong.
+    Doctor(Doctor),
     /// Print completions for a shell.
     Completions { shell: Shell },
     /// The background half of `mount --background`; reads its task from standard input.
@@ -91,6 +101,7 @@ Options for -o, separated by commas:
   noatime, relatime    nothing changes: reading never moves a time of last access
   durability=LEVEL     the same as --durability
   state=DIR            the same as --state
+  passphrase-file=F    the same as --passphrase-file, for /etc/fstab
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
   cache_ttl=SECONDS    how long they are kept, and the kernel's copies, when the file is not used (60)
   disk_cache=SIZE      sealed bytes of the store kept on the local disk (1G; 0, none, for a vault in a local directory)
@@ -101,6 +112,7 @@ Options for -o, separated by commas:
   compress=on|off      compress where it pays (on)
   readahead=SIZE       read ahead at most so much for one sequential reader; 0: not at all (32M)
   inflight=SIZE        memory for what is between the cache and disk or store (128M)
+  metrics=ADDRESS      serve http://ADDRESS/metrics and /health there, such as 127.0.0.1:9090; loopback only
   STAGE_workers=N      and _min, _max, _bytes, _kept: what a stage of the pipelines takes at once; see dripfs(1)
   Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
 
@@ -124,10 +136,11 @@ pub struct Init {
 
 #[derive(Args, Debug)]
 pub struct Mount {
-    /// The vault.
+    /// The vault; or the name of a profile, NAME.toml in ~/.config/dripfs or /etc/dripfs (see dripfs.toml(5)).
+    #[arg(value_name = "URL|PROFILE")]
     pub url: String,
-    /// An empty directory.
-    pub dir: PathBuf,
+    /// An empty directory; with a profile that names one it may be left out.
+    pub dir: Option<PathBuf>,
     /// Make the vault and the directory DIR where they are missing.
     #[arg(long, conflicts_with = "read_only")]
     pub init: bool,
@@ -163,6 +176,9 @@ pub struct Mount {
     pub passphrase: Passphrase,
     #[command(flatten)]
     pub new_vault: NewVault,
+    /// It is mount(8) that asks.
+    #[arg(skip)]
+    pub helper: bool,
 }
 
 /// For commands that make a vault.
@@ -177,7 +193,7 @@ pub struct NewVault {
 }
 
 /// Where the passphrase comes from. One line end at its end is not part of it.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Passphrase {
     /// Read the passphrase from F.
     #[arg(long, value_name = "F", group = "source")]
@@ -190,9 +206,25 @@ pub struct Passphrase {
     pub passphrase_fd: Option<i32>,
 }
 
+impl Passphrase {
+    pub fn is_given(&self) -> bool {
+        self.passphrase_file.is_some() || self.passphrase_command.is_some() || self.passphrase_fd.is_some()
+    }
+}
+
 #[derive(Args, Debug)]
 pub struct Directory {
     /// Where the drive is mounted.
+    pub dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Umount {
+    /// Only clear a mount point whose process is gone; anything else there is left alone.
+    #[arg(long)]
+    pub dead: bool,
+    /// Where the drive is mounted, or the name of its profile.
+    #[arg(value_name = "DIR|PROFILE")]
     pub dir: PathBuf,
 }
 
@@ -218,6 +250,19 @@ pub struct Rescue {
 }
 
 #[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Everything local is to lie below DIR.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// A vault, or where one is to be; or the name of a profile.
+    #[arg(value_name = "URL|PROFILE")]
+    pub url: Option<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Status {
     /// Print JSON: one object, or without DIR an array of them.
     #[arg(long)]
@@ -225,6 +270,9 @@ pub struct Status {
     /// Print it anew each second.
     #[arg(long)]
     pub watch: bool,
+    /// Print metrics for Prometheus.
+    #[arg(long, conflicts_with_all = ["json", "watch"], requires = "dir")]
+    pub metrics: bool,
     /// Where the drive is mounted; all mounts of this user if left out.
     pub dir: Option<PathBuf>,
 }
@@ -243,6 +291,79 @@ pub enum Cache {
         /// Only what lies at or below it.
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Key {
+    /// List the slots of a vault's header. Each holds the master key, sealed under a passphrase or a recovery key.
+    List(KeyPlace),
+    /// Add a passphrase, or with --recovery a recovery key.
+    Add {
+        #[command(flatten)]
+        place: KeyPlace,
+        /// A recovery key instead of a passphrase; it is shown once, or written to the file of --recovery-file.
+        #[arg(long, conflicts_with = "new")]
+        recovery: bool,
+        #[command(flatten)]
+        new: NewPassphrase,
+        #[command(flatten)]
+        made: NewVault,
+        #[command(flatten)]
+        takeover: Takeover,
+    },
+    /// Remove a slot; the last one stays.
+    ///
+    /// Who has kept a copy of the old header, and the passphrase that was removed, still opens that copy.
+    Remove {
+        #[command(flatten)]
+        place: KeyPlace,
+        /// Its number, as `dripfs key list` shows it.
+        slot: usize,
+        #[command(flatten)]
+        takeover: Takeover,
+    },
+    /// Put a new passphrase in the place of the one that opens the vault; with the recovery key, of a lost one.
+    Change {
+        #[command(flatten)]
+        place: KeyPlace,
+        #[command(flatten)]
+        new: NewPassphrase,
+        /// Memory that each guess at the passphrase costs, from 64 to 1024.
+        #[arg(long, value_name = "MIB", default_value_t = 256)]
+        kdf_memory: u32,
+        #[command(flatten)]
+        takeover: Takeover,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct KeyPlace {
+    /// The vault, or the name of its profile. It must not be mounted.
+    #[arg(value_name = "URL|PROFILE")]
+    pub url: String,
+    /// Everything local lies below DIR.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    #[command(flatten)]
+    pub passphrase: Passphrase,
+}
+
+#[derive(Args, Debug)]
+pub struct Takeover {
+    /// Do it although another machine has the vault open: that machine is gone.
+    #[arg(long)]
+    pub takeover: bool,
+}
+
+/// Where the new passphrase comes from; otherwise it is asked for on the terminal, twice.
+#[derive(Args, Debug, Default)]
+pub struct NewPassphrase {
+    /// Read the new passphrase from F.
+    #[arg(long, value_name = "F", group = "new")]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// Read the new passphrase from the open file descriptor N.
+    #[arg(long, value_name = "N", group = "new")]
+    pub new_passphrase_fd: Option<i32>,
 }
 
 #[derive(Args, Debug)]
@@ -291,16 +412,27 @@ mod tests {
             "mount --takeover --passphrase-fd 3 /v /d",
             "mount --upload-limit 2MiB --download-limit 500K s3://bucket/prefix /d",
             "mount --accept-rollback /v /d",
+            "mount photos",
             "sync /d",
             "umount /d",
+            "umount --dead photos",
             "status",
             "status --json --watch /d",
+            "status --metrics /d",
+            "events /d",
+            "doctor",
+            "doctor --json --state /s s3://bucket/prefix",
             "rescue --json --remove /d",
             "rescue --to /out --state /s --passphrase-fd 3 file:///v",
             "cache warm /d/a /d/b",
             "cache drop /d/a",
             "cache list",
             "cache list /d",
+            "key list /v",
+            "key add --recovery --recovery-file r --passphrase-file f /v",
+            "key add --new-passphrase-file n --takeover photos",
+            "key remove --state /s /v 2",
+            "key change --new-passphrase-fd 3 /v",
             "completions bash",
             "-vv status",
             "status -q",
@@ -315,10 +447,13 @@ mod tests {
         for line in [
             "",
             "dance",
-            "mount /v",
+            "mount",
             "sync",
             "cache",
             "cache warm",
+            "key",
+            "key remove /v",
+            "key add --recovery --new-passphrase-file n /v",
             "mount --durability never /v /d",
             "mount --init --read-only /v /d",
             "mount --accept-rollback --read-only /v /d",

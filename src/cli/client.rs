@@ -50,6 +50,34 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     }
 }
 
+/// A line for each event, until the mount ends or nobody reads any more.
+pub fn events(path: &Path) -> Result<u8, Failure> {
+    let stream = find(&mountpoint::drive_of(path))?;
+    let mut failed = None;
+    let told = |event| {
+        let line = serde_json::to_value(event).map(|value| json_line(&value)).map_err(io::Error::from);
+        let mut out = io::stdout();
+        let written = line.and_then(|line| out.write_all(line.as_bytes()).and_then(|()| out.flush()));
+        failed = written.err();
+        failed.is_none()
+    };
+    control::watch(stream, told).map_err(failure)?;
+    match failed {
+        Some(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(MountError::io("events", e).into()),
+        _ => Ok(exit::OK),
+    }
+}
+
+/// Clears a dead mount point, for whoever mounts there next.
+pub fn clear(dir: &Path) -> Result<u8, Failure> {
+    match mountpoint::clear_dead(dir) {
+        Ok(true) => log::warn!("{}: a dead mount was cleared; what was fsynced is in its journal", dir.display()),
+        Ok(false) => log::debug!("{}: nothing dead is mounted there", dir.display()),
+        Err(e) => return Err(Failure::error(format!("{}: {e}", dir.display()))),
+    }
+    Ok(exit::OK)
+}
+
 /// Has the kernel hand over what was written through memory maps: the process that serves the mount does not know of it
 /// yet.
 fn write_back(dir: &Path) -> Result<(), Failure> {
@@ -90,6 +118,7 @@ fn wait_for_exit(pid: u32) {
 pub fn status(args: &Status) -> Result<u8, Failure> {
     loop {
         let text = match &args.dir {
+            Some(dir) if args.metrics => metrics(dir)?,
             Some(dir) => one(dir, args.json)?,
             None => all(args.json)?,
         };
@@ -111,6 +140,14 @@ pub fn status(args: &Status) -> Result<u8, Failure> {
 fn one(dir: &Path, json: bool) -> Result<String, Failure> {
     let value = control::call(find(&mountpoint::drive_of(dir))?, &Command::Status, |_| ()).map_err(failure)?;
     render(&value, json)
+}
+
+fn metrics(dir: &Path) -> Result<String, Failure> {
+    let value = control::call(find(&mountpoint::drive_of(dir))?, &Command::Metrics, |_| ()).map_err(failure)?;
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err(failure(CallError::Strange("no text".to_owned()))),
+    }
 }
 
 /// What the process that serves `dir` says of it.
@@ -333,6 +370,7 @@ mod tests {
             mountpoint: "/mnt/x".into(),
             pid: 7,
             unmounting: false,
+            metrics_address: None,
             status: Status {
                 state: "outage".into(),
                 reason: Some("the store does not answer".into()),

@@ -63,9 +63,10 @@ fn code_of_vault(error: &VaultError) -> u8 {
         VaultError::NotFound { .. } => NO_VAULT,
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
         VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
-        VaultError::Tampered(_) | VaultError::RolledBack(_) | VaultError::Format(FormatError::Unauthentic(_)) => {
-            TAMPERED
-        }
+        VaultError::Tampered(_)
+        | VaultError::OtherHeader { .. }
+        | VaultError::RolledBack(_)
+        | VaultError::Format(FormatError::Unauthentic(_)) => TAMPERED,
         VaultError::NotKept(_) => NOT_DRAINED,
         // Malformed bytes that somebody sealed, a newer format, a damaged local journal: no proof of a hand at work.
         VaultError::Format(FormatError::Malformed { .. } | FormatError::Newer { .. })
@@ -73,6 +74,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
         | VaultError::Exists { .. }
         | VaultError::ForeignFiles { .. }
         | VaultError::State { .. }
+        | VaultError::KeyChange(_)
         | VaultError::Stopped(_)
         | VaultError::Unreachable { .. }
         | VaultError::Index(_)

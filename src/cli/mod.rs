@@ -6,11 +6,15 @@
 mod args;
 mod cache;
 mod client;
+mod doctor;
 pub mod exit;
+mod helper;
+mod key;
 mod logging;
 mod mount;
 mod options;
 mod passphrase;
+mod profile;
 mod progress;
 mod rescue;
 
@@ -32,18 +36,44 @@ struct Voice {
 
 /// Runs the command line and returns the exit code.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
-    let arguments = match Arguments::try_parse_from(words) {
-        Ok(arguments) => arguments,
-        Err(usage) => {
-            // Help and version are "errors" with exit code 0; a closed pipe takes nothing away from them.
-            let _ = usage.print();
-            return u8::try_from(usage.exit_code()).unwrap_or(exit::ERROR);
-        }
+    let words: Vec<OsString> = words.into_iter().collect();
+    let commands = Arguments::command();
+    let commands: Vec<String> = commands.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    if helper::is_meant(&words, &commands) {
+        return help_mount(words);
+    }
+    match Arguments::try_parse_from(words) {
+        Ok(arguments) => ended(command(arguments)),
+        Err(usage) => misused(&usage),
+    }
+}
+
+/// As mount(8) or mount.fuse3 asks.
+fn help_mount(words: Vec<OsString>) -> u8 {
+    let helper = match helper::Helper::try_parse_from(&words) {
+        Ok(helper) => helper,
+        Err(usage) => return helper::code(misused(&usage)),
     };
-    match command(arguments) {
+    if helper.fake {
+        return exit::OK;
+    }
+    let voice = Voice { verbose: u8::from(helper.verbose), quiet: false };
+    logging::to_stderr(logging::level(LevelFilter::Warn, voice.verbose, voice.quiet));
+    let by_name = helper::is_meant(&words[..1], &[]);
+    helper::code(ended(mount::mount(&helper::asked(&helper, by_name), voice)))
+}
+
+fn misused(usage: &clap::Error) -> u8 {
+    // Help and version are "errors" with exit code 0; a closed pipe takes nothing away from them.
+    let _ = usage.print();
+    u8::try_from(usage.exit_code()).unwrap_or(exit::ERROR)
+}
+
+fn ended(result: Result<u8, Failure>) -> u8 {
+    match result {
         Ok(code) => code,
         Err(Failure { code, message }) => {
-            let _ = writeln!(std::io::stderr(), "dripfs: {message}");
+            let _ = writeln!(std::io::stderr(), "{}dripfs: {message}", logging::prefix(log::Level::Error));
             code
         }
     }
@@ -64,9 +94,15 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         Command::Init(init) => mount::init(&init),
         Command::Mount(args) => mount::mount(&args, voice),
         Command::Sync(args) => client::sync(&args.dir, voice),
-        Command::Umount(args) => client::umount(&args.dir, voice),
+        Command::Umount(args) => match (profile::directory(&args.dir, &crate::mount::environment)?, args.dead) {
+            (dir, true) => client::clear(&dir),
+            (dir, false) => client::umount(&dir, voice),
+        },
         Command::Status(args) => client::status(&args),
+        Command::Events(args) => client::events(&args.dir),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Cache(args) => cache::cache(&args, voice),
+        Command::Key(args) => key::key(&args),
         Command::Rescue(args) => rescue::rescue(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "dripfs", &mut std::io::stdout());

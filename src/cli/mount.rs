@@ -10,19 +10,20 @@ use std::time::Duration;
 use log::LevelFilter;
 use parking_lot::Mutex;
 
-use super::args::{Init, Mount, NewVault};
+use super::args::{self, Init, Mount, NewVault};
 use super::exit::{self, Failure};
 use super::options::{self, MountOptions};
+use super::profile::{self, Profile};
 use super::progress::Display;
 use super::{Voice, human_bytes, logging, passphrase, printable};
 use crate::format::header::Cost;
 use crate::fuse;
 use crate::mount::background::{self, News};
-use crate::mount::drive::{Caching, Closed, DriveOptions, Progress};
+use crate::mount::drive::{Caching, Closed, DriveOptions, Durability, Progress};
 use crate::mount::new_vault::{self, Recovery};
 use crate::mount::serve::{self, Observer, Request};
 use crate::mount::{MountError, environment, mountpoint, state_dir};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Limits, Store, StoreError};
 use crate::vault::VaultError;
 use crate::vault::checkpoint::keeper::When;
 
@@ -61,55 +62,99 @@ pub fn init(args: &Init) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// What profile and command line say together; the command line overrules.
+struct Asked {
+    profile: Option<Profile>,
+    options: MountOptions,
+    /// What the command line alone says.
+    fixed_limits: Limits,
+    read_only: bool,
+}
+
+impl Asked {
+    fn of(args: &Mount) -> Result<Asked, Failure> {
+        let profile = profile::find(&args.url, &environment)?;
+        let mut options = profile.as_ref().map(|profile| profile.options.clone()).unwrap_or_default();
+        let of_profile = std::mem::take(&mut options.limits);
+        options::add(&mut options, args.options.iter().map(String::as_str))?;
+        if let Some(rate) = &args.upload_limit {
+            options.limits.upload = Some(options::rate("--upload-limit", rate)?);
+        }
+        if let Some(rate) = &args.download_limit {
+            options.limits.download = Some(options::rate("--download-limit", rate)?);
+        }
+        let fixed_limits = options.limits;
+        options.limits = over(fixed_limits, of_profile);
+        let read_only = args.read_only || options.read_only;
+        if read_only && (args.init || args.takeover || args.accept_rollback) {
+            return Err(Failure::usage("a read-only mount neither makes a vault nor takes one over"));
+        }
+        Ok(Asked { profile, options, fixed_limits, read_only })
+    }
+
+    fn directory(&self, args: &Mount) -> Result<PathBuf, Failure> {
+        match (&args.dir, &self.profile) {
+            (Some(dir), _) => Ok(dir.clone()),
+            (None, Some(Profile { directory: Some(dir), .. })) => Ok(dir.clone()),
+            (None, Some(profile)) => {
+                Err(Failure::usage(format!("{}: it has no `directory`: say where to mount it", profile.path.display())))
+            }
+            (None, None) => {
+                let places: Vec<String> =
+                    profile::places(&environment).iter().map(|place| place.display().to_string()).collect();
+                Err(Failure::usage(format!(
+                    "{}: no profile of this name in {}; for a vault, say where to mount it",
+                    args.url,
+                    places.join(" or ")
+                )))
+            }
+        }
+    }
+
+    /// Where it comes from, unless the command line says so.
+    fn passphrase(&self, args: &Mount) -> args::Passphrase {
+        match (&self.profile, &self.options.passphrase_file) {
+            _ if args.passphrase.is_given() => args.passphrase.clone(),
+            (_, Some(path)) => args::Passphrase { passphrase_file: Some(path.clone()), ..Default::default() },
+            (Some(profile), None) => profile.passphrase.clone(),
+            (None, None) => args::Passphrase::default(),
+        }
+    }
+}
+
+fn over(first: Limits, second: Limits) -> Limits {
+    Limits { upload: first.upload.or(second.upload), download: first.download.or(second.download) }
+}
+
+/// What can change while a mount goes on: bandwidth, and how much is logged.
+fn reload(request: &Request) -> Result<Limits, String> {
+    let Some(path) = &request.profile else {
+        return Err("it was mounted without a profile, and there is nothing else to read anew".to_owned());
+    };
+    let profile = profile::again(path, &environment).map_err(|failure| failure.message)?;
+    logging::set_level(profile.log_level);
+    Ok(over(request.fixed_limits, profile.options.limits))
+}
+
 pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
-    let mut options = options::parse(args.options.iter().map(String::as_str))?;
-    if let Some(rate) = &args.upload_limit {
-        options.limits.upload = Some(options::rate("--upload-limit", rate)?);
-    }
-    if let Some(rate) = &args.download_limit {
-        options.limits.download = Some(options::rate("--download-limit", rate)?);
-    }
+    let asked = Asked::of(args)?;
+    let Asked { profile, options, read_only, .. } = &asked;
     let new = new_vault_request(&args.new_vault)?;
-    let read_only = args.read_only || options.read_only;
-    if read_only && (args.init || args.takeover || args.accept_rollback) {
-        return Err(Failure::usage("a read-only mount neither makes a vault nor takes one over"));
-    }
-    let store = store::open(&args.url)?;
+    let store = store::open(profile.as_ref().map_or(&args.url, |profile| &profile.url))?;
     if store.is_read_only() && !read_only {
         return Err(only_readable(&store));
     }
-    let dir = prepare_dir(&args.dir, args.init, store.url())?;
-    let state = choose_state(args, &options, &store)?;
-    let makes = !look_for_vault(&store, args.init, read_only, &state)?;
+    let dir = prepare_dir(&asked.directory(args)?, args.init, store.url())?;
+    let state = choose_state(args, options, &store)?;
+    let makes = !look_for_vault(&store, args.init, *read_only, &state)?;
     state_dir::prepare(&state)?;
     // Only a look, before anything is typed: whoever serves takes it again.
     drop(state_dir::lock(&state)?);
-    let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), makes)?;
-    let request = Request {
-        url: store.url().to_owned(),
-        dir,
-        drive: DriveOptions {
-            state,
-            read_only,
-            durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
-            takeover: args.takeover,
-            accept_rollback: args.accept_rollback,
-            compress: options.compress,
-            cache_bytes: options.cache_bytes,
-            caching: caching(&options, store.url()),
-            dirty_bytes: options.dirty_bytes,
-            journal_bytes: options.journal_bytes,
-            checkpoint: When::default(),
-            follow_seconds: options.follow_seconds,
-            pipelines: options.pipelines,
-            gc: Default::default(),
-            rounds: Default::default(),
-        },
-        init: args.init.then_some(new),
-        kernel_words: options.kernel_words,
-        limits: options.limits,
-        background: args.background,
-    };
+    let passphrase = passphrase::get(&asked.passphrase(args), &environment, store.url(), makes)?;
+    let request = request(args, &asked, store.url(), dir, state, new, voice);
+    if let Some(level) = request.log_level.as_deref().and_then(|level| level.parse().ok()) {
+        logging::set_level(Some(level));
+    }
     drop(store);
     if args.background {
         background::start(&request, &passphrase, &logging::arguments(voice.verbose, voice.quiet), tell)?;
@@ -120,7 +165,64 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     closed(serve::serve(request, passphrase, observer)?)
 }
 
-fn only_readable(store: &Store) -> Failure {
+/// A drive that is opened for writing, and nothing else said.
+pub fn drive_options(options: &MountOptions, url: &str, state: PathBuf) -> DriveOptions {
+    DriveOptions {
+        state,
+        read_only: false,
+        durability: Durability::default(),
+        takeover: false,
+        accept_rollback: false,
+        compress: options.compress,
+        cache_bytes: options.cache_bytes,
+        caching: caching(options, url),
+        dirty_bytes: options.dirty_bytes,
+        journal_bytes: options.journal_bytes,
+        checkpoint: When::default(),
+        follow_seconds: options.follow_seconds,
+        pipelines: options.pipelines,
+        gc: Default::default(),
+        rounds: Default::default(),
+    }
+}
+
+/// What whoever serves the mount is asked for.
+fn request(
+    args: &Mount,
+    asked: &Asked,
+    url: &str,
+    dir: PathBuf,
+    state: PathBuf,
+    new: serve::Init,
+    voice: Voice,
+) -> Request {
+    let options = &asked.options;
+    // -v and -q overrule the profile.
+    let level = asked.profile.as_ref().and_then(|profile| profile.log_level);
+    let level = level.filter(|_| voice.verbose == 0 && !voice.quiet);
+    Request {
+        url: url.to_owned(),
+        dir,
+        drive: DriveOptions {
+            read_only: asked.read_only,
+            durability: args.durability.map(Into::into).or(options.durability).unwrap_or_default(),
+            takeover: args.takeover,
+            accept_rollback: args.accept_rollback,
+            ..drive_options(options, url, state)
+        },
+        init: args.init.then_some(new),
+        kernel_words: options.kernel_words.clone(),
+        limits: options.limits,
+        background: args.background,
+        profile: asked.profile.as_ref().map(|profile| profile.path.clone()),
+        fixed_limits: asked.fixed_limits,
+        metrics: options.metrics,
+        source: args.helper.then(|| args.url.clone()),
+        log_level: level.map(|level| level.as_str().to_ascii_lowercase()),
+    }
+}
+
+pub fn only_readable(store: &Store) -> Failure {
     Failure::usage(format!(
         "{}: over http a vault can only be read: mount it with --read-only, or give the URL of the store itself",
         store.url()
@@ -139,7 +241,10 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     let (request, passphrase) = background::receive()?;
     let log = request.drive.state.join(state_dir::LOG);
     logging::to_file(level, log.clone()).map_err(|e| Failure::error(format!("{}: {e}", log.display())))?;
-    match background::serve(request, passphrase, exit::code_of) {
+    if let Some(level) = request.log_level.as_deref().and_then(|level| level.parse().ok()) {
+        logging::set_level(Some(level));
+    }
+    match background::serve(request, passphrase, background::Told { exit_code: exit::code_of, reload }) {
         Ok(Closed::Drained) => Ok(exit::OK),
         Ok(Closed::Pending(bytes)) => {
             log::warn!("{}", not_drained(bytes).message);
@@ -150,7 +255,7 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     }
 }
 
-fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
+pub fn new_vault_request(args: &NewVault) -> Result<serve::Init, Failure> {
     let (least, most) = (Cost::FLOOR.memory_kib / 1024, Cost::CEILING.memory_kib / 1024);
     if !(least..=most).contains(&args.kdf_memory) {
         return Err(Failure::usage(format!("--kdf-memory {}: from {least} to {most} MiB", args.kdf_memory)));
@@ -270,6 +375,10 @@ impl Observer for Foreground {
         self.display.lock().show(now);
     }
 
+    fn reload(&self, request: &Request) -> Result<Limits, String> {
+        reload(request)
+    }
+
     fn exit_code(&self, error: &MountError) -> u8 {
         exit::code_of(error)
     }
@@ -294,14 +403,16 @@ fn say_ready(request: &Request) {
         false => format!("durability {}", request.drive.durability.name()),
     };
     // A closed standard error is no reason to end a mount.
-    let _ = writeln!(io::stderr(), "dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");
+    let prefix = logging::prefix(log::Level::Info);
+    let _ =
+        writeln!(io::stderr(), "{prefix}dripfs: ready: {url} on {dir} ({level}); unmount with: dripfs umount {dir}");
 }
 
-fn say_recovery_written(path: &Path) {
+pub fn say_recovery_written(path: &Path) {
     eprintln!("dripfs: the recovery key is in {}: keep it away from this machine", path.display());
 }
 
-fn show_recovery_key(key: &str) -> Result<(), Failure> {
+pub fn show_recovery_key(key: &str) -> Result<(), Failure> {
     // In pieces, and past std's buffer, which is never wiped.
     let show = |mut out: File| {
         out.write_all(b"Recovery key, shown only this once:\n\n    ")?;

@@ -1,5 +1,6 @@
 //! Words of `-o`: those of mount(8), those of dripfs, and those that others put into fstab.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use crate::cache::TTL;
 use crate::cache::disk::LEAST;
 use crate::mount::drive::Durability;
 use crate::mount::follower::EVERY;
+use crate::mount::http;
 use crate::pipeline;
 use crate::store::Limits;
 
@@ -20,12 +22,39 @@ const SECONDS_MAX: u64 = 86_400;
 /// The most that a stage works on at once.
 const JOBS_MAX: usize = 1024;
 
+/// Words of `-o` with a value, beside those of stages ([`demands`]). Each is a key of profiles too.
+pub const SETTINGS: [&str; 14] = [
+    "durability",
+    "state",
+    "cache",
+    "cache_ttl",
+    "disk_cache",
+    "dirty",
+    "journal",
+    "follow",
+    "upload-limit",
+    "download-limit",
+    "compress",
+    "readahead",
+    "inflight",
+    "metrics",
+];
+
+/// `seal_workers` and the like.
+pub fn demands() -> impl Iterator<Item = String> {
+    let stages = ["seal", "append", "put", "get", "open"];
+    stages
+        .into_iter()
+        .flat_map(|stage| ["workers", "min", "max", "bytes", "kept"].map(|what| format!("{stage}_{what}")))
+}
+
 /// What all `-o` together say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
     pub read_only: bool,
     pub durability: Option<Durability>,
     pub state: Option<PathBuf>,
+    pub passphrase_file: Option<PathBuf>,
     pub compress: bool,
     pub cache_bytes: u64,
     /// How long decrypted bytes are kept that nobody uses, seconds.
@@ -39,6 +68,8 @@ pub struct MountOptions {
     /// How much each stage of the pipelines takes.
     pub pipelines: pipeline::Settings,
     pub limits: Limits,
+    /// Where metrics are served over HTTP.
+    pub metrics: Option<SocketAddr>,
     /// For the kernel, in order.
     pub kernel_words: Vec<String>,
 }
@@ -49,6 +80,7 @@ impl Default for MountOptions {
             read_only: false,
             durability: None,
             state: None,
+            passphrase_file: None,
             compress: true,
             cache_bytes: 256 * MIB,
             ttl_seconds: TTL.as_secs(),
@@ -58,6 +90,7 @@ impl Default for MountOptions {
             follow_seconds: EVERY.as_secs(),
             pipelines: pipeline::Settings::default(),
             limits: Limits::default(),
+            metrics: None,
             kernel_words: Vec::new(),
         }
     }
@@ -99,21 +132,21 @@ const SWALLOWED: [&str; 15] = [
     "nostrictatime",
 ];
 
-/// Reads the arguments of all `-o`, a later word overruling an earlier one.
-pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, Failure> {
-    let mut options = MountOptions::default();
+/// Reads the arguments of all `-o` on top of what stands already, a later word overruling an earlier one.
+pub fn add<'a>(options: &mut MountOptions, lists: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
     for word in lists.into_iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
-        take(&mut options, word)?;
+        take(options, word)?;
     }
-    Ok(options)
+    Ok(())
 }
 
-fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
+/// One word of `-o`.
+pub fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
     match word {
         "ro" => options.read_only = true,
         "rw" => options.read_only = false,
         _ if KERNEL.contains(&word) => options.kernel_words.push(word.to_owned()),
-        _ if SWALLOWED.contains(&word) || word.starts_with("x-") || word.starts_with("comment=") => {}
+        _ if SWALLOWED.contains(&word) || ["x-", "comment=", "user="].iter().any(|start| word.starts_with(start)) => {}
         _ => match word.split_once('=') {
             Some((name, value)) => take_setting(options, name, value)?,
             None => return Err(unknown(word)),
@@ -122,7 +155,7 @@ fn take(options: &mut MountOptions, word: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(), Failure> {
+pub fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(), Failure> {
     let choice = |allowed: &str| Failure::usage(format!("the mount option {name}={value}: {name} is one of {allowed}"));
     match name {
         "durability" => {
@@ -130,6 +163,8 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         }
         "state" if value.is_empty() => return Err(choice("the paths of directories")),
         "state" => options.state = Some(PathBuf::from(value)),
+        "passphrase-file" if value.is_empty() => return Err(choice("the paths of files")),
+        "passphrase-file" => options.passphrase_file = Some(PathBuf::from(value)),
         "compress" => {
             options.compress = match value {
                 "on" => true,
@@ -151,6 +186,10 @@ fn take_setting(options: &mut MountOptions, name: &str, value: &str) -> Result<(
         }
         "upload-limit" => options.limits.upload = Some(rate(name, value)?),
         "download-limit" => options.limits.download = Some(rate(name, value)?),
+        "metrics" => {
+            let address = value.parse().ok().filter(http::may_listen);
+            options.metrics = Some(address.ok_or_else(|| choice("127.0.0.1:PORT, [::1]:PORT"))?);
+        }
         "inflight" => options.pipelines.inflight_bytes = size(name, value, 64 * MIB)? as usize,
         "readahead" => options.pipelines.readahead_bytes = size(name, value, 0)? as usize,
         _ => take_demand(options, name, value)?,
@@ -234,6 +273,21 @@ fn size(name: &str, value: &str, least: u64) -> Result<u64, Failure> {
 mod tests {
     use super::*;
 
+    fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, Failure> {
+        let mut options = MountOptions::default();
+        add(&mut options, lists).map(|()| options)
+    }
+
+    #[test]
+    fn every_setting_that_is_listed_is_one() {
+        for name in SETTINGS.into_iter().map(str::to_owned).chain(demands()) {
+            let mut options = MountOptions::default();
+            let failure = take_setting(&mut options, &name, "?").err();
+            let taken = failure.is_none_or(|failure| !failure.message.contains("unknown"));
+            assert!(taken, "{name}");
+        }
+    }
+
     #[test]
     fn settings_and_words_are_read_from_all_lists() {
         let options = parse([
@@ -271,7 +325,8 @@ mod tests {
 
     #[test]
     fn what_fstab_holds_for_others_is_swallowed() {
-        let line = "rw,auto,noauto,user,nouser,users,owner,defaults,nofail,_netdev,x-systemd.automount,comment=a=b";
+        let line =
+            "rw,auto,noauto,user,user=me,nouser,users,owner,defaults,nofail,_netdev,x-systemd.automount,comment=a=b";
         assert_eq!(parse([line]).unwrap(), MountOptions::default());
         assert_eq!(parse(["relatime,noatime"]).unwrap().kernel_words, ["relatime", "noatime"]);
     }
@@ -297,6 +352,8 @@ mod tests {
             ("get_nonsense=1", "get_nonsense"),
             ("eat_workers=1", "eat_workers"),
             ("inflight=1M", "at least 64M"),
+            ("metrics=0.0.0.0:9090", "127.0.0.1:PORT"),
+            ("metrics=9090", "127.0.0.1:PORT"),
             ("disk_cache=1M", "at least 32M"),
         ] {
             let failure = parse([list]).unwrap_err();

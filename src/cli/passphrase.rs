@@ -36,6 +36,20 @@ pub fn get(args: &args::Passphrase, env: Environment<'_>, url: &str, new: bool) 
     finish(bytes)
 }
 
+/// Gets the passphrase that a slot is made for.
+pub fn get_new(args: &args::NewPassphrase, url: &str) -> Result<Passphrase, Failure> {
+    let bytes = match (&args.new_passphrase_file, args.new_passphrase_fd) {
+        (Some(path), _) => from_file(path)?,
+        (None, Some(descriptor)) => from_descriptor(descriptor)?,
+        (None, None) if terminal_is_there() => return from_terminal(url, true),
+        (None, None) => {
+            let why = "no new passphrase, and no terminal to ask for it: give --new-passphrase-file F";
+            return Err(Failure::new(USAGE, why));
+        }
+    };
+    finish(bytes)
+}
+
 fn choose(args: &args::Passphrase, env: Environment<'_>, terminal: bool) -> Result<Source, Failure> {
     if let Some(path) = &args.passphrase_file {
         return Ok(Source::File(path.clone()));
@@ -49,11 +63,17 @@ fn choose(args: &args::Passphrase, env: Environment<'_>, terminal: bool) -> Resu
     if let Some(path) = env("DRIPFS_PASSPHRASE_FILE") {
         return Ok(Source::File(path.into()));
     }
+    // What systemd hands to a service: only this process may read it.
+    let credential = env("CREDENTIALS_DIRECTORY").map(|directory| Path::new(&directory).join("passphrase"));
+    if let Some(path) = credential.filter(|path| path.exists()) {
+        return Ok(Source::File(path));
+    }
     match terminal {
         true => Ok(Source::Terminal),
         false => Err(Failure::new(
             USAGE,
-            "no passphrase, and no terminal to ask for it: give --passphrase-file F, or set DRIPFS_PASSPHRASE_FILE=F",
+            "no passphrase, and no terminal to ask for it: give --passphrase-file F, set DRIPFS_PASSPHRASE_FILE=F, or as a \
+             service hand over the systemd credential `passphrase`",
         )),
     }
 }
@@ -72,7 +92,7 @@ fn from_file(path: &Path) -> Result<Secret, Failure> {
     let meta = file.metadata().map_err(fails)?;
     if meta.is_file() && meta.mode() & 0o044 != 0 {
         let path = path.display();
-        eprintln!("dripfs: warning: the passphrase file {path} can be read by others: run `chmod 600 {path}`");
+        log::warn!("the passphrase file {path} can be read by others: run `chmod 600 {path}`");
     }
     read(&mut file).map_err(fails)
 }
@@ -122,7 +142,7 @@ fn from_terminal(url: &str, new: bool) -> Result<Passphrase, Failure> {
     refuse_empty(&first)?;
     match *first == *ask("The same again: ".into())? {
         true => finish(first),
-        false => Err(Failure::error("the two passphrases differ; nothing was made")),
+        false => Err(Failure::error("the two passphrases differ; nothing was done")),
     }
 }
 

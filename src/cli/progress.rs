@@ -38,7 +38,7 @@ impl Display {
     pub fn show(&mut self, now: Progress) {
         if let Some(line) = self.update(now, Instant::now()) {
             // A closed standard error is no reason to end a drain.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}{line}", super::logging::prefix(log::Level::Info));
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::{OnceLock, Weak};
 
 use super::{DownloadError, Frames, Sink};
 use crate::base::{ExtentId, Ino, watch};
+use crate::pipeline::Moves;
 
 /// `None` until the fetch has ended.
 pub type Answer = Option<Result<Frames, DownloadError>>;
@@ -11,6 +12,8 @@ pub type Answer = Option<Result<Frames, DownloadError>>;
 #[derive(Default)]
 pub struct Notifier {
     sink: OnceLock<Weak<dyn Sink>>,
+    /// Who watches what comes from the store.
+    pub moves: Moves,
 }
 
 impl Notifier {

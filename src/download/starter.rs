@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use super::{DownloadError, Frames, Sink};
 use crate::base::{ExtentId, Ino, watch};
 use crate::format::extent::stored_range;
 use crate::format::record::{Extent, Place};
-use crate::pipeline::{Class, INLINE_BYTES, Memory, Permit, StageStatus, Urgency, Use};
+use crate::pipeline::{Class, INLINE_BYTES, Memory, Moved, Moves, Permit, StageStatus, Urgency, Use};
 
 pub struct Starter {
     remote: RemoteStorage,
@@ -74,6 +75,11 @@ impl Starter {
     /// Where opened frames go, besides to who asked. Set once.
     pub fn fill_into(&self, sink: Weak<dyn Sink>) {
         self.notifier.fill_into(sink);
+    }
+
+    /// What comes from the store, for whoever watches.
+    pub fn moves(&self) -> &Moves {
+        &self.notifier.moves
     }
 
     pub fn status(&self) -> [StageStatus; 2] {
@@ -209,15 +215,26 @@ impl Starter {
         let (this, extent) = (self.clone(), extent.clone());
         tokio::spawn(async move {
             let (run, place) = (frames.clone(), extent.place);
+            let watched = this.watched(reader, id, &extent, &run);
             // A panic must not leave the range marked as being fetched for ever.
             let bringing = AssertUnwindSafe(this.bring(id, extent, frames, urgency, permit)).catch_unwind();
             let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
             // It is where it is kept before it is no longer on its way: nobody fetches it in between.
             let result = this.filled(reader, id, &run, result);
+            if let (Some((began, moved)), Ok(_)) = (watched, &result) {
+                this.notifier.moves.tell(Moved { took: began.elapsed(), ..moved });
+            }
             this.ended(id, &run, place);
             sender.send_replace(Some(result));
         });
         receiver
+    }
+
+    /// What will have come, if somebody watches and it is not all here.
+    fn watched(&self, reader: Ino, id: ExtentId, extent: &Extent, frames: &Range<u32>) -> Option<(Instant, Moved)> {
+        let comes = self.notifier.moves.is_watched() && self.here(id, extent, frames.clone()) != Here::All;
+        let bytes = stored_range(extent, frames.clone()).len() as u64;
+        comes.then(|| (Instant::now(), Moved { ino: reader, bytes, took: Duration::ZERO }))
     }
 
     fn ended(&self, id: ExtentId, frames: &Range<u32>, place: Place) {

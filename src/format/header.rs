@@ -11,6 +11,8 @@
 //! (so no ciphertext opens under two passphrases); a master key is handed out only after the vault id and the MAC over
 //! everything before it, and the header's name, were found to be made with it.
 
+pub mod change;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,6 +41,8 @@ pub struct Header {
     pub vault: VaultId,
     pub hash: Hash,
     slots: Vec<Slot>,
+    /// The slots as they are: what of them is not known here goes on into a later header.
+    raw: Vec<Box<[u8]>>,
     /// What the MAC covers, and the MAC.
     covered: Box<[u8]>,
     mac: [u8; 32],
@@ -185,6 +189,12 @@ impl Slot {
         }
     }
 
+    fn bytes(&self) -> Box<[u8]> {
+        let mut w = Writer::new(Vec::new());
+        self.write(&mut w);
+        w.into_inner().into()
+    }
+
     fn read(bytes: &[u8]) -> Result<Slot, FormatError> {
         let mut r = Reader::new("key slot", bytes);
         if bytes.len() > SLOT_MAX {
@@ -235,7 +245,7 @@ impl Header {
     /// The cost must lie between [`Cost::FLOOR`] and [`Cost::CEILING`].
     pub fn create(random: &Random, passphrase: &Passphrase, cost: Cost) -> (Vec<u8>, SecretKey, RecoveryKey) {
         let master = SecretKey::random(random);
-        let recovery = RecoveryKey(SecretKey::random(random));
+        let recovery = RecoveryKey::new(random);
         let keys = Keys::from_master(&master);
         let salt = random.bytes();
         let kek = cost.stretch(passphrase, &salt).expect("a cost within bounds, and memory for it");
@@ -243,7 +253,7 @@ impl Header {
             Slot::Passphrase { salt, cost, wrap: Wrap::make(random, &keys.vault, &kek, &master) },
             Slot::Recovery(Wrap::make(random, &keys.vault, &recovery.kek(), &master)),
         ];
-        (seal(random, &keys, 1, &slots), master, recovery)
+        (seal(random, &keys, 1, &slots.map(|slot| slot.bytes())), master, recovery)
     }
 
     pub fn parse(number: u64, object: &[u8]) -> Result<Header, FormatError> {
@@ -264,27 +274,32 @@ impl Header {
         if len > CBOR_MAX {
             return Err(malformed("its content is longer than the object"));
         }
-        let (vault, slots) = read_content(&rest[..len])?;
+        let (vault, slots, raw) = read_content(&rest[..len])?;
         let mac = *rest[len..].first_chunk().ok_or(short)?;
         let covered = object[..PREFIX + len].into();
-        Ok(Header { number, vault, hash: hash(object), slots, covered, mac })
+        Ok(Header { number, vault, hash: hash(object), slots, raw, covered, mac })
     }
 
     /// Tries each slot; a recovery key is accepted where a passphrase is.
     pub fn unlock(&self, passphrase: &Passphrase) -> Result<SecretKey, UnlockError> {
+        self.unlock_slot(passphrase).map(|(_, master)| master)
+    }
+
+    /// As [`Header::unlock`], with the place of the slot that opened.
+    pub fn unlock_slot(&self, passphrase: &Passphrase) -> Result<(usize, SecretKey), UnlockError> {
         if let Some(recovery) = RecoveryKey::from_passphrase(passphrase) {
             let kek = recovery.kek();
-            for slot in &self.slots {
+            for (at, slot) in self.slots.iter().enumerate() {
                 let Slot::Recovery(wrap) = slot else { continue };
                 if let Some(opened) = wrap.open(&self.vault, &kek) {
-                    return self.verify(opened?);
+                    return Ok((at, self.verify(opened?)?));
                 }
             }
         }
-        for slot in &self.slots {
+        for (at, slot) in self.slots.iter().enumerate() {
             let Slot::Passphrase { salt, cost, wrap } = slot else { continue };
             if let Some(opened) = wrap.open(&self.vault, &cost.stretch(passphrase, salt)?) {
-                return self.verify(opened?);
+                return Ok((at, self.verify(opened?)?));
             }
         }
         Err(UnlockError::WrongPassphrase)
@@ -302,10 +317,10 @@ fn mac(keys: &Keys, number: u64, covered: &[u8]) -> [u8; 32] {
     kdf::keyed_hash(&keys.header, &[header_name(number).as_bytes(), covered])
 }
 
-fn seal(random: &Random, keys: &Keys, number: u64, slots: &[Slot]) -> Vec<u8> {
+fn seal(random: &Random, keys: &Keys, number: u64, slots: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut w = Writer::new(Vec::new());
     w.map(2).uint(VAULT.into()).bytes(&keys.vault.0).uint(SLOTS.into()).array(slots.len());
-    slots.iter().for_each(|slot| slot.write(&mut w));
+    slots.iter().for_each(|slot| _ = w.raw(slot.as_ref()));
     let content = w.into_inner();
     assert!(content.len() <= CBOR_MAX && slots.len() <= SLOTS_MAX, "a header holds at most 16 slots");
     let len = content.len() as u32;
@@ -316,16 +331,20 @@ fn seal(random: &Random, keys: &Keys, number: u64, slots: &[Slot]) -> Vec<u8> {
     object
 }
 
-fn read_content(content: &[u8]) -> Result<(VaultId, Vec<Slot>), FormatError> {
+type Content = (VaultId, Vec<Slot>, Vec<Box<[u8]>>);
+
+fn read_content(content: &[u8]) -> Result<Content, FormatError> {
     let mut r = Reader::new(WHAT, content);
-    let (mut vault, mut slots) = (None, Vec::new());
+    let (mut vault, mut slots, mut raw) = (None, Vec::new(), Vec::new());
     let mut fields = r.fields()?;
     while let Some(number) = r.next_field(&mut fields)? {
         match number {
             VAULT => vault = Some(VaultId(r.fixed()?)),
             SLOTS => {
                 for _ in 0..r.array(SLOTS_MAX)? {
-                    slots.push(Slot::read(r.raw()?)?);
+                    let bytes = r.raw()?;
+                    slots.push(Slot::read(bytes)?);
+                    raw.push(bytes.into());
                 }
             }
             _ => r.skip_unknown(number)?,
@@ -335,7 +354,7 @@ fn read_content(content: &[u8]) -> Result<(VaultId, Vec<Slot>), FormatError> {
     if slots.is_empty() {
         return Err(r.malformed("it has no key slot"));
     }
-    Ok((vault.ok_or(r.malformed("a field is missing"))?, slots))
+    Ok((vault.ok_or(r.malformed("a field is missing"))?, slots, raw))
 }
 
 /// A recovery key as it is shown once: text that a person can write down, checked by itself.
@@ -351,6 +370,10 @@ const TEXT_LEN: usize = (32 + CHECKSUM_LEN) * 8 / 5;
 const GROUP: usize = 7;
 
 impl RecoveryKey {
+    pub fn new(random: &Random) -> RecoveryKey {
+        RecoveryKey(SecretKey::random(random))
+    }
+
     fn kek(&self) -> SecretKey {
         kdf::derive("dripfs 2026 recovery", &self.0)
     }

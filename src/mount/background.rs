@@ -23,6 +23,7 @@ use super::drive::{Closed, Progress};
 use super::serve::{self, Observer, Request};
 use super::{MountError, state_dir};
 use crate::crypto::secret::Passphrase;
+use crate::store::Limits;
 
 /// The hidden command by which this program is executed anew.
 pub const COMMAND: &str = "serve-in-background";
@@ -165,11 +166,20 @@ fn read_request(input: &mut impl Read) -> io::Result<(Request, Passphrase)> {
     Ok((request, Passphrase::new(bytes[end + 1..].to_vec())))
 }
 
+/// What the room above knows.
+#[derive(Clone, Copy)]
+pub struct Told {
+    pub exit_code: fn(&MountError) -> u8,
+    /// Reads anew what can change while the mount goes on.
+    pub reload: fn(&Request) -> Result<Limits, String>,
+}
+
 /// The child's second half: serves, and reports to whoever started it.
-pub fn serve(request: Request, passphrase: Passphrase, exit_code: fn(&MountError) -> u8) -> Result<Closed, MountError> {
+pub fn serve(request: Request, passphrase: Passphrase, told: Told) -> Result<Closed, MountError> {
+    let exit_code = told.exit_code;
     let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
     let out = out.map_err(|e| MountError::io("standard output", e))?;
-    let reporter = Arc::new(Reporter { out: Mutex::new(Some(out)), exit_code });
+    let reporter = Arc::new(Reporter { out: Mutex::new(Some(out)), told });
     let result = serve::serve(request, passphrase, reporter.clone());
     if let Err(error) = &result {
         log::error!("{error}");
@@ -182,7 +192,7 @@ pub fn serve(request: Request, passphrase: Passphrase, exit_code: fn(&MountError
 struct Reporter {
     /// `None` once the starting process was told that the mount is ready.
     out: Mutex<Option<File>>,
-    exit_code: fn(&MountError) -> u8,
+    told: Told,
 }
 
 impl Reporter {
@@ -225,8 +235,12 @@ impl Observer for Reporter {
         log::debug!("draining: {} files, {} bytes left", now.pending_files, now.pending_bytes);
     }
 
+    fn reload(&self, request: &Request) -> Result<Limits, String> {
+        (self.told.reload)(request)
+    }
+
     fn exit_code(&self, error: &MountError) -> u8 {
-        (self.exit_code)(error)
+        (self.told.exit_code)(error)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The control socket: how `dripfs sync`, `status`, `cache` and `umount` speak to the process that serves a mount.
 //!
-//! One JSON object a line. Asked: `{"command":"sync"}`. Answered: any number of `{"progress":{...}}`, then one
+//! One JSON object a line. Asked: `{"command":"sync"}`. Answered: any number of `{"progress":{...}}` (or, to those who watch,
+//! `{"event":{...}}`), then one
 //! `{"done":...}` or `{"error":{"code":1,"message":"..."}}`.
 //!
 //! Owns the protocol on both sides. Does not own what the commands do.
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::drive::Progress;
+use super::drive::events::Event;
 
 /// The longest line that is read, on either side.
 pub const LINE_MAX: u64 = 64 * 1024;
@@ -32,6 +34,8 @@ const CLIENTS_MAX: usize = 32;
 const WAITING_MAX: usize = 64;
 /// How many may have files fetched or dropped.
 const FETCHING_MAX: usize = 8;
+/// How many may watch events.
+const WATCHING_MAX: usize = 8;
 /// How long a client may take to say something, and to read an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 /// The serving side says something at least this often while a command runs.
@@ -45,6 +49,10 @@ pub enum Command {
     /// Answers once everything written before is in the vault.
     Sync,
     Status,
+    /// Tells of each upload and download until the client leaves or the mount ends.
+    Events,
+    /// The same numbers, as text for Prometheus.
+    Metrics,
     /// Unmounts and drains, then answers.
     Umount,
     /// Fetches a file, or all files below a directory; paths are from the root of the drive.
@@ -69,13 +77,14 @@ pub enum Command {
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
     Progress(Progress),
+    Event(Event),
     Done(Value),
     Error { code: u8, message: String },
 }
 
 impl Reply {
     fn ends(&self) -> bool {
-        !matches!(self, Reply::Progress(_))
+        !matches!(self, Reply::Progress(_) | Reply::Event(_))
     }
 }
 
@@ -93,13 +102,14 @@ struct Room {
     syncs: Arc<Semaphore>,
     unmounts: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
 }
 
 impl Room {
     fn new() -> Room {
         let room = |most| Arc::new(Semaphore::new(most));
         let (syncs, unmounts, fetches) = (room(WAITING_MAX), room(WAITING_MAX), room(FETCHING_MAX));
-        Room { listening: room(CLIENTS_MAX), syncs, unmounts, fetches }
+        Room { listening: room(CLIENTS_MAX), syncs, unmounts, fetches, watches: room(WATCHING_MAX) }
     }
 
     /// Where a command that takes long is counted.
@@ -108,7 +118,8 @@ impl Room {
             Command::Sync => Some(&self.syncs),
             Command::Umount => Some(&self.unmounts),
             Command::Warm { .. } | Command::Drop { .. } => Some(&self.fetches),
-            Command::Status | Command::Cached { .. } => None,
+            Command::Events => Some(&self.watches),
+            Command::Status | Command::Metrics | Command::Cached { .. } => None,
         }
     }
 }
@@ -228,7 +239,21 @@ pub enum CallError {
 }
 
 /// Asks the serving process and waits for its last word.
-pub fn call(stream: UnixStream, command: &Command, mut progress: impl FnMut(Progress)) -> Result<Value, CallError> {
+pub fn call(stream: UnixStream, command: &Command, progress: impl FnMut(Progress)) -> Result<Value, CallError> {
+    converse_with(stream, command, progress, |_| true)
+}
+
+/// Hears events until the mount ends, or `told` wants no more.
+pub fn watch(stream: UnixStream, told: impl FnMut(Event) -> bool) -> Result<Value, CallError> {
+    converse_with(stream, &Command::Events, |_| (), told)
+}
+
+fn converse_with(
+    stream: UnixStream,
+    command: &Command,
+    mut progress: impl FnMut(Progress),
+    mut told: impl FnMut(Event) -> bool,
+) -> Result<Value, CallError> {
     stream.set_read_timeout(Some(SERVER_PATIENCE)).map_err(CallError::Silent)?;
     stream.set_write_timeout(Some(SERVER_PATIENCE)).map_err(CallError::Silent)?;
     let mut line = serde_json::to_vec(command).map_err(|e| CallError::Strange(e.to_string()))?;
@@ -245,6 +270,8 @@ pub fn call(stream: UnixStream, command: &Command, mut progress: impl FnMut(Prog
         }
         match serde_json::from_slice(&line).map_err(|e| CallError::Strange(e.to_string()))? {
             Reply::Progress(now) => progress(now),
+            Reply::Event(event) if told(event.clone()) => {}
+            Reply::Event(_) => return Ok(Value::Null),
             Reply::Done(value) => return Ok(value),
             Reply::Error { code, message } => return Err(CallError::Failed { code, message }),
         }

@@ -8,6 +8,8 @@
 //! | `closing` | drain, idle commit, end |
 //! | `caching` | files into the cache and out of it, on request |
 //! | `status` | what a drive tells of itself |
+//! | `events` | what goes out and comes in, file by file |
+//! | `keys` | the vault's key slots, and a new header |
 //!
 //! This file joins the rooms and starts the background work.
 //! The state directory is the caller's to prepare and lock. What a drive needs of the world (store, disk, clock,
@@ -15,6 +17,8 @@
 
 mod caching;
 mod closing;
+pub mod events;
+pub mod keys;
 mod offline;
 mod opening;
 pub(super) mod ownership;
@@ -48,7 +52,7 @@ use crate::history::History;
 use crate::index::{Ground, Tables};
 use crate::journal::{Journal, Settings, Trouble};
 use crate::pipeline::{self, Cpu, Memory, Stage};
-use crate::store::Store;
+use crate::store::{Limits, Store};
 use crate::upload;
 use crate::upload::notifier::Notifier;
 use crate::upload::remote_storage::Put;
@@ -347,6 +351,17 @@ struct Writer {
 }
 
 impl Drive {
+    /// Bandwidth from now on.
+    pub fn limit(&self, limits: Limits) {
+        self.store.limit(limits);
+    }
+
+    /// Grows while something goes out to a store that takes it; how far a drain is, between what [`Drive::pending`] tells.
+    pub fn sent(&self) -> Option<u64> {
+        // What a store takes and then refuses brings nobody further.
+        self.store.outage().is_none().then(|| self.store.sent())
+    }
+
     fn reader(world: World, keys: Arc<Keys>, ready: Ready, pin: Pin, pins: PinFile, options: &DriveOptions) -> Drive {
         let Ready { index, mark, walked, .. } = ready;
         let opened = Opened { pin, last_commit: walked.commit.time, notices: Vec::new() };

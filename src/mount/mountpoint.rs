@@ -57,6 +57,22 @@ pub fn cure(dir: &Path) -> String {
     }
 }
 
+/// Takes away a mount whose process is gone; false if there is none. Anything else that is mounted there stays.
+pub fn clear_dead(dir: &Path) -> io::Result<bool> {
+    if !is_dead(dir) {
+        return Ok(false);
+    }
+    if rustix::process::geteuid().is_root() {
+        rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH)?;
+        return Ok(true);
+    }
+    let status = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(dir).status()?;
+    match status.success() {
+        true => Ok(true),
+        false => Err(io::Error::other(format!("fusermount3 could not clear it ({status})"))),
+    }
+}
+
 /// Makes the mount point and the directories above it, where they are missing.
 pub fn make(dir: &Path) -> Result<(), MountpointError> {
     match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {

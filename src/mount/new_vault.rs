@@ -91,6 +91,12 @@ async fn make_with(
     }
 }
 
+/// Writes a recovery key to a file that does not exist yet, durably.
+pub fn keep_recovery(path: &Path, text: &str) -> Result<(), MountError> {
+    let file = create(path)?;
+    write(path, &file, text).map_err(|why| MountError::RecoveryFile { path: path.to_owned(), why })
+}
+
 /// Durable, name and all, when this returns.
 fn write(path: &Path, mut file: &File, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;

@@ -9,6 +9,7 @@
 //! `STALL`, what remains is in the journal.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::control::{self, Command, Handler, Reply};
 use super::drive::{Closed, Drive, DriveOptions, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
-use super::{MountError, environment, kernel, memory, notify, runtime_dir, state_dir};
+use super::{MountError, environment, http, kernel, memory, metrics, notify, runtime_dir, service, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
 use crate::fs::FsError;
@@ -35,6 +36,8 @@ const STALL: Duration = Duration::from_secs(90);
 const LET_GO: Duration = Duration::from_secs(10);
 /// How often free memory is given back to the system.
 const TIDY: Duration = Duration::from_secs(30);
+/// How long a drain that was given up may take to bring what is dirty to the journal, and more.
+const KEEPING: u64 = 60;
 /// How long clients may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -55,6 +58,20 @@ pub struct Request {
     pub limits: Limits,
     /// There is no terminal whose end should end the mount.
     pub background: bool,
+    /// The profile that it was asked for with, to be read anew on SIGHUP, and what was said beside it and stands.
+    #[serde(default, with = "super::path_json::option")]
+    pub profile: Option<PathBuf>,
+    #[serde(default)]
+    pub fixed_limits: Limits,
+    /// What the table of mounts shows as its source, if not the URL: what fstab says, so that mount(8) finds it there.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Where metrics are served over HTTP, if they are: a loopback address.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// How much is logged, if a profile says so.
+    #[serde(default)]
+    pub log_level: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,6 +98,8 @@ pub trait Observer: Send + Sync + 'static {
     /// The mount answers. An error (nobody waits for it any more) ends the mount.
     fn ready(&self, request: &Request) -> std::io::Result<()>;
     fn draining(&self, now: Progress);
+    /// Reads anew what can change while the mount goes on; the error says why nothing does.
+    fn reload(&self, request: &Request) -> Result<Limits, String>;
     /// The exit code of an error, for clients of the control socket.
     fn exit_code(&self, error: &MountError) -> u8;
 }
@@ -93,6 +112,9 @@ pub struct MountStatus {
     pub pid: u32,
     /// The drive is being drained; the mount ends then.
     pub unmounting: bool,
+    /// Where metrics are served over HTTP.
+    #[serde(default)]
+    pub metrics_address: Option<SocketAddr>,
     #[serde(flatten)]
     pub status: Status,
 }
@@ -127,14 +149,17 @@ pub fn serve(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
 }
 
 async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observer>) -> Result<Closed, MountError> {
-    let mut signals = Signals::new(request.background)?;
+    let mut signals = Signals::new(request.background || notify::is_wanted())?;
     let (listener, socket) = bind(&request.dir)?;
+    let scraped = listen_for_scrapes(request.metrics).await?;
+    let metrics_address = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
     let drive = tokio::select! {
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
         () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
     };
     drive.notices().iter().for_each(|text| observer.notice(text));
-    let options = kernel::options(&request.url, &request.dir, request.drive.read_only, &request.kernel_words);
+    let source = request.source.as_ref().unwrap_or(&request.url);
+    let options = kernel::options(source, &request.dir, request.drive.read_only, &request.kernel_words);
     let attached = match kernel::attach(drive.fs.clone(), options) {
         Ok(attached) => attached,
         Err(error) => {
@@ -147,18 +172,34 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     };
     let (stop, stops) = mpsc::channel(1);
     let (phase, _) = watch::channel(Phase::Serving);
-    let server = Arc::new(Server { drive, request, stop, phase, observer });
+    let server = Arc::new(Server { drive, request, stop, phase, observer, metrics_address });
     let clients = TaskTracker::new();
     let accepting = tokio::spawn(control::serve(listener, server.clone(), clients.clone()));
     let tidying = tokio::spawn(give_memory_back());
+    let scraping = scraped.map(|listener| tokio::spawn(http::serve(listener, server.clone())));
     let result = server.live(attached, stops, &mut signals).await;
     tidying.abort();
+    if let Some(scraping) = scraping {
+        scraping.abort();
+    }
     server.tell_the_end(&result);
     accepting.abort();
     clients.close();
     let _ = tokio::time::timeout(FAREWELL, clients.wait()).await;
     drop(socket);
     result
+}
+
+/// A port that is taken shows before the drive is opened.
+async fn listen_for_scrapes(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, MountError> {
+    let Some(address) = address else { return Ok(None) };
+    let fails = |e| MountError::io(format!("metrics on {address}"), e);
+    if !http::may_listen(&address) {
+        return Err(fails(std::io::Error::other("only an address of this machine alone is listened on")));
+    }
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(fails)?;
+    log::info!("metrics: http://{}/metrics", listener.local_addr().unwrap_or(address));
+    Ok(Some(listener))
 }
 
 /// Now and then, on a thread that may wait.
@@ -218,29 +259,41 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    background: bool,
+    /// Nobody hangs up on this mount: SIGHUP reloads.
+    reloads: bool,
+}
+
+/// What a signal asks for.
+enum Wish {
+    Stop,
+    Reload,
 }
 
 impl Signals {
-    fn new(background: bool) -> Result<Signals, MountError> {
+    fn new(reloads: bool) -> Result<Signals, MountError> {
         let listen = |kind| signal(kind).map_err(|e| MountError::io("signals", e));
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
-            background,
+            reloads,
         })
+    }
+
+    async fn wish(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => match self.reloads {
+                true => Wish::Reload,
+                false => Wish::Stop,
+            },
+        }
     }
 
     /// Somebody wants the mount to end.
     async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => if !self.background { return },
-            }
-        }
+        while let Wish::Reload = self.wish().await {}
     }
 
     /// Somebody at the terminal does not want to wait for the drain.
@@ -266,6 +319,19 @@ struct Server {
     stop: mpsc::Sender<Stop>,
     phase: watch::Sender<Phase>,
     observer: Arc<dyn Observer>,
+    metrics_address: Option<SocketAddr>,
+}
+
+impl http::Told for Server {
+    fn metrics(&self) -> String {
+        metrics::of(&self.status())
+    }
+
+    fn health(&self) -> (&'static str, bool) {
+        let (state, reason) = self.drive.state();
+        let serving = matches!(*self.phase.borrow(), Phase::Serving);
+        (state, serving && (state == "ready" || state == "read-only" && reason.is_none()))
+    }
 }
 
 impl Server {
@@ -278,7 +344,13 @@ impl Server {
     ) -> Result<Closed, MountError> {
         notify::ready(&self.request.dir);
         match self.observer.ready(&self.request) {
-            Ok(()) => self.until_stopped(&attached, stops, signals).await,
+            Ok(()) => {
+                let served = self.until_stopped(&attached, stops, signals);
+                tokio::select! {
+                    () = served => {}
+                    () = self.keep_telling() => unreachable!("it never ends"),
+                }
+            }
             Err(_) => detach_anyhow(&attached).await,
         }
         notify::stopping();
@@ -295,9 +367,33 @@ impl Server {
         drain(&self.drive, signals, |now| {
             self.phase.send_replace(Phase::Draining(now));
             self.observer.draining(now);
-            notify::extend(STALL.as_secs(), now.pending_bytes);
         })
         .await
+    }
+
+    /// To the service manager, if there is one, while the drive is served.
+    async fn keep_telling(&self) {
+        let line = || {
+            let Progress { pending_files, pending_bytes } = self.drive.pending();
+            let (state, reason) = self.drive.state();
+            let dir = self.request.dir.display();
+            let why = reason.map_or(String::new(), |reason| format!(" ({reason})"));
+            format!("{state}{why}: serving {dir}; pending: {pending_files} files, {pending_bytes} bytes")
+        };
+        tokio::join!(service::tell_status(line), service::tell_alive(&self.request.dir));
+        std::future::pending().await
+    }
+
+    fn reload(&self) {
+        notify::reloading();
+        match self.observer.reload(&self.request) {
+            Ok(limits) => {
+                self.drive.limit(limits);
+                log::info!("{}: limits and log level were read anew", self.request.dir.display());
+            }
+            Err(why) => log::error!("nothing was changed: {why}"),
+        }
+        notify::ready(&self.request.dir);
     }
 
     /// Returns when the kernel has let go of the mount point.
@@ -305,7 +401,10 @@ impl Server {
         loop {
             tokio::select! {
                 () = attached.gone() => return,
-                () = signals.stop() => return detach_anyhow(attached).await,
+                wish = signals.wish() => match wish {
+                    Wish::Stop => return detach_anyhow(attached).await,
+                    Wish::Reload => self.reload(),
+                },
                 Some(stop) = stops.recv() => {
                     let result = attached.detach().await;
                     let done = result.is_ok();
@@ -329,6 +428,7 @@ impl Server {
             mountpoint: self.request.dir.clone(),
             pid: std::process::id(),
             unmounting: !matches!(*self.phase.borrow(), Phase::Serving),
+            metrics_address: self.metrics_address,
             status: self.drive.status(),
         }
     }
@@ -343,6 +443,30 @@ impl Server {
                 Reply::Error { code: self.observer.exit_code(&error), message: error.to_string() }
             }
         }
+    }
+
+    /// Until the client leaves or the mount ends.
+    async fn watch(&self, replies: &mpsc::Sender<Reply>) -> Reply {
+        let mut events = self.drive.events();
+        let mut phase = self.phase.subscribe();
+        let work = async {
+            let ended = async { _ = phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.map(drop) };
+            tokio::pin!(ended);
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    event = self.drive.next_event(&mut events) => event,
+                    () = &mut ended => None,
+                    () = replies.closed() => None,
+                };
+                let Some(event) = event else { return };
+                if replies.send(Reply::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        beating(replies, || None, work).await;
+        Reply::Done(serde_json::Value::Null)
     }
 
     async fn warm(&self, path: &Path, replies: &mpsc::Sender<Reply>) -> Reply {
@@ -406,6 +530,8 @@ impl Handler for Server {
                 Ok(status) => Reply::Done(status),
                 Err(e) => Reply::Error { code: 1, message: e.to_string() },
             },
+            Command::Events => self.watch(&replies).await,
+            Command::Metrics => Reply::Done(metrics::of(&self.status()).into()),
             Command::Sync => self.sync(&replies).await,
             Command::Umount => self.umount(&replies).await,
             Command::Warm { path } => self.warm(&path, &replies).await,
@@ -459,7 +585,16 @@ async fn drain(
     let (moved, seen) = watch::channel(None);
     let close = drive.close(|now| {
         told(now);
-        moved.send_if_modified(|last: &mut Option<Progress>| last.replace(now) != Some(now));
+        let far = (now, drive.sent());
+        let moves = |last: &mut Option<Far>| {
+            let moves = last.is_none_or(|(before, sent)| before != now || far.1.is_some() && sent != far.1);
+            *last = Some((now, far.1.or(last.and_then(|(_, sent)| sent))));
+            moves
+        };
+        if moved.send_if_modified(moves) {
+            // As long as this process itself would wait for the next step; without one, nothing is extended.
+            notify::extend(STALL.as_secs() + KEEPING, now);
+        }
     });
     tokio::select! {
         closed = close => return Ok(closed?),
@@ -473,8 +608,11 @@ async fn drain(
     Ok(drive.give_up().await?)
 }
 
+/// How far a drain is: what is left, and what went out of it since.
+type Far = (Progress, Option<u64>);
+
 /// Returns when nothing has changed for [`STALL`].
-async fn stalled(mut seen: watch::Receiver<Option<Progress>>) {
+async fn stalled(mut seen: watch::Receiver<Option<Far>>) {
     while let Ok(changed) = tokio::time::timeout(STALL, seen.changed()).await {
         if changed.is_err() {
             // The drain ended, and with it the sender; its own end is what counts.
@@ -502,7 +640,7 @@ mod tests {
         tokio::spawn(async move {
             for k in 0..4 {
                 tokio::time::sleep(STALL - Duration::from_secs(1)).await;
-                moved.send_replace(Some(at(100 - k)));
+                moved.send_replace(Some((at(100 - k), None)));
             }
             std::future::pending::<()>().await;
         });
@@ -551,6 +689,11 @@ mod tests {
                 kernel_words: vec!["noexec".into()],
                 limits: Limits { upload: std::num::NonZeroU64::new(7), download: None },
                 background: true,
+                profile: Some("/etc/dripfs/x.toml".into()),
+                fixed_limits: Limits::default(),
+                source: Some("photos".into()),
+                metrics: Some("127.0.0.1:9090".parse().unwrap()),
+                log_level: Some("debug".into()),
             };
             let text = serde_json::to_string(&request).unwrap();
             let back: Request = serde_json::from_str(&text).unwrap();

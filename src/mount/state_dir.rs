@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,10 @@ pub fn choose(explicit: Option<&Path>, url: &str, env: Environment<'_>, root: bo
 fn default_base(env: Environment<'_>, root: bool) -> Result<PathBuf, VaultError> {
     // The XDG specification: a relative path is to be ignored.
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // A service's own, as systemd tells it: one, or several with colons between them.
+    if let Some(state) = absolute("STATE_DIRECTORY").filter(|path| !path.as_os_str().as_bytes().contains(&b':')) {
+        return Ok(state);
+    }
     if let Some(state) = absolute("XDG_STATE_HOME") {
         return Ok(state.join("dripfs"));
     }
@@ -93,7 +98,8 @@ fn failed(path: &Path, why: String) -> VaultError {
     VaultError::State { path: path.display().to_string(), why }
 }
 
-fn refuse_network(path: &Path) -> Result<(), VaultError> {
+/// Is it on a filesystem whose bytes lie on another machine?
+pub fn refuse_network(path: &Path) -> Result<(), VaultError> {
     let standing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let kind = rustix::fs::statfs(standing).map_err(|e| failed(path, io::Error::from(e).to_string()))?.f_type;
     // Magic numbers have 32 bits; the field's width and sign depend on the platform.

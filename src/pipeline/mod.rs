@@ -21,6 +21,7 @@
 mod cpu;
 mod memory;
 mod metrics;
+mod moved;
 mod settings;
 mod stage;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod urgency;
 pub use cpu::{Cpu, INLINE_BYTES};
 pub use memory::{Memory, Permit, Use};
 pub use metrics::StageStatus;
+pub use moved::{Moved, Moves};
 pub use settings::{Demand, Settings};
 pub use stage::{Asked, Job, Lost, Stage, Told};
 pub use urgency::{Class, Urgency};

@@ -53,8 +53,8 @@ impl Store {
         };
         self.inner.meter.moved(Kind::Get, bytes.len() as u64);
         // A network's bytes were waited for as they came.
-        if let (Some(limiter), Backend::Directory(_)) = (&self.inner.download, &self.inner.backend) {
-            limiter.take(bytes.len() as u64).await;
+        if let Backend::Directory(_) = &self.inner.backend {
+            self.inner.download.take(bytes.len() as u64).await;
         }
         Ok(Some(bytes))
     }
@@ -123,8 +123,8 @@ impl Store {
             if len > most {
                 return Ok(Got::TooLarge(len));
             }
-            if let Some(limiter) = &self.inner.download {
-                progress.held(limiter.take(chunk.len() as u64)).await;
+            if self.inner.download.is_limited() {
+                progress.held(self.inner.download.take(chunk.len() as u64)).await;
             }
             progress.received(chunk.len() as u64);
             if joined.is_empty() && first.is_empty() {

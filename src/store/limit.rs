@@ -5,6 +5,7 @@
 //! sealed bytes of objects, not headers.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,8 @@ const PIECE_MAX: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Limiter {
-    rate: NonZeroU64,
+    /// Bytes a second; 0 is no limit. May change while others wait: they pay what they owe at the old rate.
+    rate: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -37,32 +39,51 @@ struct State {
 }
 
 impl Limiter {
-    pub(super) fn new(rate: NonZeroU64) -> Limiter {
-        let mut limiter = Limiter { rate, state: Mutex::new(State { bytes: 0.0, at: Instant::now() }) };
-        limiter.state.get_mut().bytes = limiter.most();
-        limiter
+    pub(super) fn new(rate: Option<NonZeroU64>) -> Limiter {
+        let rate = rate.map_or(0, NonZeroU64::get);
+        let state = State { bytes: most(rate), at: Instant::now() };
+        Limiter { rate: AtomicU64::new(rate), state: Mutex::new(state) }
     }
 
-    /// The pieces in which bytes should be taken: several a second.
-    pub(super) fn piece(&self) -> usize {
-        (self.rate.get() / 8).clamp(PIECE_MIN, PIECE_MAX) as usize
+    /// From now on.
+    pub(super) fn set(&self, rate: Option<NonZeroU64>) {
+        self.rate.store(rate.map_or(0, NonZeroU64::get), Relaxed);
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.rate.load(Relaxed) != 0
+    }
+
+    /// The pieces in which bytes should be taken: several a second. `None` where it does not matter.
+    pub(super) fn piece(&self) -> Option<usize> {
+        match self.rate.load(Relaxed) {
+            0 => None,
+            rate => Some((rate / 8).clamp(PIECE_MIN, PIECE_MAX) as usize),
+        }
     }
 
     /// Returns when so many bytes may go.
     pub(super) async fn take(&self, bytes: u64) {
+        if !self.is_limited() {
+            return;
+        }
         // Held while waiting: the next one's turn comes after.
         let mut state = self.state.lock().await;
-        let (now, rate) = (Instant::now(), self.rate.get() as f64);
-        let filled = state.bytes + now.duration_since(state.at).as_secs_f64() * rate;
-        *state = State { bytes: filled.min(self.most()) - bytes as f64, at: now };
+        let (now, rate) = (Instant::now(), self.rate.load(Relaxed));
+        if rate == 0 {
+            return;
+        }
+        let filled = state.bytes + now.duration_since(state.at).as_secs_f64() * rate as f64;
+        *state = State { bytes: filled.min(most(rate)) - bytes as f64, at: now };
         if state.bytes < 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(-state.bytes / rate)).await;
+            tokio::time::sleep(Duration::from_secs_f64(-state.bytes / rate as f64)).await;
         }
     }
+}
 
-    fn most(&self) -> f64 {
-        (self.rate.get() as f64 * BURST).max(PIECE_MIN as f64)
-    }
+/// What may be taken at once.
+fn most(rate: u64) -> f64 {
+    (rate as f64 * BURST).max(PIECE_MIN as f64)
 }
 
 #[cfg(test)]
@@ -72,7 +93,7 @@ mod tests {
     use super::*;
 
     fn limiter(rate: u64) -> Arc<Limiter> {
-        Arc::new(Limiter::new(NonZeroU64::new(rate).unwrap()))
+        Arc::new(Limiter::new(NonZeroU64::new(rate)))
     }
 
     #[tokio::test(start_paused = true)]
@@ -98,7 +119,7 @@ mod tests {
             let limiter = limiter.clone();
             async move {
                 for _ in 0..128 {
-                    limiter.take(limiter.piece() as u64).await;
+                    limiter.take(limiter.piece().unwrap() as u64).await;
                 }
             }
         });
@@ -107,5 +128,22 @@ mod tests {
         assert!(began.elapsed() < Duration::from_millis(1_300), "{:?}", began.elapsed());
         assert!(!large.is_finished());
         large.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_may_come_change_and_go_while_it_is_used() {
+        let (limiter, began) = (limiter(0), Instant::now());
+        limiter.take(1 << 30).await;
+        assert!(began.elapsed().is_zero() && limiter.piece().is_none(), "no limit");
+        limiter.set(NonZeroU64::new(1 << 20));
+        limiter.take(4 << 20).await;
+        let slow = began.elapsed();
+        assert!(slow >= Duration::from_secs(3), "{slow:?}");
+        limiter.set(NonZeroU64::new(1 << 30));
+        limiter.take(4 << 20).await;
+        assert!(began.elapsed() - slow < Duration::from_secs(1));
+        limiter.set(None);
+        limiter.take(1 << 40).await;
+        assert!(began.elapsed() - slow < Duration::from_secs(1));
     }
 }

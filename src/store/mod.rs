@@ -38,6 +38,7 @@ mod url;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -131,8 +132,10 @@ struct Inner {
     meter: Meter,
     outage: Outage,
     /// Where no transport does it.
-    upload: Option<Limiter>,
-    download: Option<Limiter>,
+    upload: Limiter,
+    download: Limiter,
+    /// What went out where no transport counts it.
+    sent: AtomicU64,
 }
 
 /// A handle: clones share counts and outage.
@@ -153,10 +156,10 @@ impl Kind {
 impl Store {
     fn new(backend: Backend, url: &str, settings: Settings) -> Store {
         let is_remote = matches!(backend, Backend::Remote(_));
-        let upload = settings.limits.upload.filter(|_| !is_remote).map(Limiter::new);
-        let download = settings.limits.download.map(Limiter::new);
-        let (url, meter, outage) = (url.to_owned(), Meter::default(), Outage::default());
-        Store { inner: Arc::new(Inner { backend, url, settings, meter, outage, upload, download }), tries: 0 }
+        let upload = Limiter::new(settings.limits.upload.filter(|_| !is_remote));
+        let download = Limiter::new(settings.limits.download);
+        let (url, meter, outage, sent) = (url.to_owned(), Meter::default(), Outage::default(), AtomicU64::new(0));
+        Store { inner: Arc::new(Inner { backend, url, settings, meter, outage, upload, download, sent }), tries: 0 }
     }
 
     /// The same store for work in the background that is many reads one after the other, and is in vain as a whole if one
@@ -175,6 +178,23 @@ impl Store {
         Store::new(Backend::Ready(inner), url, settings)
     }
 
+    /// Bandwidth from now on, for all handles of this store.
+    pub fn limit(&self, limits: Limits) {
+        match &self.inner.backend {
+            Backend::Remote(remote) => remote.limit(limits.upload),
+            _ => self.inner.upload.set(limits.upload),
+        }
+        self.inner.download.set(limits.download);
+    }
+
+    /// Bytes that went out, of requests that are not over too: who waits for a large object sees that it moves.
+    pub fn sent(&self) -> u64 {
+        match &self.inner.backend {
+            Backend::Remote(remote) => remote.sent(),
+            _ => self.inner.sent.load(Relaxed),
+        }
+    }
+
     /// The canonical URL, without credentials.
     pub fn url(&self) -> &str {
         &self.inner.url
@@ -183,6 +203,19 @@ impl Store {
     /// Does what it holds end with this process?
     pub fn is_volatile(&self) -> bool {
         self.inner.url.starts_with("memory:")
+    }
+
+    /// By how many seconds the store's clock is ahead of this machine's, as its last answer told.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        match &self.inner.backend {
+            Backend::Remote(remote) => remote.clock_ahead(),
+            _ => None,
+        }
+    }
+
+    /// Is it in a directory that is not there?
+    pub fn is_missing(&self) -> bool {
+        matches!(&self.inner.backend, Backend::Directory(directory) if !directory.path().exists())
     }
 
     /// Makes the place where objects will lie, if it is one that can be missing (a directory; mode 0700).
@@ -218,8 +251,15 @@ impl Store {
     /// Puts an object only if nothing has that name. What was put, and what stands there, is durable.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let len = bytes.len() as u64;
-        if let Some(limiter) = &self.inner.upload {
-            limiter.take(len).await;
+        if self.inner.upload.is_limited() {
+            let piece = self.inner.upload.piece().unwrap_or(usize::MAX) as u64;
+            let mut left = len;
+            while left > 0 {
+                let next = left.min(piece);
+                self.inner.upload.take(next).await;
+                self.inner.sent.fetch_add(next, Relaxed);
+                left -= next;
+            }
         }
         let put = || async {
             let Some(store) = self.writable().await? else { return Err(vanished()) };

@@ -70,7 +70,7 @@ impl Remote {
             let pem = std::fs::read(path).map_err(|e| StoreError::BadUrl(format!("AWS_CA_BUNDLE: {path}: {e}")))?;
             roots = Some(pem);
         }
-        let transport = Transport::new(limits.upload.map(Limiter::new), roots.as_deref())?;
+        let transport = Transport::new(Limiter::new(limits.upload), roots.as_deref())?;
         let (store, fingerprint) = build(&origin, &transport, environment())?;
         let built = Mutex::new(Built { store, fingerprint, looked: None, renewed: Instant::now() });
         let (pace, whole) = (Pace::default(), Mutex::new(None));
@@ -79,6 +79,20 @@ impl Remote {
 
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
         self.built.lock().store.clone()
+    }
+
+    /// Of uploads, from now on.
+    pub(super) fn limit(&self, rate: Option<std::num::NonZeroU64>) {
+        self.transport.limit(rate);
+    }
+
+    pub(super) fn clock_ahead(&self) -> Option<i64> {
+        self.transport.clock_ahead()
+    }
+
+    /// Bytes of bodies that went out.
+    pub(super) fn sent(&self) -> u64 {
+        self.transport.sent()
     }
 
     pub(super) fn is_web(&self) -> bool {
@@ -359,7 +373,7 @@ mod tests {
     }
 
     fn built(url: &str, variables: &[(&str, &str)]) -> Result<u64, String> {
-        let transport = Transport::new(None, None).unwrap();
+        let transport = Transport::new(Limiter::new(None), None).unwrap();
         let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         build(&origin(url), &transport, variables).map(|(_, print)| print).map_err(|e| e.to_string())
     }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use super::StoreError;
 use super::limit::Limiter;
 use super::progress::{Progress, TRANSFER};
+use crate::base::clock;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Servers close idle connections sooner or later; one that is about to be closed is not used.
@@ -53,7 +55,11 @@ pub(super) struct Transport(Arc<Inner>);
 
 struct Inner {
     client: reqwest::Client,
-    upload: Option<Limiter>,
+    upload: Limiter,
+    /// Bytes of bodies that went out.
+    sent: AtomicU64,
+    /// By how many seconds the server's clock is ahead.
+    ahead: Mutex<Option<i64>>,
     /// Nothing is asked before.
     pause: Mutex<Option<Instant>>,
 }
@@ -82,7 +88,7 @@ fn failed(why: String) -> HttpError {
 
 impl Transport {
     /// `roots`: certificates to trust beside the system's, PEM.
-    pub(super) fn new(upload: Option<Limiter>, roots: Option<&[u8]>) -> Result<Transport, StoreError> {
+    pub(super) fn new(upload: Limiter, roots: Option<&[u8]>) -> Result<Transport, StoreError> {
         let bad = |why: String| StoreError::BadUrl(format!("HTTP cannot be used: {why}"));
         let roots = match roots {
             Some(pem) => reqwest::Certificate::from_pem_bundle(pem).map_err(|e| bad(e.to_string()))?,
@@ -98,7 +104,13 @@ impl Transport {
             .redirect(redirect::Policy::custom(no_downgrade))
             .build()
             .map_err(|e| bad(innermost(&e)))?;
-        Ok(Transport(Arc::new(Inner { client, upload, pause: Mutex::new(None) })))
+        Ok(Transport(Arc::new(Inner {
+            client,
+            upload,
+            sent: AtomicU64::new(0),
+            ahead: Mutex::new(None),
+            pause: Mutex::new(None),
+        })))
     }
 
     /// Waits for the end of a pause that the server asked for; one that is long is an error now.
@@ -138,6 +150,7 @@ impl Transport {
         });
         let answer = self.0.client.execute(request).await.map_err(|e| failed(describe(&host, &e)))?;
         progress.received(0);
+        self.look_at_clock(answer.headers());
         let status = answer.status();
         if status.is_client_error() || status.is_server_error() {
             self.heed(answer.headers());
@@ -155,13 +168,34 @@ impl Transport {
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 
+    fn look_at_clock(&self, headers: &HeaderMap) {
+        let told = headers.get(http::header::DATE).and_then(|value| clock::http_date(value.to_str().ok()?));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        if let (Some(told), Ok(now)) = (told, now) {
+            *self.0.ahead.lock() = Some(told - now.as_secs() as i64);
+        }
+    }
+
+    pub(super) fn clock_ahead(&self) -> Option<i64> {
+        *self.0.ahead.lock()
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Of uploads, from now on.
+    pub(super) fn limit(&self, rate: Option<std::num::NonZeroU64>) {
+        self.0.upload.set(rate);
+    }
+
     /// A body in pieces, each when the limit allows it.
     fn pieces(
         self,
         body: HttpRequestBody,
         progress: Arc<Progress>,
     ) -> impl Stream<Item = Result<Bytes, HttpError>> + Send + 'static {
-        let size = self.0.upload.as_ref().map_or(PIECE, Limiter::piece);
+        let size = self.0.upload.piece().unwrap_or(PIECE);
         let data = body.into_data_stream().flat_map(move |data| {
             let pieces: Vec<_> = match data {
                 Ok(data) => split(data, size).into_iter().map(Ok).collect(),
@@ -173,10 +207,11 @@ impl Transport {
             let (this, progress) = (self.clone(), progress.clone());
             async move {
                 let piece = piece?;
-                if let Some(limiter) = &this.0.upload {
-                    progress.held(limiter.take(piece.len() as u64)).await;
+                if this.0.upload.is_limited() {
+                    progress.held(this.0.upload.take(piece.len() as u64)).await;
                 }
                 progress.sent(piece.len() as u64);
+                this.0.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
                 Ok(piece)
             }
         })

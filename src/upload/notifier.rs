@@ -1,6 +1,7 @@
 //! Notifier: who waits for the vault learns what it holds.
 
 use crate::base::{Position, watch};
+use crate::pipeline::Moves;
 
 /// How far the vault has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Notifier {
     progress: watch::Sender<Progress>,
     /// How many wait for the vault now: a round does not dawdle for them.
     waiting: watch::Sender<usize>,
+    /// Who watches what has come to be in the vault.
+    moves: Moves,
 }
 
 /// Counts one who waits, until it is dropped.
@@ -28,7 +31,15 @@ impl Drop for Waiting<'_> {
 
 impl Notifier {
     pub fn new(committed: Position) -> Notifier {
-        Notifier { progress: watch::Sender::new(Progress::Committed(committed)), waiting: watch::Sender::new(0) }
+        Notifier {
+            progress: watch::Sender::new(Progress::Committed(committed)),
+            waiting: watch::Sender::new(0),
+            moves: Moves::default(),
+        }
+    }
+
+    pub fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     pub fn committed(&self, cut: Position) {

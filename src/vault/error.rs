@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::format::FormatError;
+use crate::format::commit::Hash;
 use crate::index::IndexError;
 use crate::journal::JournalError;
 use crate::store::StoreError;
@@ -32,6 +33,12 @@ pub enum VaultError {
     /// Exit 13.
     #[error("{0}")]
     Tampered(String),
+    /// Exit 13: the header that opened is not the one that the log names; somebody who has the passphrase tries that one.
+    #[error("the header that opened (number {opened}) is not the one that the vault names (number {})", named.0)]
+    OtherHeader { opened: u64, named: (u64, Hash) },
+    /// Exit 1: no new header can be made as it was asked for.
+    #[error("the keys are as they were: {0}")]
+    KeyChange(String),
     /// Exit 13: the vault's newest state is not one that goes on from what this machine has seen.
     #[error(
         "{0}. If you put that state there yourself (a backup, say), `dripfs mount --accept-rollback` goes on from it: \

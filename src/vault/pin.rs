@@ -44,7 +44,7 @@ impl fmt::Display for Pin {
 /// What a mount without the store must know beside the pin (E4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Standing {
-    /// The hash of the header that lies beside the pin.
+    /// The hash of the header that the pin names, which lies beside it.
     pub header: Option<Hash>,
     /// The epoch number of offline mounts, as long as the vault has no record of it (E1).
     pub reserved: Option<Epoch>,
@@ -142,7 +142,12 @@ impl PinFile {
     /// `change` sees what the file holds, and nobody else writes meanwhile; with `None` it stays so.
     fn write(&self, change: impl FnOnce(Option<Pin>, Standing) -> Option<(Pin, Standing)>) -> Result<(), VaultError> {
         let _writing = self.writing.lock();
-        let Some((pin, standing)) = change(self.get(), self.standing()) else { return Ok(()) };
+        let known = self.get();
+        let Some((pin, mut standing)) = change(known, self.standing()) else { return Ok(()) };
+        if known.is_some_and(|known| known.header != pin.header) {
+            // What lies there is the header before.
+            standing.header = None;
+        }
         let stored = Stored {
             version: 1,
             vault: pin.vault.to_string(),
@@ -280,6 +285,18 @@ mod tests {
         open().keep_header(b"sealed", 6).unwrap();
         assert_eq!(open().header().unwrap(), b"sealed", "and it is written again");
         assert_eq!(open().get(), Some(pin(8)));
+    }
+
+    #[test]
+    fn a_header_that_was_kept_is_none_of_a_pin_that_names_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || PinFile::open(Arc::new(RealDisk::new(dir.path().to_owned()))).unwrap();
+        open().set(pin(7)).unwrap();
+        open().keep_header(b"first", 5).unwrap();
+        open().see(Pin { header: 2, ..pin(8) }).unwrap();
+        assert!(open().standing().header.is_none() && open().header().is_err());
+        open().keep_header(b"second", 5).unwrap();
+        assert_eq!(open().header().unwrap(), b"second");
     }
 
     #[test]

@@ -5,16 +5,20 @@ use bytes::Bytes;
 use super::VaultError;
 use super::init::FIRST_HEADER;
 use super::pin::Pin;
-use crate::base::VaultId;
+use crate::base::{Random, VaultId};
+use crate::crypto::kdf;
 use crate::crypto::secret::Passphrase;
 use crate::format::commit::Hash;
+use crate::format::header::change::Draft;
 use crate::format::header::{Header, UnlockError, header_name};
 use crate::format::hint::{HINT_NAME, Hint};
 use crate::format::keys::Keys;
-use crate::store::{Store, StoreError};
+use crate::store::{Created, Store, StoreError};
 
 /// How many headers are listed. Numbers may have gaps.
 const HEADERS: usize = 1024;
+/// How many numbers in a row may be taken by others at the same time.
+const SUCCESSOR_TRIES: u32 = 8;
 
 /// An opened header.
 pub struct Unlocked {
@@ -37,8 +41,19 @@ pub async fn unlock_kept(
     Ok(unlocked)
 }
 
-/// Opens the newest header, or the one that the pin names: two are tried at most. Which one counts, the log says.
+/// Opens the newest header, or the one that the pin (without one: the hint) names: two are tried at most. Which one
+/// counts, the log says.
 pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -> Result<Unlocked, VaultError> {
+    unlock_with(store, passphrase, pin, None).await
+}
+
+/// As [`unlock`]; `kept` is the hash of the header that the pin names, if this machine knows it (A10).
+pub async fn unlock_with(
+    store: &Store,
+    passphrase: &Passphrase,
+    pin: Option<&Pin>,
+    kept: Option<Hash>,
+) -> Result<Unlocked, VaultError> {
     let mut numbers: Vec<u64> = match store.can_list() {
         true => store.list("header/", HEADERS).await?.iter().filter_map(|n| number(n)).collect(),
         false => vec![hinted_header(store).await?],
@@ -50,19 +65,48 @@ pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -
             None => VaultError::NotFound { url: store.url().to_owned() },
         });
     };
+    if let Some(pin) = pin.filter(|pin| newest < pin.header && store.can_list()) {
+        return Err(VaultError::Tampered(format!(
+            "{}: the vault's header (number {}) is gone, and an older one (number {newest}) stands in its place: keys that \
+             were changed or removed since are not accepted again",
+            store.url(),
+            pin.header
+        )));
+    }
     let mut tries = vec![newest];
-    tries.extend(pin.map(|pin| pin.header).filter(|n| *n != newest));
+    match pin {
+        Some(pin) => tries.push(pin.header),
+        // A change of keys that did not come to its end leaves a newer one that does not count.
+        None if numbers.len() > 1 => tries.push(hinted_header(store).await?),
+        None => {}
+    }
+    tries.dedup();
     let mut first_error = None;
     for number in tries {
-        match open(store, number, passphrase.clone()).await {
+        let kept = kept.filter(|_| pin.is_some_and(|pin| pin.header == number));
+        match open(store, number, passphrase.clone(), kept).await {
             Ok(unlocked) => {
                 check_id(store.url(), pin, unlocked.keys.vault)?;
                 return Ok(unlocked);
             }
+            Err(error @ VaultError::Tampered(_)) if kept.is_some() => return Err(error),
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
     Err(first_error.unwrap_or_else(|| vanished(store)))
+}
+
+/// Opens the header that the log names, and no other: exit 12 if the passphrase does not open it, 13 if it is not that one.
+pub async fn unlock_named(
+    store: &Store,
+    passphrase: &Passphrase,
+    pin: Option<&Pin>,
+    named: (u64, Hash),
+) -> Result<Unlocked, VaultError> {
+    log::info!("{}: header {} is the one that counts", store.url(), named.0);
+    let unlocked = open(store, named.0, passphrase.clone(), Some(named.1)).await?;
+    check_id(store.url(), pin, unlocked.keys.vault)?;
+    Ok(unlocked)
 }
 
 /// The header to try where nothing can be listed.
@@ -71,14 +115,43 @@ pub async fn hinted_header(store: &Store) -> Result<u64, StoreError> {
     Ok(hint.and_then(|hint| Hint::header_number(&hint)).unwrap_or(FIRST_HEADER))
 }
 
-async fn open(store: &Store, number: u64, passphrase: Passphrase) -> Result<Unlocked, VaultError> {
+async fn open(store: &Store, number: u64, passphrase: Passphrase, known: Option<Hash>) -> Result<Unlocked, VaultError> {
     let Some(object) = store.get(&header_name(number)).await? else {
         return Err(match store.can_list() {
             true => vanished(store),
             false => VaultError::NotFound { url: store.url().to_owned() },
         });
     };
+    if known.is_some_and(|hash| hash != kdf::hash(&object)) {
+        return Err(VaultError::Tampered(format!(
+            "{}: another header stands in the place of the vault's (number {number}): an older one was put back, or it was \
+             changed by somebody without the key",
+            store.url()
+        )));
+    }
     open_object(store.url(), number, object, passphrase).await
+}
+
+/// Puts the successor of the header that counts, under the next number that is free; it counts once a log object names it.
+pub async fn put_successor(
+    store: &Store,
+    random: &Random,
+    counts: u64,
+    draft: &Draft,
+) -> Result<(u64, Bytes), VaultError> {
+    let taken = store.list("header/", HEADERS).await?;
+    let mut next = taken.iter().filter_map(|name| number(name)).fold(counts, u64::max);
+    for _ in 0..SUCCESSOR_TRIES {
+        next = next.checked_add(1).ok_or_else(|| VaultError::KeyChange("no number is left for a header".to_owned()))?;
+        let object = Bytes::from(draft.seal(random, next));
+        match store.create(&header_name(next), object.clone()).await {
+            Ok(Created::New) => return Ok((next, object)),
+            // Another's; or this one, of which an answer was lost, and then it stays there and counts for nothing.
+            Ok(Created::Exists) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(VaultError::KeyChange("others change the keys right now: try again".to_owned()))
 }
 
 async fn open_object(url: &str, number: u64, object: Bytes, passphrase: Passphrase) -> Result<Unlocked, VaultError> {

@@ -266,6 +266,7 @@ impl Sim {
         // A life without the store on which nothing was done acknowledged nothing of its own.
         while last.is_untouched_offline() {
             match last.base.clone().filter(|base| base.who.machine == who.machine) {
+                Some(base) if base.drained.get() => return Ok(()),
                 Some(base) => last = base,
                 None => return Ok(()),
             }

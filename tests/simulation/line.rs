@@ -24,6 +24,8 @@ pub struct Line {
     pub asides: usize,
     /// It came up without the store, with a history in which there were so many reigns.
     pub offline: Option<usize>,
+    /// Then: the log object up to which it knew the vault.
+    pub joined: u64,
     /// The line that it goes on with, if it came up so.
     pub base: Option<Rc<Line>>,
     /// How many states there had been when it came up.
@@ -43,6 +45,7 @@ impl Line {
             successor: RefCell::new(None),
             asides,
             offline,
+            joined: 0,
             base: None,
             born,
         }

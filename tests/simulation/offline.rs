@@ -88,7 +88,10 @@ impl Sim {
             Some(backup) => {
                 Some(backup.line.clone()).filter(|line| line.offline.is_some_and(|reigns| reigns == before.len()))
             }
-            None => self.last_line(who.machine).filter(|line| Sim::goes_on(line, before)),
+            // A reign that it found may have gone on since.
+            None => self
+                .last_line(who.machine)
+                .filter(|line| Sim::goes_on(line, before) && !self.remote.is_written_after(line.joined, who.machine)),
         };
         unsent.unwrap_or_else(|| self.line_after(before))
     }
@@ -135,7 +138,7 @@ impl Sim {
         let reigns = self.reigns_of(&parent);
         self.remote.goes_on_from(who.life, reigns);
         let mut line = Line::new(who, model, oracle, asides.len());
-        (line.offline, line.base) = (Some(reigns), Some(parent));
+        (line.offline, line.base, line.joined) = (Some(reigns), Some(parent), drive.status().sequence);
         let line = Rc::new(line);
         self.lines.borrow_mut().insert(who.life, line.clone());
         self.tally.borrow_mut().offline += 1;

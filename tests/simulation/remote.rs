@@ -290,6 +290,11 @@ impl Remote {
         self.state.lock().links[machine] > now
     }
 
+    /// Has another machine written after this log object?
+    pub fn is_written_after(&self, sequence: u64, machine: usize) -> bool {
+        self.state.lock().log.range(sequence + 1..).any(|(_, who)| who.machine != machine)
+    }
+
     /// A drive is there, with the store or without.
     pub fn came_up(&self, life: u64) {
         self.state.lock().came_up.insert(life);

@@ -234,15 +234,15 @@ impl Offline {
         let passed = walked.since(self.noted);
         // An own object was made by a mount that had seen all before it. What may stand there since the index's commit are
         // epoch records of machines that this one then took the vault over from, and that never wrote.
-        let first = passed.iter().position(|passed| own(&passed.block));
+        let last = passed.iter().rposition(|passed| own(&passed.block));
         // Where the walk began anew, an own object must say so of what the checkpoint covers.
-        let follows = follows && (walked.continued || first.is_some() || passed.len() < walked.passed.len());
-        let (before, since) = passed.split_at(first.unwrap_or(0));
-        let is_own = before.iter().all(|passed| !passed.is_commit) && since.iter().all(|passed| own(&passed.block));
+        let follows = follows && (walked.continued || last.is_some() || passed.len() < walked.passed.len());
+        let (before, since) = passed.split_at(last.map_or(0, |last| last + 1));
+        let is_own = since.is_empty() && before.iter().all(|passed| own(&passed.block) || !passed.is_commit);
         if !follows || !is_own {
-            let others = since.iter().filter(|passed| !own(&passed.block)).count();
+            let others = passed.iter().filter(|passed| !own(&passed.block)).count();
             log::debug!(
-                "{} log objects since commit {} (continued: {}, first own: {first:?}), {others} of them not of this journal",
+                "{} log objects since commit {} (continued: {}, last own: {last:?}), {others} of them not of this journal",
                 walked.passed.len(),
                 self.base.sequence,
                 walked.continued

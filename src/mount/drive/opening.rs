@@ -6,15 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::offline::{self, Offline};
 use super::ownership::{self, Claims};
 use super::{Begun, Drive, DriveOptions, JOURNAL_DIR, Parts, World, settings, start_writer};
 use crate::base::disk::RealDisk;
 use crate::base::sizes::CLASS_MIN;
 use crate::base::{Clock, Epoch, Position, Random, Timestamp};
+use crate::crypto::kdf;
 use crate::crypto::secret::Passphrase;
 use crate::format::change::Note;
 use crate::format::commit::{ChainLink, Hash};
+use crate::format::header::change::Draft;
 use crate::format::header::header_name;
 use crate::format::keys::Keys;
 use crate::history::{self, History};
@@ -68,12 +72,19 @@ impl Drive {
         pins: PinFile,
         options: DriveOptions,
     ) -> Result<Drive, VaultError> {
-        let world = real_world(store, &options)?;
-        let unlocked = unlock::unlock(&world.store, passphrase, pins.get().as_ref()).await?;
+        let (pin, kept) = (pins.get(), pins.standing().header);
+        let unlocked = unlock::unlock_with(&store, passphrase, pin.as_ref(), kept).await?;
         if !options.read_only {
-            world.store.probe_again().await?;
+            store.probe_again().await?;
         }
-        Drive::open_in(world, unlocked, pins, options).await
+        let world = real_world(store.clone(), &options)?;
+        let named = match Drive::open_in(world, unlocked, pins, options.clone()).await {
+            Err(VaultError::OtherHeader { named, .. }) => named,
+            opened => return opened,
+        };
+        let unlocked = unlock::unlock_named(&store, passphrase, pin.as_ref(), named).await?;
+        let pins = PinFile::open(Arc::new(RealDisk::new(options.state.clone())))?;
+        Drive::open_in(real_world(store, &options)?, unlocked, pins, options).await
     }
 
     async fn open_without_store(
@@ -99,6 +110,17 @@ impl Drive {
         pins: PinFile,
         options: DriveOptions,
     ) -> Result<Drive, VaultError> {
+        Drive::open_changing(world, unlocked, pins, options, None).await
+    }
+
+    /// As [`Drive::open_in`]; with a draft, the epoch record names a new header, which counts from then on.
+    pub(super) async fn open_changing(
+        world: World,
+        unlocked: Unlocked,
+        pins: PinFile,
+        options: DriveOptions,
+        draft: Option<&Draft>,
+    ) -> Result<Drive, VaultError> {
         if options.read_only {
             return Drive::open_reader_in(world, unlocked, pins, options).await;
         }
@@ -116,15 +138,16 @@ impl Drive {
         let pin = seen(&keys, unlocked.header, &looked.walked, known)?;
         let committed = looked.walked.commit.time.secs;
         let rolled_back = accepted.is_some();
-        let mut opening = Opening { world, keys, pins, options, pin, rolled_back, notices: Vec::new() };
+        let object = unlocked.object;
+        let mut opening = Opening { world, keys, pins, options, pin, object, rolled_back, notices: Vec::new() };
         if let (Some(why), Some(known)) = (accepted, known) {
             let (from, to) = (known.link.sequence, pin.link.sequence);
             opening.notice(format!("accepted: the vault goes from sequence {from} back to {to} ({why})"));
         }
-        let drive = opening.writer(known, looked, recovered).await?;
+        let (drive, object) = opening.writer(known, looked, recovered, draft).await?;
         if let Some(writer) = &drive.writer
-            && !unlocked.object.is_empty()
-            && let Err(error) = writer.pins.keep_header(&unlocked.object, committed)
+            && !object.is_empty()
+            && let Err(error) = writer.pins.keep_header(&object, committed)
         {
             log::warn!("{error}: this drive cannot be mounted without its store until that is written");
         }
@@ -261,10 +284,7 @@ async fn knock(store: &Store, pin: Option<&Pin>) -> Result<(), StoreError> {
 /// The vault's newest state as this machine remembers it. The header that it names must be the one that opened.
 fn seen(keys: &Keys, header: (u64, Hash), walked: &Walked, known: Option<Pin>) -> Result<Pin, VaultError> {
     if walked.header != header {
-        return Err(VaultError::Tampered(format!(
-            "the header that opened (number {}) is not the one that the vault names (number {})",
-            header.0, walked.header.0
-        )));
+        return Err(VaultError::OtherHeader { opened: header.0, named: walked.header });
     }
     Ok(Pin {
         vault: keys.vault,
@@ -274,7 +294,7 @@ fn seen(keys: &Keys, header: (u64, Hash), walked: &Walked, known: Option<Pin>) -
     })
 }
 
-fn real_world(store: Store, options: &DriveOptions) -> Result<World, VaultError> {
+pub(super) fn real_world(store: Store, options: &DriveOptions) -> Result<World, VaultError> {
     let cpu = Cpu::threads(std::thread::available_parallelism().map_or(2, usize::from))
         .map_err(|e| VaultError::State { path: "threads".to_owned(), why: e.to_string() })?;
     let state = options.state.clone();
@@ -297,6 +317,8 @@ struct Opening {
     pins: PinFile,
     options: DriveOptions,
     pin: Pin,
+    /// The header that counts.
+    object: Bytes,
     /// The vault is not what this machine has seen, and that is accepted.
     rolled_back: bool,
     notices: Vec<String>,
@@ -314,7 +336,8 @@ impl Opening {
         known: Option<Pin>,
         mut looked: Looked,
         recovered: crate::journal::Recovered,
-    ) -> Result<Drive, VaultError> {
+        draft: Option<&Draft>,
+    ) -> Result<(Drive, Bytes), VaultError> {
         let claims = Claims {
             takeover: self.options.takeover,
             rolled_back: self.rolled_back,
@@ -347,7 +370,7 @@ impl Opening {
         if ready.walked.newest.link != judged {
             return Err(in_use());
         }
-        self.begin(ready, recovered, above).await
+        self.begin(ready, recovered, above, draft).await
     }
 
     async fn begin(
@@ -355,16 +378,22 @@ impl Opening {
         ready: Ready,
         recovered: crate::journal::Recovered,
         above: Position,
-    ) -> Result<Drive, VaultError> {
-        let Opening { world, keys, pins, options, pin, notices, .. } = self;
+        draft: Option<&Draft>,
+    ) -> Result<(Drive, Bytes), VaultError> {
+        let Opening { world, keys, pins, options, pin, notices, mut object, .. } = self;
         let position = ready.position();
         let Ready { index, mark, over, placed, walked } = ready;
-        let Walked { newest, commit, header, checkpoint, manifest, .. } = walked;
+        let Walked { newest, commit, mut header, checkpoint, manifest, .. } = walked;
         // How many bytes the log took is not known without reading all of it: as many as it must have.
         let grown = newest.link.sequence.0.saturating_sub(manifest.sequence.0);
         let keeper = Keeper::new(options.checkpoint, checkpoint, manifest, grown * CLASS_MIN as u64, grown);
         // The pin is durable before what it covers is shown; so is the epoch's number before it is used.
         let epoch = epoch::next(&pins, pin, history::highest_epoch(&recovered.changes).max(mark.epoch))?;
+        if let Some(draft) = draft {
+            let (number, successor) = unlock::put_successor(&world.store, &world.random, header.0, draft).await?;
+            header = (number, kdf::hash(&successor));
+            object = successor;
+        }
         let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
         let changes = recovered.changes.clone();
         let found = recovered.extents.iter().copied().collect();
@@ -393,7 +422,7 @@ impl Opening {
         let settings = options.rounds.clone();
         let parts = Parts { settings, ..Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut) };
         let begun = Begun::Online { reign, keeper: Box::new(keeper), chain };
-        Ok(Drive::join(world, keys, history, indexer, parts, begun, notices, &options))
+        Ok((Drive::join(world, keys, history, indexer, parts, begun, notices, &options), object))
     }
 }
 
@@ -424,7 +453,7 @@ async fn begin_reign(
     let Some(block) = journal.durable().1 else { return Err(did_not_begin()) };
     let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
     epoch::check(&world.store, commit).await?;
-    pins.set(Pin { link, epoch: reign.epoch, ..pin })?;
+    pins.set(Pin { link, header: reign.header.0, epoch: reign.epoch, ..pin })?;
     // What the vault has all the same, as the index knows, is not sent again.
     history.settle(&[]).map_err(VaultError::from)?;
     let low = history.low(commit.cut);

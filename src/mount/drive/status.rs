@@ -244,7 +244,8 @@ impl Drive {
         all.into_iter().map(status).collect()
     }
 
-    fn state(&self) -> (&'static str, Option<String>) {
+    /// In one word, and why it is not "ready".
+    pub fn state(&self) -> (&'static str, Option<String>) {
         let outage = || self.store.outage().map(|(since, why)| format!("for {} s: {why}", since.as_secs()));
         let Some(writer) = &self.writer else {
             let trouble = self.reader.as_ref().and_then(|reader| reader.follower.told().trouble);

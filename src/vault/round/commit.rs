@@ -1,6 +1,6 @@
 //! One commit: what the plan names is sent, one log object is created, and whoever has an interest is told (C3, C4, J5).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::plan::{DEAD_LEN, LARGE, Plan, Records, SMALL, chunks, inline_places, place};
 use super::{Chain, RoundError, Rounds};
-use crate::base::{ExtentId, ObjectId, Position, Sequence, plants};
+use crate::base::{ExtentId, Ino, ObjectId, Position, Sequence, plants};
 use crate::crypto::kdf;
 use crate::format::change::Note;
 use crate::format::commit::{
@@ -19,7 +19,7 @@ use crate::format::commit::{
 use crate::format::key::Key;
 use crate::format::record::{Extent, Place, Record, Segment};
 use crate::journal::JournalError;
-use crate::pipeline::Class;
+use crate::pipeline::{Class, Moved};
 use crate::store::Created;
 use crate::upload::remote_storage::{self, Outgoing, SendError, places};
 use crate::vault::VaultError;
@@ -29,6 +29,15 @@ use crate::vault::pin::Pin;
 /// How long a round waits for this machine's disk before it tries again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
+/// Sealed bytes of each file, in the order of their inodes.
+fn by_file(outgoing: &[Outgoing]) -> BTreeMap<Ino, u64> {
+    let mut files = BTreeMap::new();
+    for extent in outgoing {
+        *files.entry(extent.id.owner).or_default() += u64::from(extent.record.stored);
+    }
+    files
+}
+
 impl Rounds {
     pub(super) async fn commit(&self, mut plan: Plan, idle: bool) -> Result<(), RoundError> {
         let began = Instant::now();
@@ -36,6 +45,8 @@ impl Rounds {
         let sequence = Sequence(chain.newest.sequence.0 + 1);
         let extents = |plan: &Plan| plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum::<u64>();
         *self.sending.lock() = extents(&plan);
+        // What was sent ahead becomes the vault's with this commit, too.
+        let files = self.notifier.moves().is_watched().then(|| by_file(&plan.outgoing));
         let landed = self.land(&mut plan, sequence).await?;
         let extents = extents(&plan);
         *self.sending.lock() = extents;
@@ -79,6 +90,9 @@ impl Rounds {
         let standing = Some((newest, checkpoint));
         let chain = Chain { newest, cut: plan.cut, idle, time, standing };
         self.took(chain, plan.low, &placed, &plan.dead).await?;
+        for (ino, bytes) in files.into_iter().flatten() {
+            self.notifier.moves().tell(Moved { ino, bytes, took: began.elapsed() });
+        }
         *self.usage.lock() = plan.usage;
         self.keeper.stands(checkpoint, object.len() as u64 + parts, plan.usage.map(|(_, bytes)| bytes));
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
