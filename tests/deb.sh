@@ -5,12 +5,11 @@
 set -euo pipefail
 binary=$(realpath "$1")
 cd "$(dirname "$0")/.."
-work=$(mktemp -d -p "${CARGO_TARGET_DIR:-target}" deb.XXXXXX)
-work=$(realpath "$work")
+work=$(realpath "$(mktemp -d -p "${CARGO_TARGET_DIR:-target}")")
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-bash packaging/deb "$binary" "$work/dripfs.deb"
+bash systemd/deb "$binary" "$work/dripfs.deb"
 dpkg-deb --info "$work/dripfs.deb" | sed -n 's/^ *\(Package\|Version\|Installed-Size\):/\1:/p'
 dpkg-deb --contents "$work/dripfs.deb" | grep -q 'usr/sbin/mount.dripfs -> ../bin/dripfs' || fail "the link for mount(8)"
 

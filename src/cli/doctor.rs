@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::args::Doctor;
 use super::exit::{self, Failure};
-use super::{client, human_bytes, printable, profile};
+use super::{client, human_bytes, printable, profile, runtime};
 use crate::fuse;
 use crate::mount::{environment, mountpoint, new_vault, runtime_dir, state_dir};
 use crate::store::{self, Store, StoreError};
@@ -201,8 +201,7 @@ fn store_answers(url: &str) -> Result<Vec<Answer>, Failure> {
         Ok(store) => store,
         Err(error) => return Ok(vec![wrong("store", error.to_string(), "")]),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Failure::error(format!("the runtime cannot start: {e}")))?;
+    let runtime = runtime()?;
     let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(&store)).await });
     // A request may hang in a store that does not answer.
     runtime.shutdown_background();

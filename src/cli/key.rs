@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::args::{Key, KeyPlace, Passphrase, Takeover};
+use super::args::{Key, KeyPlace, NewVault, Passphrase, Takeover};
 use super::exit::{self, Failure};
-use super::{mount, options, passphrase, profile};
+use super::{mount, options, passphrase, profile, runtime};
 use crate::base::Random;
 use crate::format::header::change::{Change, NewSlot, SlotKind, SlotView};
 use crate::format::header::{Cost, RecoveryKey};
@@ -27,17 +27,13 @@ pub fn key(command: &Key) -> Result<u8, Failure> {
         }
         Key::Remove { place, slot, takeover } => change(place, takeover, |_| Ok(Change::Remove(*slot))),
         Key::Change { place, new, kdf_memory, takeover } => {
-            let cost = Cost { memory_kib: memory(*kdf_memory)?, ..Cost::DEFAULT };
+            let made = NewVault { recovery_file: None, kdf_memory: *kdf_memory };
+            let cost = mount::new_vault_request(&made)?.cost();
             change(place, takeover, |url| {
                 Ok(Change::Replace(NewSlot::Passphrase(passphrase::get_new(new, url)?, cost)))
             })
         }
     }
-}
-
-fn memory(mib: u32) -> Result<u32, Failure> {
-    let asked = super::args::NewVault { recovery_file: None, kdf_memory: mib };
-    Ok(mount::new_vault_request(&asked)?.cost().memory_kib)
 }
 
 /// A vault that is not mounted here, and what is to be known of it before anything is asked.
@@ -75,11 +71,6 @@ fn place(asked: &KeyPlace, takeover: bool) -> Result<Place, Failure> {
         false => of_profile,
     };
     Ok(Place { store, options: DriveOptions { takeover, ..drive }, passphrase, _lock })
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|e| Failure::error(format!("the runtime cannot start: {e}")))
 }
 
 fn list(asked: &KeyPlace) -> Result<u8, Failure> {

@@ -63,6 +63,12 @@ fn help_mount(words: Vec<OsString>) -> u8 {
     helper::code(ended(mount::mount(&helper::asked(&helper, by_name), voice)))
 }
 
+/// For commands that speak to a store themselves.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|e| Failure::error(format!("the runtime cannot start: {e}")))
+}
+
 fn misused(usage: &clap::Error) -> u8 {
     // Help and version are "errors" with exit code 0; a closed pipe takes nothing away from them.
     let _ = usage.print();

@@ -152,9 +152,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     drop(state_dir::lock(&state)?);
     let passphrase = passphrase::get(&asked.passphrase(args), &environment, store.url(), makes)?;
     let request = request(args, &asked, store.url(), dir, state, new, voice);
-    if let Some(level) = request.log_level.as_deref().and_then(|level| level.parse().ok()) {
-        logging::set_level(Some(level));
-    }
+    log_as_asked(&request);
     drop(store);
     if args.background {
         background::start(&request, &passphrase, &logging::arguments(voice.verbose, voice.quiet), tell)?;
@@ -236,14 +234,19 @@ fn caching(options: &options::MountOptions, url: &str) -> Caching {
     Caching { ttl_seconds: options.ttl_seconds, disk_bytes: options.disk_cache_bytes.unwrap_or(usual) }
 }
 
+/// As much as a profile says, if it does.
+fn log_as_asked(request: &Request) {
+    if let Some(level) = request.log_level.as_deref().and_then(|level| level.parse().ok()) {
+        logging::set_level(Some(level));
+    }
+}
+
 /// The background half.
 pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     let (request, passphrase) = background::receive()?;
     let log = request.drive.state.join(state_dir::LOG);
     logging::to_file(level, log.clone()).map_err(|e| Failure::error(format!("{}: {e}", log.display())))?;
-    if let Some(level) = request.log_level.as_deref().and_then(|level| level.parse().ok()) {
-        logging::set_level(Some(level));
-    }
+    log_as_asked(&request);
     match background::serve(request, passphrase, background::Told { exit_code: exit::code_of, reload }) {
         Ok(Closed::Drained) => Ok(exit::OK),
         Ok(Closed::Pending(bytes)) => {

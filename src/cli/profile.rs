@@ -167,7 +167,7 @@ impl Reading {
                 self.profile.url = if url.contains(':') { url } else { self.path(&url)?.display().to_string() };
             }
             "directory" => self.profile.directory = Some(self.path(&text(value)?)?),
-            "passphrase-file" | "passphrase-command" if self.has_passphrase() => {
+            "passphrase-file" | "passphrase-command" if self.profile.passphrase.is_given() => {
                 return Err("there is another source of the passphrase already".into());
             }
             "passphrase-file" => self.profile.passphrase.passphrase_file = Some(self.path(&text(value)?)?),
@@ -201,10 +201,6 @@ impl Reading {
             (name, _) => name,
         };
         options::take(&mut self.profile.options, word).map_err(|failure| failure.message)
-    }
-
-    fn has_passphrase(&self) -> bool {
-        self.profile.passphrase.passphrase_file.is_some() || self.profile.passphrase.passphrase_command.is_some()
     }
 
     /// From where a profile is used says nothing about where its paths begin.

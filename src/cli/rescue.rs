@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::args::Rescue;
 use super::exit::{self, Failure};
-use super::{client, passphrase, printable};
+use super::{client, passphrase, printable, runtime};
 use crate::mount::rescue::{self, HistoryReport, Report, Request};
 use crate::mount::serve::MountStatus;
 use crate::mount::{environment, mountpoint, state_dir};
@@ -42,10 +42,7 @@ pub fn rescue(args: &Rescue) -> Result<u8, Failure> {
     }
     let store = store::open(&url)?;
     let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), false)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::error(format!("the runtime cannot start: {e}")))?;
+    let runtime = runtime()?;
     let request = Request { state, to, remove: args.remove };
     let report = runtime.block_on(rescue::rescue(&store, &passphrase, &request));
     runtime.shutdown_background();

@@ -24,6 +24,8 @@ mod opening;
 pub(super) mod ownership;
 mod status;
 
+pub use closing::KEEPING;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

@@ -141,12 +141,7 @@ pub fn without_store(ground: Ground, recovered: &Recovered) -> Result<(Index, Ma
 /// Over what a journal is replayed if nothing is known but the index and the journal itself; and up to where the vault
 /// has taken that, as far as the journal knows. What it does not know is taken again, and harms nothing.
 pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position), &'static str> {
-    let took = |change: &Arc<Change>| match change.note {
-        Some(Note::Took { link, cut: Some(cut), .. }) => Some((link, cut)),
-        _ => None,
-    };
-    let took: Vec<_> = recovered.changes.iter().filter_map(|(_, change)| took(change)).collect();
-    let Some(cut) = took.iter().map(|(_, cut)| *cut).max() else {
+    let Some(cut) = took(&recovered.changes).map(|(_, cut)| cut).max() else {
         return Err("its journal does not say what the vault has (it was never mounted to the end with the store)");
     };
     if let Some(block) = mark.block
@@ -155,7 +150,7 @@ pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position),
     {
         return Ok((Replay::Index(block.position), cut));
     }
-    let of_index = took.iter().find(|(link, _)| *link == mark.link).map(|(_, cut)| *cut);
+    let of_index = took(&recovered.changes).find(|(link, _)| *link == mark.link).map(|(_, cut)| cut);
     match of_index {
         Some(at) if mark.clean && recovered.begins <= at => Ok((Replay::Vault, at)),
         _ => Err("index and journal on this machine do not go on from one another"),
@@ -165,19 +160,21 @@ pub fn base_of(mark: &Mark, recovered: &Recovered) -> Result<(Replay, Position),
 /// The newest commit of which the journal says that the vault has it: the log up to there is what this journal stands on,
 /// or was made of it.
 pub fn noted(changes: &[(Position, Arc<Change>)]) -> Option<ChainLink> {
-    let took = |change: &Arc<Change>| match change.note {
-        Some(Note::Took { link, cut: Some(_), .. }) => Some(link),
+    took(changes).map(|(link, _)| link).max_by_key(|link| link.sequence)
+}
+
+/// The commits of which the journal says that the vault has them, and their cuts.
+fn took(changes: &[(Position, Arc<Change>)]) -> impl Iterator<Item = (ChainLink, Position)> {
+    changes.iter().filter_map(|(_, change)| match change.note {
+        Some(Note::Took { link, cut: Some(cut), .. }) => Some((link, cut)),
         _ => None,
-    };
-    changes.iter().filter_map(|(_, change)| took(change)).max_by_key(|link| link.sequence)
+    })
 }
 
 /// The highest epoch that the log is known to have. A commit that the journal has noted and the index has not met is of
 /// an epoch that gave numbers there.
 pub fn known_epoch(mark: &Mark, changes: &[(Position, Arc<Change>)]) -> Epoch {
-    let is_later =
-        |note: &Note| matches!(note, Note::Took { link, cut: Some(_), .. } if link.sequence > mark.link.sequence);
-    match changes.iter().any(|(_, change)| change.note.as_ref().is_some_and(is_later)) {
+    match noted(changes).is_some_and(|noted| noted.sequence > mark.link.sequence) {
         true => mark.epoch.max(history::highest_epoch(changes)),
         false => mark.epoch,
     }

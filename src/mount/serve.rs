@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::control::{self, Command, Handler, Reply};
-use super::drive::{Closed, Drive, DriveOptions, Progress, Status};
+use super::drive::{Closed, Drive, DriveOptions, KEEPING, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
 use super::{MountError, environment, http, kernel, memory, metrics, notify, runtime_dir, service, state_dir};
@@ -36,8 +36,8 @@ const STALL: Duration = Duration::from_secs(90);
 const LET_GO: Duration = Duration::from_secs(10);
 /// How often free memory is given back to the system.
 const TIDY: Duration = Duration::from_secs(30);
-/// How long a drain that was given up may take to bring what is dirty to the journal, and more.
-const KEEPING: u64 = 60;
+/// How much longer the service manager is asked to wait than a drain that goes on or is given up may take.
+const MARGIN: Duration = Duration::from_secs(20);
 /// How long clients may take to hear the last word.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -593,7 +593,7 @@ async fn drain(
         };
         if moved.send_if_modified(moves) {
             // As long as this process itself would wait for the next step; without one, nothing is extended.
-            notify::extend(STALL.as_secs() + KEEPING, now);
+            notify::extend((STALL + KEEPING + MARGIN).as_secs(), now);
         }
     });
     tokio::select! {

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use super::StoreError;
 use super::limit::Limiter;
 use super::progress::{Progress, TRANSFER};
-use crate::base::clock;
+use crate::base::Timestamp;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Servers close idle connections sooner or later; one that is about to be closed is not used.
@@ -169,10 +169,11 @@ impl Transport {
     }
 
     fn look_at_clock(&self, headers: &HeaderMap) {
-        let told = headers.get(http::header::DATE).and_then(|value| clock::http_date(value.to_str().ok()?));
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        if let (Some(told), Ok(now)) = (told, now) {
-            *self.0.ahead.lock() = Some(told - now.as_secs() as i64);
+        let told =
+            headers.get(http::header::DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
+        if let Some(told) = told {
+            let seconds = |time| Timestamp::from_system(time).secs;
+            *self.0.ahead.lock() = Some(seconds(told) - seconds(SystemTime::now()));
         }
     }
 

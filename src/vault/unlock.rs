@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::VaultError;
 use super::init::FIRST_HEADER;
-use super::pin::Pin;
+use super::pin::{Pin, PinFile};
 use crate::base::{Random, VaultId};
 use crate::crypto::kdf;
 use crate::crypto::secret::Passphrase;
@@ -41,6 +41,20 @@ pub async fn unlock_kept(
     Ok(unlocked)
 }
 
+/// Opens a header for the machine that keeps these pins: as [`unlock`]; or the one that the log was found to name.
+pub async fn unlock_here(
+    store: &Store,
+    passphrase: &Passphrase,
+    pins: &PinFile,
+    named: Option<(u64, Hash)>,
+) -> Result<Unlocked, VaultError> {
+    let pin = pins.get();
+    match named {
+        Some(named) => unlock_named(store, passphrase, pin.as_ref(), named).await,
+        None => unlock_with(store, passphrase, pin.as_ref(), pins.standing().header).await,
+    }
+}
+
 /// Opens the newest header, or the one that the pin (without one: the hint) names: two are tried at most. Which one
 /// counts, the log says.
 pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -> Result<Unlocked, VaultError> {
@@ -48,7 +62,7 @@ pub async fn unlock(store: &Store, passphrase: &Passphrase, pin: Option<&Pin>) -
 }
 
 /// As [`unlock`]; `kept` is the hash of the header that the pin names, if this machine knows it (A10).
-pub async fn unlock_with(
+async fn unlock_with(
     store: &Store,
     passphrase: &Passphrase,
     pin: Option<&Pin>,
@@ -89,7 +103,13 @@ pub async fn unlock_with(
                 check_id(store.url(), pin, unlocked.keys.vault)?;
                 return Ok(unlocked);
             }
-            Err(error @ VaultError::Tampered(_)) if kept.is_some() => return Err(error),
+            Err(error @ VaultError::Tampered(_)) if kept.is_some() => {
+                // Perhaps all of the vault is another one.
+                if let Ok(unlocked) = open(store, number, passphrase.clone(), None).await {
+                    check_id(store.url(), pin, unlocked.keys.vault)?;
+                }
+                return Err(error);
+            }
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
@@ -97,7 +117,7 @@ pub async fn unlock_with(
 }
 
 /// Opens the header that the log names, and no other: exit 12 if the passphrase does not open it, 13 if it is not that one.
-pub async fn unlock_named(
+async fn unlock_named(
     store: &Store,
     passphrase: &Passphrase,
     pin: Option<&Pin>,
@@ -159,16 +179,22 @@ async fn open_object(url: &str, number: u64, object: Bytes, passphrase: Passphra
     let hash = header.hash;
     // Argon2id takes half a second of a processor: not on a thread that serves others.
     let opened = tokio::task::spawn_blocking(move || header.unlock(&passphrase)).await;
-    let url = url.to_owned();
     match opened {
         Ok(Ok(master)) => Ok(Unlocked { keys: Keys::from_master(&master), header: (number, hash), object }),
-        Ok(Err(UnlockError::WrongPassphrase)) => Err(VaultError::WrongPassphrase { url }),
-        Ok(Err(UnlockError::Tampered)) => {
-            Err(VaultError::Tampered(format!("the header of {url} was changed by somebody without the key")))
+        Ok(Err(error)) => Err(refused(url, error)),
+        Err(_) => Err(VaultError::State { path: url.to_owned(), why: "unlocking failed (out of memory?)".to_owned() }),
+    }
+}
+
+/// Why the header of the vault there does not open.
+pub fn refused(url: &str, error: UnlockError) -> VaultError {
+    match error {
+        UnlockError::WrongPassphrase => VaultError::WrongPassphrase { url: url.to_owned() },
+        UnlockError::Tampered => {
+            VaultError::Tampered(format!("the header of {url} was changed by somebody without the key"))
         }
-        Ok(Err(UnlockError::Format(error))) => Err(error.into()),
-        Ok(Err(error @ UnlockError::Kdf(_))) => Err(VaultError::State { path: url, why: error.to_string() }),
-        Err(_) => Err(VaultError::State { path: url, why: "unlocking failed (out of memory?)".to_owned() }),
+        UnlockError::Format(error) => error.into(),
+        UnlockError::Kdf(_) => VaultError::State { path: url.to_owned(), why: error.to_string() },
     }
 }
 

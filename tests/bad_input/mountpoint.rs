@@ -4,11 +4,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 
 use crate::common::{self, Vault, is_root, succeed, wait_until};
 use crate::{CHEAP, Nobody, assert_sound, check_refusal, in_namespace, mount_on, mount_with_state, needs_root};
-use crate::{refused, snapshot, sound_vault};
+use crate::{refused, run, snapshot, sound_vault};
 
 #[test]
 fn a_missing_mountpoint_is_told_with_the_way_to_make_it() {
@@ -92,34 +91,29 @@ fn a_mountpoint_and_a_state_directory_need_not_be_text() {
     assert!(String::from_utf8_lossy(&status.stdout).contains("mnt\u{fffd}"));
 }
 
-/// What the systemd unit runs after the end of a service, whatever ended it: a refused start too.
-fn unit_clean_up() -> String {
-    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/dripfs@.service");
-    let unit = fs::read_to_string(unit).expect("the unit");
-    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=-/bin/sh -c '")).expect("it cleans up");
-    line.strip_suffix('\'').expect("one quoted argument").replace("$$", "$")
-}
-
 #[test]
 fn the_unit_clears_a_dead_mount_and_leaves_a_living_one_and_others_alone() {
     let Some(mut vault) = Vault::new() else { return };
     let dir = vault.mountpoint();
-    let clean_up = || succeed(Command::new("sh").args(["-c", &unit_clean_up()]).env("DRIPFS_DIR", &dir));
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/dripfs@.service");
+    let unit = fs::read_to_string(unit).expect("the unit");
+    // Whatever ended the service: a refused start too.
+    assert!(unit.contains("\nExecStopPost=-/usr/bin/dripfs umount --dead %i\n"), "{unit}");
+    let clean_up = |vault: &Vault| run(vault.dripfs(["umount", "--dead"]).arg(&dir));
     let stands = || fs::read_to_string("/proc/self/mountinfo").expect("/proc").contains(dir.to_str().expect("UTF-8"));
-    clean_up();
+    clean_up(&vault);
     vault.mount_with(&CHEAP);
-    clean_up();
+    clean_up(&vault);
     assert!(stands(), "a living drive was unmounted");
     fs::read_dir(&dir).and_then(|_| fs::metadata(&dir)).expect("it lives");
     vault.kill_daemons();
     if is_root() {
         wait_until("the dead mount is cleared", || {
-            clean_up();
+            clean_up(&vault);
             !stands()
         });
-        let script =
-            format!("mount -t tmpfs none \"$1\"; export DRIPFS_DIR=\"$1\"\n{}\nmountpoint -q \"$1\"", unit_clean_up());
-        let other = in_namespace(&vault, &script, &[&dir]);
+        let script = "mount -t tmpfs none \"$1\"; \"$2\" umount --dead \"$1\"; mountpoint -q \"$1\"";
+        let other = in_namespace(&vault, script, &[&dir, &common::binary()]);
         assert!(other.status.success(), "another filesystem was unmounted");
     }
     common::detach(&dir);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::Vault;
-use crate::{assert_sound, mount_on, refused, snapshot, sound_vault};
+use crate::{assert_sound, mount_on, mount_with_state, refused, snapshot, sound_vault};
 
 fn mount_url(vault: &Vault, options: &[&str], url: &Path) -> std::process::Command {
     let mut command = vault.dripfs(["mount", "--background"]);
@@ -87,7 +87,10 @@ fn a_header_from_a_newer_format_asks_for_a_newer_program() {
     newer[11] += 1;
     fs::write(&header, &newer).expect("the provider may");
     let before = snapshot(&vault.remote());
-    refused(&mut mount_on(&vault, &vault.mountpoint()), 1, &["version 2", "use a newer dripfs"]);
+    // A machine that has never seen the vault; and one that knows the header that stood there: headers never change.
+    let state = vault.root().join("another");
+    refused(&mut mount_with_state(&vault, &state, &vault.mountpoint()), 1, &["version 2", "use a newer dripfs"]);
+    refused(&mut mount_on(&vault, &vault.mountpoint()), 13, &["another header stands in the place"]);
     assert!(before == snapshot(&vault.remote()), "the vault was touched");
     fs::write(&header, &good).expect("the provider may");
     assert_sound(&mut vault);

@@ -219,6 +219,14 @@ pub fn is_gone(pid: i32) -> bool {
     is_zombie && threads <= 1
 }
 
+/// Bytes that compress not at all, for each seed the same at every run.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    use rand::{Rng, SeedableRng};
+    let mut bytes = vec![0; len];
+    rand::rngs::SmallRng::seed_from_u64(seed).fill(&mut bytes[..]);
+    bytes
+}
+
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("DRIPFS_BIN").map_or_else(|| env!("CARGO_BIN_EXE_dripfs").into(), PathBuf::from)

@@ -25,6 +25,8 @@ use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
+use super::common::noise;
+
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const ROOT: Ino = Ino::ROOT;
 /// No two mounts draw the same ids.
@@ -227,13 +229,6 @@ async fn read_held(drive: &Drive, ino: Ino, held: VersionId, range: Range<u64>) 
         out.extend_from_slice(&part);
     }
     Ok(out)
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    use rand::{Rng, SeedableRng};
-    let mut bytes = vec![0; len];
-    rand::rngs::SmallRng::seed_from_u64(seed).fill(&mut bytes[..]);
-    bytes
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::common::Vault;
+use super::common::{Vault, noise};
 
 /// For machines much slower than this one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,13 +27,6 @@ fn pair() -> Option<(Vault, Vault)> {
     writer.mount();
     follower.follow(&writer, &["-o", "follow=1"]);
     Some((writer, follower))
-}
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    use rand::{Rng, SeedableRng};
-    let mut bytes = vec![0; len];
-    rand::rngs::SmallRng::seed_from_u64(seed).fill(&mut bytes[..]);
-    bytes
 }
 
 /// What a fresh open shows; `None` while there is no such file.

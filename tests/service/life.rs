@@ -5,23 +5,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::common::{Vault, is_gone, is_mounted, is_root, run, skip, succeed, wait_until};
+use super::common::{Vault, is_gone, is_mounted, is_root, noise, run, skip, succeed, wait_until};
 use super::manager::{Manager, Service, vault, write_profile};
 use super::server::{BUCKET, Fault, S3Server};
-
-/// Nothing can compress it.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ len as u64;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
 
 #[test]
 fn ready_comes_once_the_mount_answers_and_what_is_pending_is_told_until_all_is_sent() {
@@ -31,7 +17,7 @@ fn ready_comes_once_the_mount_answers_and_what_is_pending_is_told_until_all_is_s
     let dir = vault.mountpoint();
     assert!(is_mounted(&dir) && fs::read_dir(&dir).unwrap().next().is_none(), "READY, and it answers");
     manager.wait("a status", |line| line.starts_with("STATUS=ready: serving") && line.contains("pending: 0 files"));
-    fs::write(dir.join("file"), noise(1 << 20)).unwrap();
+    fs::write(dir.join("file"), noise(1, 1 << 20)).unwrap();
     manager.wait("what is pending", |line| line.contains("pending: 1 files, ") && !line.contains(" 0 bytes"));
     service.signal(libc::SIGTERM);
     manager.wait("STOPPING=1", |line| line == "STOPPING=1");
@@ -57,14 +43,14 @@ fn a_slow_server_is_waited_for_and_everything_arrives() {
     let mut manager = Manager::new(&vault);
     let mut service = Service::ready(&vault, &mut manager, "", &[]);
     server.set_fault(Fault::Slow(400 << 10));
-    fs::write(vault.mountpoint().join("file"), noise(1 << 20)).unwrap();
+    fs::write(vault.mountpoint().join("file"), noise(1, 1 << 20)).unwrap();
     service.signal(libc::SIGTERM);
     manager.wait("more time", |line| line.starts_with("EXTEND_TIMEOUT_USEC="));
     assert_eq!(service.ended(), 0);
     server.set_fault(Fault::None);
     vault.move_to_machine("another");
     vault.mount_with(&[]);
-    assert!(fs::read(vault.mountpoint().join("file")).unwrap() == noise(1 << 20));
+    assert!(fs::read(vault.mountpoint().join("file")).unwrap() == noise(1, 1 << 20));
 }
 
 #[test]
@@ -163,7 +149,7 @@ fn sighup_reads_limits_and_log_level_anew_and_a_bad_profile_changes_nothing() {
     manager.wait("its end", |line| line == "READY=1");
     assert!(service.log().contains("<3>nothing was changed: ") && service.log().contains("drive.toml:4: upload-limit"));
     // At 4 KiB a second this takes minutes.
-    fs::write(vault.mountpoint().join("file"), noise(2 << 20)).unwrap();
+    fs::write(vault.mountpoint().join("file"), noise(1, 2 << 20)).unwrap();
     manager.wait("what is pending", |line| line.contains("pending: 1 files"));
     write_profile(&vault, "log-level = 'debug'");
     service.signal(libc::SIGHUP);
@@ -182,7 +168,7 @@ fn a_killed_service_leaves_a_mount_that_the_unit_clears_and_starts_again_with_al
     let mut manager = Manager::new(&vault);
     let mut service = Service::ready(&vault, &mut manager, "upload-limit = '4K'", &[]);
     let dir = vault.mountpoint();
-    fs::write(dir.join("file"), noise(300_000)).unwrap();
+    fs::write(dir.join("file"), noise(1, 300_000)).unwrap();
     fs::File::open(dir.join("file")).unwrap().sync_all().unwrap();
     service.signal(libc::SIGKILL);
     assert_eq!(service.ended(), -libc::SIGKILL);
@@ -195,7 +181,7 @@ fn a_killed_service_leaves_a_mount_that_the_unit_clears_and_starts_again_with_al
     // Nothing dead there: nothing is done.
     succeed(&mut vault.dripfs(["umount", "--dead", "drive"]));
     let mut service = Service::ready(&vault, &mut manager, "", &[]);
-    assert!(fs::read(dir.join("file")).unwrap() == noise(300_000));
+    assert!(fs::read(dir.join("file")).unwrap() == noise(1, 300_000));
     succeed(&mut vault.dripfs(["umount", "--dead", "drive"]));
     assert!(is_mounted(&dir), "a drive that lives is left alone");
     // Somebody else's umount ends it as well.

@@ -446,7 +446,7 @@ impl Sim {
     }
 
     fn refused(&self, plan: &Plan, mounting: &Mounting, power: &Power, error: &VaultError) -> Result<End, String> {
-        let Mounting { takeover, own, restored, clean, .. } = *mounting;
+        let Mounting { takeover, own, restored, clean, died, .. } = *mounting;
         let patched = self.machines[plan.machine].patched.get();
         let expected = match error {
             // Journal and index need not be sound after a crash.
@@ -463,8 +463,9 @@ impl Sim {
             {
                 true
             }
-            // An older copy was put back.
-            VaultError::State { .. } => (restored && !takeover) || patched,
+            // An older copy was put back; or a mount died while it let go of a journal all of which the vault had, because
+            // another machine goes on: what is left of it is none to go on from without the store.
+            VaultError::State { .. } => (restored && !takeover) || patched || (died && !own),
             _ => false,
         };
         self.say(&format!("refused: {error}"));

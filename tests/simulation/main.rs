@@ -182,76 +182,72 @@ fn a_seed_repeats_its_history() {
     }
 }
 
+fn are_clean(seeds: &[u64]) {
+    for seed in seeds {
+        history(*seed, false, &mut Tally::default()).expect("the history is clean");
+    }
+}
+
 /// Seeds that once found something. (What a seed does changes with the simulation: these keep what they can.)
 #[test]
 fn an_extent_whose_piece_moved_within_one_change_was_forgotten() {
-    for seed in [28, 1032, 2001] {
-        history(seed, false, &mut Tally::default()).expect("the history is clean");
-    }
+    are_clean(&[28, 1032, 2001]);
 }
 
 #[test]
 fn a_late_epoch_record_of_an_earlier_try_was_taken_for_another_machines() {
-    for seed in [1378, 51_920] {
-        history(seed, false, &mut Tally::default()).expect("the history is clean");
-    }
+    are_clean(&[1378, 51_920]);
 }
 
 /// The harness took the one for going on with its own history.
 #[test]
 fn a_machine_whose_successor_never_came_up_sets_its_history_aside_all_the_same() {
-    history(308_182, false, &mut Tally::default()).expect("the history is clean");
+    are_clean(&[308_182]);
 }
 
 /// Between the commit that the index goes up to and its own epoch record stood that of the machine from which it had taken
 /// over: the next mount, without the store, took that for foreign history and was fenced for good.
 #[test]
 fn e4_an_epoch_record_that_a_takeover_left_behind_fences_no_later_offline_mount() {
-    for seed in [256, 77_030, 500_121] {
-        history(seed, false, &mut Tally::default()).expect("the history is clean");
-    }
+    are_clean(&[256, 77_030, 500_121]);
 }
 
 #[test]
 fn e4_the_journal_let_an_extent_go_whose_place_only_the_vault_knew() {
-    for seed in [20_000_420, 20_002_871] {
-        history(seed, false, &mut Tally::default()).expect("the history is clean");
-    }
+    are_clean(&[20_000_420, 20_002_871]);
 }
 
 /// Two extents of a file had one number.
 #[test]
 fn e1_an_older_pin_let_an_offline_mount_give_numbers_of_an_epoch_that_the_log_had() {
-    history(30_000_246, false, &mut Tally::default()).expect("the history is clean");
+    are_clean(&[30_000_246]);
 }
 
 #[test]
 fn c6_a_stale_listing_let_gc_leave_a_hole_in_the_log() {
-    history(10_008_505, false, &mut Tally::default()).expect("the history is clean");
+    are_clean(&[10_008_505]);
 }
 
 /// A disk that failed for a while, then lost power, brought back the index that the drive had given up.
 #[test]
 fn i1_an_index_that_was_given_up_stays_so() {
-    history(40_019_823, false, &mut Tally::default()).expect("the history is clean");
+    are_clean(&[40_019_823]);
 }
 
 /// The index was an older copy, and gc had removed the commit that it went up to; or the journal had let files go whose
 /// blocks commits name.
 #[test]
 fn e4_an_offline_mount_took_its_own_removed_commits_for_another_machines() {
-    for seed in [20_008_046, 20_012_093, 30_004_156, 40_006_113, 40_004_563] {
-        history(seed, false, &mut Tally::default()).expect("the history is clean");
-    }
+    are_clean(&[20_008_046, 20_012_093, 30_004_156, 40_006_113, 40_004_563]);
 }
 
 /// What finds planted bugs finds nothing where none is.
 #[test]
 fn histories_that_lean_are_clean() {
-    for (leans, seed) in
-        [Leaning::Lies, Leaning::Holds].into_iter().flat_map(|leans| (0..100).map(move |seed| (leans, seed)))
-    {
-        leaning(seed, leans, false, &mut Tally::default()).unwrap_or_else(|why| panic!("{leans:?}: {why}"));
+    for leans in [Leaning::Lies, Leaning::Holds] {
+        for seed in 0..100 {
+            leaning(seed, leans, false, &mut Tally::default()).unwrap_or_else(|why| panic!("{leans:?}: {why}"));
+        }
     }
 }
 

@@ -88,11 +88,10 @@ impl Sim {
             Some(backup) => {
                 Some(backup.line.clone()).filter(|line| line.offline.is_some_and(|reigns| reigns == before.len()))
             }
-            // A reign that it found may have gone on since.
-            None => self
-                .last_line(who.machine)
-                .filter(|line| Sim::goes_on(line, before) && !self.remote.is_written_after(line.joined, who.machine)),
+            None => self.last_line(who.machine).filter(|line| Sim::goes_on(line, before)),
         };
+        // A reign that it found may have gone on since.
+        let unsent = unsent.filter(|line| !self.remote.is_written_after(line.joined, line.who.machine));
         unsent.unwrap_or_else(|| self.line_after(before))
     }
 

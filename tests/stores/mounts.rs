@@ -4,19 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::common::{Vault, run, succeed};
+use super::common::{Vault, noise, run, succeed};
 use super::server::{BUCKET, Fault, S3Server};
 
 /// A vault in a bucket, not yet mounted.
 pub fn vault_at(server: &S3Server) -> Option<Vault> {
     Vault::at(&format!("s3://{BUCKET}/some/prefix"), server.environment())
-}
-
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    use rand::{Rng, SeedableRng};
-    let mut bytes = vec![0; len];
-    rand::rngs::SmallRng::seed_from_u64(seed).fill(&mut bytes[..]);
-    bytes
 }
 
 /// A tree with small and large files.

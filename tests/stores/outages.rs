@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::common::Vault;
-use super::mounts::{noise as text, read_tree};
+use super::common::{Vault, noise as text};
+use super::mounts::read_tree;
 use super::server::{BUCKET, Fault, KEY, S3Server, SECRET};
 
 /// How long each fault lasts, at least.

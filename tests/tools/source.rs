@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, XattrFlags};
 
-use crate::common::is_root;
+use crate::common::{is_root, noise};
 
 /// Names that need not be text. Kept apart from the other files: not every tool takes them.
 pub fn names() -> Vec<Vec<u8>> {
@@ -45,20 +45,6 @@ fn settle(path: &Path, count: &mut i64) {
     }
     *count += 1;
     set_time(path, 1_500_000_000 + *count, 123_456_000 + *count);
-}
-
-/// Bytes that repeat nowhere soon and compress badly, the same at every run.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut out = Vec::with_capacity(length + 8);
-    while out.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        out.extend_from_slice(&state.to_le_bytes());
-    }
-    out.truncate(length);
-    out
 }
 
 fn sizes(top: &Path) {

@@ -9,7 +9,7 @@ use super::{Closed, Drive, Progress, Writer};
 use crate::vault::VaultError;
 
 /// How long a drive whose drain was given up may take to bring what is dirty to the journal.
-const KEEPING: Duration = Duration::from_secs(40);
+pub const KEEPING: Duration = Duration::from_secs(40);
 /// So many lost files are named.
 const NAMED: usize = 20;
 /// How often a drain tells how far it is.

@@ -27,7 +27,7 @@ const TRIES: u32 = 3;
 /// The slots of the header that opens.
 pub async fn slots(store: &Store, passphrase: Passphrase, options: &DriveOptions) -> Result<Vec<SlotView>, VaultError> {
     let pins = PinFile::open(Arc::new(RealDisk::new(options.state.clone())))?;
-    let unlocked = open(store, &passphrase, &pins, None).await?;
+    let unlocked = unlock::unlock_here(store, &passphrase, &pins, None).await?;
     let header = Header::parse(unlocked.header.0, &unlocked.object)?;
     let url = store.url().to_owned();
     let seen = tokio::task::spawn_blocking(move || header.slots(&passphrase)).await;
@@ -46,7 +46,7 @@ pub async fn change(
     let mut named = None;
     for _ in 0..TRIES {
         let pins = PinFile::open(Arc::new(RealDisk::new(options.state.clone())))?;
-        let unlocked = open(store, &passphrase, &pins, named).await?;
+        let unlocked = unlock::unlock_here(store, &passphrase, &pins, named).await?;
         store.probe_again().await?;
         let before = unlocked.header.0;
         let draft = draft(store, &unlocked, passphrase.clone(), change.clone()).await?;
@@ -65,19 +65,6 @@ pub async fn change(
     Err(VaultError::KeyChange("others change the keys right now: try again".to_owned()))
 }
 
-async fn open(
-    store: &Store,
-    passphrase: &Passphrase,
-    pins: &PinFile,
-    named: Option<(u64, crate::format::commit::Hash)>,
-) -> Result<Unlocked, VaultError> {
-    let pin = pins.get();
-    match named {
-        Some(named) => unlock::unlock_named(store, passphrase, pin.as_ref(), named).await,
-        None => unlock::unlock_with(store, passphrase, pin.as_ref(), pins.standing().header).await,
-    }
-}
-
 async fn draft(
     store: &Store,
     unlocked: &Unlocked,
@@ -92,11 +79,8 @@ async fn draft(
 
 fn explained(url: &str, error: ChangeError) -> VaultError {
     match error {
-        ChangeError::Unlock(UnlockError::WrongPassphrase) => VaultError::WrongPassphrase { url: url.to_owned() },
-        ChangeError::Unlock(UnlockError::Tampered) => {
-            VaultError::Tampered(format!("the header of {url} was changed by somebody without the key"))
-        }
-        ChangeError::Unlock(UnlockError::Format(error)) => error.into(),
+        error @ ChangeError::Unlock(UnlockError::Kdf(_)) => VaultError::KeyChange(error.to_string()),
+        ChangeError::Unlock(error) => unlock::refused(url, error),
         error => VaultError::KeyChange(error.to_string()),
     }
 }

@@ -72,8 +72,7 @@ impl Drive {
         pins: PinFile,
         options: DriveOptions,
     ) -> Result<Drive, VaultError> {
-        let (pin, kept) = (pins.get(), pins.standing().header);
-        let unlocked = unlock::unlock_with(&store, passphrase, pin.as_ref(), kept).await?;
+        let unlocked = unlock::unlock_here(&store, passphrase, &pins, None).await?;
         if !options.read_only {
             store.probe_again().await?;
         }
@@ -82,8 +81,8 @@ impl Drive {
             Err(VaultError::OtherHeader { named, .. }) => named,
             opened => return opened,
         };
-        let unlocked = unlock::unlock_named(&store, passphrase, pin.as_ref(), named).await?;
         let pins = PinFile::open(Arc::new(RealDisk::new(options.state.clone())))?;
+        let unlocked = unlock::unlock_here(&store, passphrase, &pins, Some(named)).await?;
         Drive::open_in(real_world(store, &options)?, unlocked, pins, options).await
     }
 

@@ -117,6 +117,12 @@ fn shared_epoch(claims: &Claims, newest: Epoch) -> Epoch {
 
 /// What an own journal lacks between what the vault has for certain and its own end: it keeps what no commit holds (J5).
 pub(super) fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str> {
+    log::debug!(
+        "the journal goes from {} to {}, the vault has it up to {cut}; it last noted {:?}",
+        recovered.begins,
+        recovered.end,
+        recovered.took
+    );
     if recovered.end < cut {
         Some("the journal ends before what it has committed: files were removed or cut")
     } else if recovered.begins > recovered.low.min(cut) {
