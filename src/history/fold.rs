@@ -460,7 +460,7 @@ impl Fold {
         self.ahead.contains_key(id)
     }
 
-    /// Files whose contents no commit holds as they are, those that a round has under way aside.
+    /// Files whose contents no commit holds as they are, but for those that a round has under way.
     pub fn files(&self) -> impl Iterator<Item = Ino> {
         let waiting = self.waiting.iter().flat_map(|waiting| &waiting.change.records);
         self.lanes.keys().copied().chain(waiting.filter(|(key, _)| key.part == Part::Head).map(|(key, _)| key.ino))

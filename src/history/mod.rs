@@ -65,9 +65,11 @@ pub struct State {
     /// Extents that died since the last round began, and those that died before and wait for its end.
     dying: Vec<ExtentId>,
     dying_before: Vec<ExtentId>,
-    /// When the oldest change of the round under way was made, and the inodes that it changes.
+    /// When the oldest change of the round under way was made, the inodes that it changes, and those of them whose
+    /// contents it takes.
     sending_since: Option<tokio::time::Instant>,
     sending: HashSet<Ino>,
+    sending_contents: HashSet<Ino>,
     /// Of the files that the round under way had to take, the one with most to send, and how much.
     holding: Option<(Ino, u64)>,
     /// What is being sent ahead of any commit.
@@ -155,6 +157,7 @@ impl History {
             dying_before: Vec::new(),
             sending_since: None,
             sending: HashSet::new(),
+            sending_contents: HashSet::new(),
             holding: None,
             ahead: None,
             ahead_number: 0,
@@ -385,10 +388,11 @@ impl History {
         state.sending_since.into_iter().chain(state.fold.oldest_pending()).min()
     }
 
-    /// Files whose contents, as they are now, no commit holds.
+    /// Files whose contents, as they are now, no commit holds. (What a round has under way may have been deferred until
+    /// then: it is not there once the vault has come to the position where it stands.)
     pub fn uncommitted_files(&self) -> HashSet<Ino> {
         let state = self.state.read();
-        state.fold.files().collect()
+        state.fold.files().chain(state.sending_contents.iter().copied()).collect()
     }
 
     /// Is there anything that a round has left, or has not seen?
@@ -401,7 +405,8 @@ impl History {
     pub fn barrier_on(&self, files: &BTreeSet<Ino>, most: u64) -> (Position, BTreeSet<Ino>) {
         let mut state = self.state.write();
         let journal = self.journal.as_ref().expect("a read-only mount has no rounds");
-        let uncommitted: BTreeSet<Ino> = state.fold.files().filter(|ino| files.contains(ino)).collect();
+        let sending = state.sending_contents.iter().copied();
+        let uncommitted: BTreeSet<Ino> = state.fold.files().chain(sending).filter(|ino| files.contains(ino)).collect();
         let (light, heavy): (BTreeSet<_>, _) = uncommitted.into_iter().partition(|ino| state.fold.is_light(*ino, most));
         if light.is_empty() {
             return (journal.end(), heavy);

@@ -15,7 +15,7 @@ use super::History;
 use super::fold::{Folded, Limits, Taken, Usage};
 use crate::base::{Epoch, ExtentId, Ino, Position, plants};
 use crate::format::commit::{BlockRef, ChainLink};
-use crate::format::key::Key;
+use crate::format::key::{Key, Part};
 use crate::format::record::Extent;
 use crate::index::IndexError;
 
@@ -65,6 +65,8 @@ impl History {
             let since = state.fold.oldest_taken();
             state.sending_since = since;
             state.sending = records.keys().map(|key| key.ino).collect();
+            let contents = records.keys().filter(|key| matches!(key.part, Part::Head | Part::Map { .. }));
+            state.sending_contents = contents.map(|key| key.ino).collect();
             state.holding = largest;
             let dying = std::mem::take(&mut state.dying);
             state.dying_before.extend(dying);
@@ -96,6 +98,7 @@ impl History {
         let mut state = self.state.write();
         state.sending_since = None;
         state.sending = HashSet::new();
+        state.sending_contents = HashSet::new();
         state.holding = None;
         released.append(&mut state.dying_before);
         let is_free = |id: &ExtentId| !state.ahead.as_ref().is_some_and(|ahead| ahead.extents.contains(id));

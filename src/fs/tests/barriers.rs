@@ -3,6 +3,9 @@
 use futures::future::LocalBoxFuture;
 
 use super::*;
+use crate::base::Sequence;
+use crate::format::commit::ChainLink;
+use crate::history::{Batch, Limits};
 
 /// A file with unwritten bytes. It was overwritten once, so it has not only grown.
 fn dirty(fs: &Fs, parent: Ino, name: &str) -> Ino {
@@ -161,6 +164,40 @@ async fn what_is_dropped_while_it_waits_has_changed_nothing() {
         let after = fs.at(file);
         assert_eq!((after.size, after.mode, after.nlink), (before.size, before.mode, 1), "{what}");
         assert_eq!((fs.find(dir, "f"), fs.find(Ino::ROOT, "dir")), (Ok(file), Ok(dir)), "{what}");
+    }
+}
+
+/// What was deferred lies before what waiters were told of: whoever waits for a position before it waits for nothing.
+#[tokio::test(start_paused = true)]
+async fn c2_a_sync_waits_for_what_was_deferred_and_a_round_has_under_way() {
+    let (fs, journal) = over(SimulatedDisk::new(7), SETTINGS, Clock::System);
+    let writer = tokio::spawn(journal.clone().run());
+    let file = fs.mk(Ino::ROOT, "file");
+    fs.put(file, "text");
+    now(fs.cache.barrier(&[file])).unwrap();
+    journal.wait_durable(journal.end()).await.unwrap();
+    let nothing = Limits { budget: 0, age: Duration::ZERO, pressed: false, hold: OUTAGE_MAX, all: false };
+    let link = ChainLink { sequence: Sequence(1), hash: [1; 32] };
+    assert_eq!(head_of(&fs.history.begin_round(&nothing).unwrap(), file), Some(0));
+    fs.history.end_round(&[], &[], (link, Epoch(1))).unwrap();
+    assert!(
+        fs.history.begin_round(&nothing).is_none(),
+        "all is deferred: waiters are told that the vault has come so far"
+    );
+    let told = journal.durable().0;
+    assert_eq!(head_of(&fs.history.begin_round(&Limits::ALL).unwrap(), file), Some(4));
+    assert!(fs.history.barrier_on(&[file].into(), u64::MAX).0 > told, "gc");
+    assert!(fs.sync_all().await.unwrap() > told);
+    fs.history.end_round(&[], &[], (link, Epoch(1))).unwrap();
+    let end = journal.end();
+    assert_eq!((fs.history.barrier_on(&[file].into(), u64::MAX).0, fs.sync_all().await), (end, Ok(end)));
+    writer.abort();
+}
+
+fn head_of(batch: &Batch, ino: Ino) -> Option<u64> {
+    match batch.records.get(&Key::head(ino))?.record.as_deref() {
+        Some(Record::Head(head)) => Some(head.size),
+        _ => None,
     }
 }
 
