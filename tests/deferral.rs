@@ -317,3 +317,23 @@ async fn l3_a_save_without_rename_shows_old_or_new() {
     assert_eq!(place.vault().await["file"], (0, vec![]));
     assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l3_what_was_renamed_and_emptied_before_a_round_is_not_found_empty() {
+    let place = Place::new().await;
+    let drive = place.open().await;
+    let (file, other) = (make(&drive, "new").await, make(&drive, "other").await);
+    drive.fs.write(file, 0, vec![1; 1000], false).await.unwrap();
+    drive.fs.rename(Ino::ROOT, b"new", Ino::ROOT, b"file", RenameMode::Replace).await.unwrap();
+    drive.fs.open(file, true, true, ME).await.unwrap();
+    drive.fs.fsync(other, false).await.unwrap();
+    assert_eq!(place.vault().await["file"], (1000, vec![1; 16]), "as it was when it was renamed");
+    drive.fs.write(file, 0, vec![2; 500], false).await.unwrap();
+    drive.fs.flush(file).await.unwrap();
+    // What it was lies nowhere but in the vault now.
+    drive.fs.fsync(other, false).await.unwrap();
+    assert_eq!(place.vault().await["file"], (1000, vec![1; 16]));
+    drive.fs.release(file, true).await.unwrap();
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    assert_eq!(place.vault().await["file"], (500, vec![2; 16]));
+}

@@ -12,13 +12,15 @@
 //! | `barrier` | the newest barrier on the file; one at or after `first` forces the lane into the commit |
 //! | `made` | the empty head that the file's create made, while no commit has a head of it: a commit that defers the lane but has the file's names takes this one |
 //! | `emptied` | since when a truncation to nothing keeps it back (L3) |
+//! | `before` | what it was before a truncation to nothing, where a barrier forces that: a commit that defers the lane takes this |
 //! | `forced` | it was replayed: what the vault has of it is not known, nor when it was last in use |
 //!
 //! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a barrier
 //! forces, or that was replayed; of the others, oldest first, those whose bytes to be sent fit a budget, while somebody
 //! waits only those that are old. When the journal runs full, the oldest is taken however large it is, for it holds the
-//! low-water mark. A barrier that lies before a truncation to nothing forces the lane all the same, as it is at the cut:
-//! what the file was then is in no commit, and cannot be had any more.
+//! low-water mark. A barrier that lies before a truncation to nothing forces what the file was until then: that is set apart
+//! as the truncation is folded, and the next round takes it, alone or with what came after. Its extents, dead in the state,
+//! are still in the journal: they are released after the first round that knew of their death.
 //!
 //! Owns the changes that are appended but not known durable (in order), and the folded rest. A record that was made
 //! and deleted between two commits leaves no trace. Memory is bounded by the number of keys touched.
@@ -77,7 +79,16 @@ struct Lane {
     made: Option<Arc<Record>>,
     emptied: Option<Instant>,
     forced: bool,
+    before: Option<Before>,
     /// Sealed bytes of extents that were brought, dead ones among them, and less those that were sent ahead.
+    bytes: u64,
+}
+
+/// What a lane was when its file was truncated to nothing, and had to be in the next commit.
+struct Before {
+    entries: Folded,
+    /// The truncation.
+    until: (Position, Instant),
     bytes: u64,
 }
 
@@ -145,6 +156,24 @@ fn is_empty_head(record: &Record) -> bool {
     matches!(record, Record::Head(head) if head.size == 0 && head.pieces.is_empty() && !head.spilled)
 }
 
+/// A change of a key comes over what is here.
+fn fold(folded: &mut Folded, key: Key, record: Option<Arc<Record>>, existed: bool) {
+    match folded.entry(key) {
+        std::collections::btree_map::Entry::Occupied(mut entry) => {
+            if record.is_none() && entry.get().fresh {
+                entry.remove();
+            } else {
+                entry.get_mut().record = record;
+            }
+        }
+        std::collections::btree_map::Entry::Vacant(entry) => {
+            if record.is_some() || existed {
+                entry.insert(Entry { record, fresh: !existed });
+            }
+        }
+    }
+}
+
 /// The file that this change, of records that were as in `old`, truncates to nothing.
 pub(super) fn emptied(change: &Change, old: &[Option<Arc<Record>>]) -> Option<Ino> {
     let heads = change.records.iter().zip(old).filter(|((key, _), _)| key.part == Part::Head);
@@ -203,11 +232,15 @@ impl Fold {
             }
             let waiting = self.waiting.pop_front().expect("looked at above");
             self.usage = waiting.usage;
+            // What was replayed the journal keeps no longer than its state does.
+            if let Some(ino) = waiting.emptied.filter(|_| !waiting.forced) {
+                self.set_apart(ino, (waiting.position, waiting.at));
+            }
             for ((key, record), existed) in waiting.change.records.iter().zip(&waiting.existed) {
                 if let Some(ino) = owner(key) {
                     self.note(ino, key, record.as_deref(), *existed, &waiting);
                 }
-                self.fold(*key, record.clone(), *existed);
+                fold(&mut self.folded, *key, record.clone(), *existed);
             }
             for ino in &waiting.change.barrier {
                 if let Some(lane) = self.lanes.get_mut(ino) {
@@ -230,6 +263,7 @@ impl Fold {
             made: None,
             emptied: None,
             forced: false,
+            before: None,
             bytes: 0,
         });
         lane.forced |= waiting.forced;
@@ -247,21 +281,34 @@ impl Fold {
         }
     }
 
-    fn fold(&mut self, key: Key, record: Option<Arc<Record>>, existed: bool) {
-        match self.folded.entry(key) {
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                if record.is_none() && entry.get().fresh {
-                    entry.remove();
-                } else {
-                    entry.get_mut().record = record;
-                }
-            }
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                if record.is_some() || existed {
-                    entry.insert(Entry { record, fresh: !existed });
-                }
-            }
+    /// A file is about to be truncated to nothing: what the next commit must hold of it stays as it is.
+    fn set_apart(&mut self, ino: Ino, until: (Position, Instant)) {
+        if !self.lanes.get(&ino).is_some_and(|lane| self.is_forced(lane)) {
+            return;
         }
+        let entries = self.whole_lane(ino);
+        let Some(lane) = self.lanes.get_mut(&ino) else { return };
+        let bytes = lane.bytes + lane.before.take().map_or(0, |before| before.bytes);
+        lane.before = Some(Before { entries, until, bytes });
+        (lane.barrier, lane.made, lane.emptied, lane.forced, lane.bytes) = (Position(0), None, None, false, 0);
+    }
+
+    /// Takes out what is here of a file's contents, what was set apart included.
+    fn whole_lane(&mut self, ino: Ino) -> Folded {
+        let newer = self.take_out(ino);
+        let before = self.lanes.get_mut(&ino).and_then(|lane| lane.before.as_mut());
+        let Some(before) = before else { return newer };
+        let mut entries = std::mem::take(&mut before.entries);
+        for (key, Entry { record, fresh }) in newer {
+            fold(&mut entries, key, record, !fresh);
+        }
+        entries
+    }
+
+    fn take_out(&mut self, ino: Ino) -> Folded {
+        let keys: Vec<Key> =
+            self.folded.range(whole(ino)).map(|(key, _)| *key).filter(|key| owner(key).is_some()).collect();
+        keys.into_iter().filter_map(|key| Some((key, self.folded.remove(&key)?))).collect()
     }
 
     /// The vault may hold any of this already: whatever is deleted later, it must be told.
@@ -269,7 +316,8 @@ impl Fold {
         for waiting in &mut self.waiting {
             waiting.existed.fill(true);
         }
-        for entry in self.folded.values_mut() {
+        let apart = self.lanes.values_mut().filter_map(|lane| lane.before.as_mut());
+        for entry in self.folded.values_mut().chain(apart.flat_map(|before| before.entries.values_mut())) {
             entry.fresh = false;
         }
     }
@@ -279,7 +327,8 @@ impl Fold {
         &mut self,
         mut known: impl FnMut(&Key) -> Result<Option<Arc<Record>>, E>,
     ) -> Result<(), E> {
-        for (key, entry) in &mut self.folded {
+        let apart = self.lanes.values_mut().filter_map(|lane| lane.before.as_mut());
+        for (key, entry) in self.folded.iter_mut().chain(apart.flat_map(|before| &mut before.entries)) {
             if entry.record.as_deref().is_some_and(|record| local_extent(key, record).is_some())
                 && let Some(record) = known(key)?
             {
@@ -298,30 +347,31 @@ impl Fold {
         if self.waiting.is_empty() && !defers {
             self.emptied.clear();
         }
-        if !defers {
-            self.lanes.clear();
-            return Taken { records: std::mem::take(&mut self.folded), defers, largest };
-        }
         let mut kept = Folded::new();
         let mut lanes = BTreeMap::new();
         for ino in deferred {
             let mut lane = self.lanes.remove(&ino).expect("it was found among them");
-            let keys: Vec<Key> =
-                self.folded.range(whole(ino)).map(|(key, _)| *key).filter(|key| owner(key).is_some()).collect();
-            for key in keys {
-                let mut entry = self.folded.remove(&key).expect("it was just seen");
-                if key.part == Part::Head
-                    && let Some(made) = lane.made.take()
-                {
-                    if let Record::Head(head) = &*made {
-                        lane.first = Position(head.position.0 + 1);
-                    }
-                    self.folded.insert(key, Entry { record: Some(made), fresh: true });
-                    entry.fresh = false;
+            let mut entries = self.take_out(ino);
+            let head = Key::head(ino);
+            if let Some(before) = lane.before.take() {
+                (lane.first, lane.since) = before.until;
+                self.folded.extend(before.entries);
+            } else if let Some(made) = lane.made.take()
+                && let Some(entry) = entries.get_mut(&head)
+            {
+                if let Record::Head(head) = &*made {
+                    lane.first = Position(head.position.0 + 1);
                 }
-                kept.insert(key, entry);
+                self.folded.insert(head, Entry { record: Some(made), fresh: true });
+                entry.fresh = false;
             }
+            kept.extend(entries);
             lanes.insert(ino, lane);
+        }
+        let apart = self.lanes.iter().filter(|(_, lane)| lane.before.is_some());
+        for ino in apart.map(|(ino, _)| *ino).collect::<Vec<_>>() {
+            let entries = self.whole_lane(ino);
+            self.folded.extend(entries);
         }
         self.lanes = lanes;
         Taken { records: std::mem::replace(&mut self.folded, kept), defers, largest }
@@ -334,10 +384,15 @@ impl Fold {
             if limits.all || self.is_gone(*ino) {
                 continue;
             }
-            if self.is_forced(lane) {
-                if largest.is_none_or(|(_, most)| most < lane.bytes) {
-                    largest = Some((*ino, lane.bytes));
-                }
+            let is_forced = self.is_forced(lane);
+            let must =
+                lane.before.as_ref().map(|before| before.bytes).into_iter().chain(is_forced.then_some(lane.bytes));
+            if let Some(bytes) = must.reduce(|sum, bytes| sum + bytes)
+                && largest.is_none_or(|(_, most)| most < bytes)
+            {
+                largest = Some((*ino, bytes));
+            }
+            if is_forced {
                 continue;
             }
             match lane.emptied.is_some_and(|at| now - at < limits.hold) {
@@ -425,7 +480,9 @@ impl Fold {
     pub fn sent_ahead(&mut self, placed: impl IntoIterator<Item = (ExtentId, Extent)>) {
         for (id, extent) in placed {
             if let Some(lane) = self.lanes.get_mut(&id.owner) {
-                lane.bytes = lane.bytes.saturating_sub(extent.stored.into());
+                let apart = lane.before.as_mut().filter(|before| before.entries.contains_key(&Key::extent(id)));
+                let bytes = apart.map_or(&mut lane.bytes, |before| &mut before.bytes);
+                *bytes = bytes.saturating_sub(extent.stored.into());
             }
             self.ahead.insert(id, extent);
         }
@@ -519,8 +576,10 @@ impl Fold {
         self.oldest_taken
     }
 
-    pub fn folded(&self) -> &Folded {
-        &self.folded
+    /// What is folded; under a key that comes twice, the older comes later.
+    pub fn folded(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        let apart = self.lanes.values().filter_map(|lane| lane.before.as_ref());
+        self.folded.iter().chain(apart.flat_map(|before| &before.entries))
     }
 
     /// Changes that are appended and not folded yet.

@@ -182,6 +182,54 @@ fn l3_a_truncated_file_waits_for_its_close() {
     assert_eq!(position(&fold.take(&much)), Some(15), "a barrier orders it");
 }
 
+#[test]
+fn l3_what_a_barrier_ordered_before_a_truncation_travels_as_it_was() {
+    let much = Limits { budget: 1 << 30, ..NOTHING };
+    let saved = || {
+        let mut fold = Fold::default();
+        fold.creates(10);
+        fold.writes(11);
+        fold.with(12, &[], &[FILE]);
+        fold.truncates(13);
+        fold.writes(14);
+        fold
+    };
+    let mut fold = saved();
+    assert_eq!(fold.low(Position(14)), Position(9));
+    let taken = fold.take(&much);
+    assert_eq!((position(&taken), taken.defers), (Some(11), true), "not empty, as it is at the cut");
+    assert!(taken.records.contains_key(&Key::extent(id(11))) && !taken.records.contains_key(&Key::extent(id(14))));
+    assert_eq!(fold.low(Position(14)), Position(12));
+    assert_eq!(position(&fold.take(&much)), None, "the barrier lies before it");
+    // Saved once more before a round: the newest that a barrier ordered.
+    fold.with(15, &[], &[FILE]);
+    fold.truncates(16);
+    assert_eq!(position(&fold.take(&much)), Some(14));
+    fold.closed(Position(16), FILE);
+    while fold.advance(Position(16), 100) {}
+    assert_eq!(position(&fold.take(&much)), Some(16));
+    assert!(fold.is_empty() && fold.low(Position(16)) == Position(16));
+
+    // With a barrier after it, or when it is closed, it travels as it is, and what it was is dead.
+    for closed in [false, true] {
+        let mut fold = saved();
+        match closed {
+            false => fold.with(15, &[], &[FILE]),
+            true => fold.closed(Position(15), FILE),
+        }
+        while fold.advance(Position(15), 100) {}
+        let taken = fold.take(&much);
+        assert_eq!((position(&taken), taken.defers), (Some(14), false));
+        assert!(taken.records.contains_key(&Key::extent(id(11))), "known to be dead");
+    }
+
+    // The namespace wins.
+    let mut fold = saved();
+    fold.with(15, &[(name(), None, true), (Key::head(FILE), None, true)], &[]);
+    let taken = fold.take(&NOTHING);
+    assert!(!taken.defers && taken.records.keys().all(|key| matches!(key.part, Part::Extent { .. })));
+}
+
 #[tokio::test(start_paused = true)]
 async fn c2_the_oldest_come_first_and_what_fits_the_next_round_is_due_at_once() {
     let mut fold = Fold::default();

@@ -13,8 +13,8 @@
 //! - A batch's cut is a durable end (C1, J2); its records are those of the state at the cut, but for files that are
 //!   deferred (C2, see [`fold`]).
 //! - The index is given only what is durable (J2), in journal order, whole changes.
-//! - An extent that only the journal holds is released after the round that was under way when it died: a round may
-//!   still send it (C1: what the state at the cut names is pinned).
+//! - An extent that only the journal holds is released after the first round at whose cut it is dead: until then a round
+//!   may send it (C1: what the state at the cut names is pinned; L3: so is what a file was before it was emptied).
 
 pub mod fold;
 pub mod follow;
@@ -62,8 +62,9 @@ pub struct State {
     fold: Fold,
     next_inode: u64,
     next_extent: u64,
-    /// Extents that died since the last round began, and those that died before and wait for its end.
-    dying: Vec<ExtentId>,
+    /// Extents that are dead from these positions on, beyond the cut of the last round, and those that died before and
+    /// wait for its end.
+    dying: Vec<(Position, ExtentId)>,
     dying_before: Vec<ExtentId>,
     /// When the oldest change of the round under way was made, the inodes that it changes, and those of them whose
     /// contents it takes.
@@ -246,7 +247,7 @@ impl History {
         }
         let mut state = self.state.write();
         let dead = state.overlay.forget(ino);
-        state.dying.extend(dead);
+        state.dying.extend(dead.into_iter().map(|id| (Position(0), id)));
         drop(state);
         self.orphan_ended.notify_one();
     }
@@ -456,7 +457,7 @@ impl History {
             }
             _ => {}
         };
-        state.fold.folded().iter().for_each(|(key, entry)| count(key, entry.record.as_deref()));
+        state.fold.folded().for_each(|(key, entry)| count(key, entry.record.as_deref()));
         for change in state.fold.waiting() {
             change.records.iter().for_each(|(key, record)| count(key, record.as_deref()));
         }
@@ -522,7 +523,7 @@ impl State {
         for (ino, records) in orphans {
             self.overlay.orphan(position, ino, records);
         }
-        self.dying.extend(dying);
+        self.dying.extend(dying.into_iter().map(|id| (position, id)));
         if let Waits::Yes { forced } = waits {
             let (bytes, inodes) = self.overlay.usage();
             self.fold.push(position, change.clone(), existed, Some((inodes, bytes)), forced, emptied);

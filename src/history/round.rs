@@ -68,11 +68,15 @@ impl History {
             let contents = records.keys().filter(|key| matches!(key.part, Part::Head | Part::Map { .. }));
             state.sending_contents = contents.map(|key| key.ino).collect();
             state.holding = largest;
-            let dying = std::mem::take(&mut state.dying);
-            state.dying_before.extend(dying);
+            let dead = state.dying.extract_if(.., |(at, _)| *at <= cut).collect::<Vec<_>>();
+            state.dying_before.extend(dead.into_iter().map(|(_, id)| id));
             let usage = state.fold.usage().filter(|_| !defers);
             let low = state.fold.low(cut);
-            let awaits = state.ahead.as_ref().filter(|ahead| !state.fold.has_lane(ahead.ino)).map(|ahead| ahead.number);
+            let takes = |ahead: &&UnderWay| {
+                let is_in = |id: &ExtentId| records.contains_key(&Key::extent(*id));
+                !state.fold.has_lane(ahead.ino) || ahead.extents.iter().any(is_in)
+            };
+            let awaits = state.ahead.as_ref().filter(takes).map(|ahead| ahead.number);
             return Some(Batch { cut, block, records, low, usage, awaits });
         }
     }
@@ -102,8 +106,8 @@ impl History {
         state.holding = None;
         released.append(&mut state.dying_before);
         let is_free = |id: &ExtentId| !state.ahead.as_ref().is_some_and(|ahead| ahead.extents.contains(id));
-        let (released, mut later) = released.into_iter().partition(is_free);
-        state.dying.append(&mut later);
+        let (released, later): (_, Vec<_>) = released.into_iter().partition(is_free);
+        state.dying.extend(later.into_iter().map(|id| (Position(0), id)));
         Ok(released)
     }
 
@@ -145,7 +149,7 @@ impl History {
         if state.sending_since.is_some() || !state.fold.is_empty() {
             return Vec::new();
         }
-        std::mem::take(&mut state.dying)
+        std::mem::take(&mut state.dying).into_iter().map(|(_, id)| id).collect()
     }
 
     /// Would [`History::release_dead`] release any?
