@@ -221,8 +221,6 @@ struct Queue {
     indexed: Position,
     /// Extents that go once the index is safe up to there, in the order of these positions.
     leaving: VecDeque<(Position, Vec<ExtentId>)>,
-    /// Low-water marks that count once it is.
-    cuts: VecDeque<(Position, Position)>,
     /// Files may be droppable that were not.
     cut_moved: bool,
     closing: bool,
@@ -540,11 +538,7 @@ impl Journal {
 
     /// Would a commit free journal files now, though nothing in them has to travel any more?
     pub fn waits_for_cut(&self) -> bool {
-        let durable = self.durable().0;
-        let cut = {
-            let queue = self.queue.lock();
-            queue.cuts.back().map_or(queue.cut, |(_, low)| queue.cut.max(*low))
-        };
+        let (durable, cut) = (self.durable().0, self.queue.lock().cut);
         self.pressed() && self.table.lock().waits_for_cut(cut, durable)
     }
 
@@ -693,11 +687,9 @@ impl Journal {
         self.release(&ids);
     }
 
-    /// The low-water mark moved to `low`: files that lie below it and hold no unreleased extent are dropped, oldest
-    /// first (J5), once the index is safe up to `noted`. There stands the `Note::Took` of the commit: append it, and wait
-    /// until it is durable, before. (A mount without the store tells by their blocks here which commits are its own that
-    /// the index does not know: C4, E4.)
-    pub fn committed(&self, noted: Position, low: Position) {
+    /// The low-water mark moved to `cut`: files that lie below it and hold no unreleased extent are dropped, oldest
+    /// first (J5). Append `Note::Took` of the commit that has this cut, and wait until it is durable, before.
+    pub fn committed(&self, cut: Position) {
         let durable = self.durable().0;
         let told = {
             let mut queue = self.queue.lock();
@@ -706,32 +698,22 @@ impl Journal {
             queue.took_cut = queue.took_cut.max(told.unwrap_or_default());
             queue.took_cut
         };
-        assert!(low <= told, "J5: no durable record says that the vault took the history up to {low}, only {told}");
-        {
-            let mut queue = self.queue.lock();
-            if queue.indexed < noted {
-                queue.cuts.push_back((noted, low));
-                return;
-            }
-        }
-        self.look_at_files(Some(low));
+        assert!(cut <= told, "J5: no durable record says that the vault took the history up to {cut}, only {told}");
+        self.look_at_files(Some(cut));
     }
 
     /// The index is safe up to this position, or needs the journal no more: files before it may go (J5).
     pub fn indexed(&self, position: Position) {
-        let (mut leaving, mut low) = (Vec::new(), None);
+        let mut leaving = Vec::new();
         {
             let mut queue = self.queue.lock();
             queue.indexed = position;
             while queue.leaving.front().is_some_and(|(at, _)| *at <= position) {
                 leaving.extend(queue.leaving.pop_front().into_iter().flat_map(|(_, ids)| ids));
             }
-            while queue.cuts.front().is_some_and(|(at, _)| *at <= position) {
-                low = low.max(queue.cuts.pop_front().map(|(_, low)| low));
-            }
         }
         self.release(&leaving);
-        self.look_at_files(low);
+        self.look_at_files(None);
     }
 
     fn look_at_files(&self, cut: Option<Position>) {

@@ -533,7 +533,6 @@ fn build(built: Built) -> Arc<Journal> {
         cut: Position(0),
         indexed: Position(u64::MAX),
         leaving: VecDeque::new(),
-        cuts: VecDeque::new(),
         cut_moved: false,
         closing: false,
         begin: None,

@@ -425,7 +425,7 @@ async fn j5_files_are_dropped_oldest_first_once_committed_and_released() {
     assert!(files.len() > 3, "{files:?}");
     let position = journal.append(took(1, Position(8)), vec![]);
     journal.wait_durable(position).await.unwrap();
-    journal.committed(Position(0), Position(8));
+    journal.committed(Position(8));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(disk.list(DIR).unwrap().starts_with(&files), "extents hold all of them");
     let ids: Vec<_> = (2..=10).map(|n| extent_id(n * 5 + 1)).collect();
@@ -453,7 +453,7 @@ async fn j5_nothing_is_dropped_before_a_durable_record_says_what_the_vault_took(
     let _running = run(&journal);
     append_durable(&journal, 1..3).await;
     journal.append(took(1, Position(2)), vec![]);
-    journal.committed(Position(0), Position(2));
+    journal.committed(Position(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -471,33 +471,13 @@ async fn j5_a_journal_that_was_dropped_but_for_its_header_still_knows_its_last_b
     assert_eq!(journal.durable(), (Position(4), Some(block)), "all of it was known as durable: nothing is rewritten");
     let at = journal.append(took(2, Position(4)), vec![]);
     journal.wait_durable(at).await.unwrap();
-    journal.committed(Position(0), Position(4));
+    journal.committed(Position(4));
     tokio::time::sleep(Duration::from_millis(50)).await;
     let names = disk.list(DIR).unwrap();
     assert_eq!(names.len(), 1, "{names:?}");
     let recovered = recover(&disk, 4).unwrap();
     assert!(recovered.blocks.contains(&block), "C4: the journal begins right after it");
     assert_eq!(recovered.begins, Position(4));
-}
-
-#[tokio::test(start_paused = true)]
-async fn c4_blocks_of_commits_that_the_index_does_not_know_stay() {
-    let disk = SimulatedDisk::new(1);
-    let journal = open(&disk);
-    let running = run(&journal);
-    append_durable(&journal, 1..4).await;
-    drop(running);
-    let journal = Journal::resume(recover(&disk, 3).unwrap(), random(1), settings(), Position(0)).unwrap();
-    let _running = run(&journal);
-    journal.indexed(Position(3));
-    let noted = journal.append(took(2, Position(3)), vec![]);
-    journal.wait_durable(noted).await.unwrap();
-    journal.committed(noted, Position(3));
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(recover(&disk, 3).unwrap().begins, Position(0));
-    journal.indexed(noted);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(recover(&disk, 3).unwrap().begins, Position(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -524,7 +504,7 @@ async fn room_is_waited_for_in_memory_and_on_disk() {
     let at = journal.append(took(1, Position(4)), vec![]);
     journal.wait_durable(at).await.unwrap();
     journal.release(&(1..=5).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
-    journal.committed(Position(0), Position(4));
+    journal.committed(Position(4));
     journal.reserve(70_000).await.unwrap();
 }
 
@@ -568,7 +548,7 @@ async fn j6_a_journal_that_fills_its_disk_stops_in_time_and_frees_itself() {
     let at = journal.append(took(1, Position(last)), vec![]);
     journal.wait_durable(at).await.unwrap();
     journal.release(&(1..=last).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
-    journal.committed(Position(0), Position(last));
+    journal.committed(Position(last));
     journal.reserve(70_000).await.map(drop).unwrap();
     assert!(journal.trouble().is_none());
 }
@@ -591,7 +571,7 @@ async fn j6_the_reserve_carries_what_frees_space_over_a_disk_that_others_filled(
     assert!(disk.open(RESERVE).is_err(), "given back");
     let before = journal.disk_bytes();
     journal.release(&(1..=6).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
-    journal.committed(Position(0), Position(6));
+    journal.committed(Position(6));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(journal.disk_bytes() < before / 2, "what the vault has is gone from the disk");
     append_durable(&journal, 8..9).await;
@@ -682,7 +662,7 @@ async fn j6_an_unlinked_open_file_does_not_hold_the_journal() {
         journal.wait_durable(at).await.unwrap();
         let placed: Vec<_> = (first..=cut.0).map(|n| extent_id(n * 5)).filter(|id| *id != orphan).collect();
         journal.release(&placed);
-        journal.committed(Position(0), cut);
+        journal.committed(cut);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!journal.pressed(), "round {round}: {} bytes", journal.disk_bytes());
     }
@@ -715,7 +695,7 @@ async fn j6_a_commit_alone_may_free_files_and_is_asked_for_when_room_is_short() 
     let at = journal.append(took(1, Position(8)), vec![]);
     journal.wait_durable(at).await.unwrap();
     journal.release(&(1..=8).map(|n| extent_id(n * 5)).collect::<Vec<_>>());
-    journal.committed(Position(0), Position(8));
+    journal.committed(Position(8));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!journal.waits_for_cut() && !journal.pressed());
 }
@@ -831,7 +811,7 @@ impl Model {
             let dead = self.appended.range(..=cut).flat_map(|(_, (_, extents))| extents).map(|n| extent_id(*n));
             journal.release(&dead.collect::<Vec<_>>());
             self.cut = cut;
-            journal.committed(Position(0), cut);
+            journal.committed(cut);
         }
     }
 

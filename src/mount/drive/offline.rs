@@ -210,7 +210,7 @@ impl Offline {
         let note = parts.history.note(Note::took(commit.link, commit.cut, low));
         parts.journal.wait_durable(note).await.map_err(VaultError::from)?;
         parts.journal.release_at(note, settled);
-        parts.journal.committed(note, low);
+        parts.journal.committed(low);
         parts.notifier.committed(commit.cut);
         let grown = link.sequence.0.saturating_sub(manifest.sequence.0);
         let keeper = Keeper::new(when, checkpoint, manifest, grown * CLASS_MIN as u64, grown);

@@ -456,8 +456,7 @@ async fn begin_reign(
     // What the vault has all the same, as the index knows, is not sent again.
     history.settle(&[]).map_err(VaultError::from)?;
     let low = history.low(commit.cut);
-    let noted = history.note(Note::took(commit.link, commit.cut, low));
-    journal.wait_durable(noted).await?;
-    journal.committed(noted, low);
+    journal.wait_durable(history.note(Note::took(commit.link, commit.cut, low))).await?;
+    journal.committed(low);
     Ok(link)
 }

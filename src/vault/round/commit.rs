@@ -64,7 +64,7 @@ impl Rounds {
             let taken = self.history.note(Note::took(chain.newest, plan.cut, plan.cut));
             self.journal.wait_durable(taken).await.map_err(SendError::from)?;
             self.journal.release(&placed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
-            self.journal.committed(taken, plan.cut);
+            self.journal.committed(plan.cut);
         }
         placed.extend(landed);
         placed.sort_unstable_by_key(|(id, _)| Key::extent(*id));
@@ -244,7 +244,7 @@ impl Rounds {
         self.notifier.committed(chain.cut);
         let noted = self.note(Note::took(chain.newest, chain.cut, low), chain.idle).await?;
         self.journal.release_at(noted, released);
-        self.journal.committed(noted, low);
+        self.journal.committed(low);
         Ok(())
     }
 
