@@ -271,7 +271,10 @@ impl Sim {
                 None => return Ok(()),
             }
         }
-        if !last.owes(last.taken_over().as_ref().unwrap_or(found)) {
+        let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
+        let written: Vec<_> =
+            lines.into_iter().filter(|line| self.remote.reigns_with(line.who.life).is_some()).collect();
+        if !last.owes(last.taken_over(&written).as_ref().unwrap_or(found)) {
             return Ok(());
         }
         if asides.len() <= last.asides {

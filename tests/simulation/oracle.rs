@@ -219,6 +219,8 @@ impl Oracle {
             }
         }
         self.versions.retain(|_, versions| !versions.is_empty());
+        // What is being rewritten elsewhere is not here.
+        self.mounts();
         self.tick();
         Ok(at)
     }

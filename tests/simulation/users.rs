@@ -254,9 +254,8 @@ impl Life {
     /// a barrier, and then anything goes.
     async fn save(&self, ino: u64) -> Done {
         let before = self.begun.get();
-        // What the vault does not have yet it cannot go on showing.
-        let there = self.remote || self.chance(30);
-        match there && !self.remote {
+        // A barrier orders what it is now, and the vault shows nothing between that and what it becomes.
+        match !self.remote && self.chance(30) {
             true => self.sync().await?,
             false => self.fsync_of(ino).await?,
         }
@@ -268,10 +267,8 @@ impl Life {
             file.only_grown = false;
         }
         self.changed(ino).await;
-        // A journal that runs full makes room for itself.
-        let calm = !self.sim.disk_faults && self.sim.journal_bytes > 16 << 20;
         let linked = self.line.model.borrow().names.nodes.contains_key(&ino);
-        if there && calm && linked && size > 0 && (self.calls.get(), self.begun.get()) == (1, before) {
+        if linked && size > 0 && (self.calls.get(), self.begun.get()) == (1, before) {
             self.line.oracle.borrow_mut().hide(ino);
         }
         let rest = self.write_and_close(ino);
