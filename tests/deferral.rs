@@ -89,6 +89,7 @@ impl ObjectStore for Slow {
 struct Place {
     dir: tempfile::TempDir,
     slow: Slow,
+    machine: &'static str,
 }
 
 fn passphrase() -> Passphrase {
@@ -127,7 +128,7 @@ const DEFERS: round::Settings = round::Settings {
 impl Place {
     async fn new() -> Place {
         let slow = Slow { objects: Arc::default(), bytes_per_second: Arc::default() };
-        let place = Place { dir: tempfile::tempdir().unwrap(), slow };
+        let place = Place { dir: tempfile::tempdir().unwrap(), slow, machine: "state" };
         std::fs::create_dir_all(place.state()).unwrap();
         init::init(&place.store(), &passphrase(), Cost::FLOOR, (0, 0), &Random::Kernel, &Clock::System).await.unwrap();
         place
@@ -138,7 +139,7 @@ impl Place {
     }
 
     fn state(&self) -> std::path::PathBuf {
-        self.dir.path().join("state")
+        self.dir.path().join(self.machine)
     }
 
     fn pace(&self, bytes_per_second: u64) {
@@ -285,6 +286,37 @@ async fn c5_what_was_deferred_outlives_a_crash_and_a_lost_index() {
         drop(drive);
         assert_eq!(place.vault().await["large"], (24 << 20, begins()), "with index: {with_index}");
     }
+}
+
+/// The machine went down in the midst of it: nobody had asked for a barrier.
+#[tokio::test(flavor = "multi_thread")]
+async fn c2_what_a_crash_left_of_a_large_file_holds_up_nobody() {
+    let mut place = Place::new().await;
+    let before = place.open().await;
+    let (large, other) = (make(&before, "large").await, make(&before, "other").await);
+    fill(&before, large, 24).await;
+    before.fs.write(other, 0, b"other".to_vec(), false).await.unwrap();
+    before.fs.fsync(other, false).await.unwrap();
+    // What another machine would find on this one's disk now; it takes the place of who goes on here.
+    let (was, is) = (place.state(), "crashed");
+    for dir in ["", "journal"] {
+        std::fs::create_dir_all(place.dir.path().join(is).join(dir)).unwrap();
+        for entry in std::fs::read_dir(was.join(dir)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), place.dir.path().join(is).join(dir).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    place.machine = is;
+    let drive = place.open().await;
+    assert_eq!(drive.fs.lookup(Ino::ROOT, b"large").await.unwrap().size, 24 << 20);
+    drive.fs.write(other, 0, b"later".to_vec(), false).await.unwrap();
+    drive.fs.fsync(other, false).await.unwrap();
+    let there = place.vault().await;
+    assert_eq!((&there["other"], &there["large"]), (&(5, b"later".to_vec()), &(0, vec![])));
+    assert_eq!(drive.close(|_| ()).await.unwrap(), Closed::Drained);
+    assert_eq!(place.vault().await["large"], (24 << 20, begins()));
+    std::mem::forget(before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

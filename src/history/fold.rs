@@ -13,12 +13,12 @@
 //! | `made` | the empty head that the file's create made, while no commit has a head of it: a commit that defers the lane but has the file's names takes this one |
 //! | `emptied` | since when a truncation to nothing keeps it back (L3) |
 //! | `before` | what it was before a truncation to nothing, where a barrier forces that: a commit that defers the lane takes this |
-//! | `forced` | it was replayed: what the vault has of it is not known, nor when it was last in use |
+//! | `forced` | it was replayed, and may be of a file that no commit knows: there would be nothing to leave in the vault |
 //!
 //! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a barrier
-//! forces, or that was replayed; of the others, oldest first, those whose bytes to be sent fit a budget, while somebody
-//! waits only those that are old. When the journal runs full, the oldest is taken however large it is, for it holds the
-//! low-water mark. A barrier that lies before a truncation to nothing forces what the file was until then: that is set apart
+//! forces, or that is new since the last commit and was replayed; of the others, oldest first, those whose bytes to be sent fit a budget, while somebody
+//! waits only those that are old. When the journal is nearly full, the oldest is taken however large it is, for it holds
+//! the low-water mark. A barrier that lies before a truncation to nothing forces what the file was until then: that is set apart
 //! as the truncation is folded, and the next round takes it, alone or with what came after. Its extents, dead in the state,
 //! are still in the journal: they are released after the first round that knew of their death.
 //!
@@ -27,7 +27,7 @@
 //! Does not own: which extents were sent ahead (it is told), the journal, what a commit is.
 //!
 //! Invariants
-//! - A lane is here if and only if a content key of its file is; all its entries leave at once.
+//! - A lane is here if and only if a content key of its file is; all its entries leave at once, but for those set apart.
 //! - `fresh` entries are those under keys that the state of the last commit lacks. A deferred lane's stay fresh.
 //! - Positions at or below [`Fold::low`] are in a commit, or came to nothing.
 
@@ -60,8 +60,8 @@ struct Waiting {
     existed: Box<[bool]>,
     usage: Option<Usage>,
     at: Instant,
-    /// It comes from a replay.
-    forced: bool,
+    /// It was replayed over a vault that has names up to here.
+    replayed: Option<Position>,
     /// It truncated this file to nothing.
     emptied: Option<Ino>,
     /// The last writer of this file closed it, with all that is here before.
@@ -99,7 +99,7 @@ pub struct Limits {
     pub budget: u64,
     /// ... and that are at least so old.
     pub age: Duration,
-    /// The journal runs full.
+    /// The journal is nearly full.
     pub pressed: bool,
     /// How long a truncation to nothing keeps its file back (L3).
     pub hold: Duration,
@@ -183,14 +183,14 @@ pub(super) fn emptied(change: &Change, old: &[Option<Arc<Record>>]) -> Option<In
 }
 
 impl Fold {
-    /// `forced`: a replayed change. `emptied`: the file that it truncates to nothing.
+    /// `replayed`: up to where the vault has names. `emptied`: the file that it truncates to nothing.
     pub fn push(
         &mut self,
         position: Position,
         change: Arc<Change>,
         existed: Box<[bool]>,
         usage: Option<Usage>,
-        forced: bool,
+        replayed: Option<Position>,
         emptied: Option<Ino>,
     ) {
         // A barrier alone says something only of what is here.
@@ -202,7 +202,7 @@ impl Fold {
             self.oldest.get_or_insert(at);
         }
         self.emptied.extend(emptied);
-        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced, emptied, closed: None });
+        self.waiting.push_back(Waiting { position, change, existed, usage, at, replayed, emptied, closed: None });
     }
 
     /// The last writer of a file closed it, and all that it wrote lies at or before `position`.
@@ -213,7 +213,7 @@ impl Fold {
         let (change, existed, at) = (Arc::default(), Box::default(), Instant::now());
         let usage = self.waiting.back().map_or(self.usage, |waiting| waiting.usage);
         let closed = Some(ino);
-        self.waiting.push_back(Waiting { position, change, existed, usage, at, forced: false, emptied: None, closed });
+        self.waiting.push_back(Waiting { position, change, existed, usage, at, replayed: None, emptied: None, closed });
     }
 
     /// Folds at most `most` changes up to `durable`; returns whether there may be more.
@@ -232,8 +232,7 @@ impl Fold {
             }
             let waiting = self.waiting.pop_front().expect("looked at above");
             self.usage = waiting.usage;
-            // What was replayed the journal keeps no longer than its state does.
-            if let Some(ino) = waiting.emptied.filter(|_| !waiting.forced) {
+            if let Some(ino) = waiting.emptied {
                 self.set_apart(ino, (waiting.position, waiting.at));
             }
             for ((key, record), existed) in waiting.change.records.iter().zip(&waiting.existed) {
@@ -262,11 +261,10 @@ impl Fold {
             barrier: Position(0),
             made: None,
             emptied: None,
-            forced: false,
+            forced: waiting.replayed.is_some_and(|cut| waiting.position > cut),
             before: None,
             bytes: 0,
         });
-        lane.forced |= waiting.forced;
         match record {
             Some(Record::Extent(extent)) => lane.bytes += u64::from(extent.stored),
             Some(head @ Record::Head(_)) if !existed && !self.folded.contains_key(key) => {

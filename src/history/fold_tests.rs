@@ -49,7 +49,7 @@ impl Fold {
         let existed = records.iter().map(|(_, _, existed)| *existed).collect();
         let records = records.iter().map(|(key, record, _)| (*key, record.clone().map(Arc::new))).collect();
         let change = Change { records, barrier: barrier.to_vec(), ..Change::default() };
-        self.push(Position(at), Arc::new(change), existed, None, false, None);
+        self.push(Position(at), Arc::new(change), existed, None, None, None);
         while self.advance(Position(at), 100) {}
     }
 
@@ -58,7 +58,7 @@ impl Fold {
         let change = Change { records: vec![(key, Some(Arc::new(head(at, None))))], ..Change::default() };
         assert_eq!(emptied(&change, &[Some(Arc::new(old))]), Some(FILE));
         assert_eq!(emptied(&change, &[Some(Arc::new(head(at - 1, None)))]), None, "it was empty before");
-        self.push(Position(at), Arc::new(change), [true].into(), None, false, Some(FILE));
+        self.push(Position(at), Arc::new(change), [true].into(), None, None, Some(FILE));
         while self.advance(Position(at), 100) {}
     }
 
@@ -228,6 +228,24 @@ fn l3_what_a_barrier_ordered_before_a_truncation_travels_as_it_was() {
     fold.with(15, &[(name(), None, true), (Key::head(FILE), None, true)], &[]);
     let taken = fold.take(&NOTHING);
     assert!(!taken.defers && taken.records.keys().all(|key| matches!(key.part, Part::Extent { .. })));
+}
+
+#[test]
+fn c2_what_was_replayed_is_deferred_if_the_vault_knows_the_file() {
+    let replayed = |known: u64, barrier: &[Ino]| {
+        let mut fold = Fold::default();
+        let extent = (Key::extent(id(11)), Some(Arc::new(extent())));
+        let records = vec![(Key::head(FILE), Some(Arc::new(head(11, Some(11))))), extent];
+        let change = Change { records, ..Change::default() };
+        fold.push(Position(11), Arc::new(change), [true; 2].into(), None, Some(Position(known)), None);
+        let order = Change { barrier: barrier.to_vec(), ..Change::default() };
+        fold.push(Position(12), Arc::new(order), Box::default(), None, Some(Position(known)), None);
+        while fold.advance(Position(12), 100) {}
+        position(&fold.take(&NOTHING))
+    };
+    assert_eq!(replayed(11, &[]), None);
+    assert_eq!(replayed(10, &[]), Some(11), "it may be new");
+    assert_eq!(replayed(11, &[FILE]), Some(11), "a barrier orders it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -217,7 +217,7 @@ impl History {
         let change = Arc::new(Change { records, barrier: barriers, orphan, note: None });
         let position = journal.append(change.clone(), extents);
         let first = state.fold.is_empty();
-        state.perform(position, &change, orphans, effects, Waits::Yes { forced: false });
+        state.perform(position, &change, orphans, effects, Waits::Yes { replayed: None });
         state.fold.advance(journal.durable().0, FOLD_STEP);
         // What the index may take is what is durable: the overlay is bounded by moving the durable end.
         let hurries = state.overlay.recent_len() > OVERLAY_HURRY && state.overlay.recent_len().is_multiple_of(1024);
@@ -415,7 +415,7 @@ impl History {
         let change = Arc::new(Change { barrier: light.into_iter().collect(), ..Change::default() });
         let position = journal.append(change.clone(), Vec::new());
         let (bytes, inodes) = state.overlay.usage();
-        state.fold.push(position, change, Box::default(), Some((inodes, bytes)), false, None);
+        state.fold.push(position, change, Box::default(), Some((inodes, bytes)), None, None);
         (position, heavy)
     }
 
@@ -465,11 +465,11 @@ impl History {
     }
 }
 
-/// Does a change wait for a commit? One that was replayed is forced into the next.
+/// Does a change wait for a commit? One that was replayed does so over a vault that has names up to there.
 #[derive(Clone, Copy)]
 enum Waits {
     No,
-    Yes { forced: bool },
+    Yes { replayed: Option<Position> },
 }
 
 impl State {
@@ -524,9 +524,11 @@ impl State {
             self.overlay.orphan(position, ino, records);
         }
         self.dying.extend(dying.into_iter().map(|id| (position, id)));
-        if let Waits::Yes { forced } = waits {
+        if let Waits::Yes { replayed } = waits {
+            // Who had emptied it is gone, and so is what the journal kept of what it was.
+            let emptied = emptied.filter(|_| replayed.is_none());
             let (bytes, inodes) = self.overlay.usage();
-            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)), forced, emptied);
+            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)), replayed, emptied);
         }
     }
 }

@@ -72,7 +72,7 @@ impl History {
     }
 
     /// Applies what the journal kept (it is already there) over what `over` names. The newest commit has names up to
-    /// `cut`, and all contents up to `low`. What it lacks waits for the next one, which defers nothing of it.
+    /// `cut`, and all contents up to `low`. What it lacks waits for the next, and so do barriers.
     pub fn replay(
         &self,
         changes: &[(Position, Arc<Change>)],
@@ -99,15 +99,15 @@ impl History {
                     counted
                 }
             };
-            if records.is_empty() {
+            if records.is_empty() && change.barrier.is_empty() {
                 continue;
             }
             let mut transaction = state.begin(*position, now);
             transaction.writes = records.iter().cloned().collect();
             let effects = transaction.effects()?;
-            let change = Arc::new(Change { records, ..Change::default() });
+            let change = Arc::new(Change { records, barrier: change.barrier.clone(), ..Change::default() });
             let waits = match matches!(over, Replay::Vault) || *position > cut {
-                true => Waits::Yes { forced: true },
+                true => Waits::Yes { replayed: Some(cut) },
                 false => Waits::No,
             };
             state.perform(*position, &change, Vec::new(), effects, waits);
@@ -198,10 +198,10 @@ impl State {
     /// The index has this change; what the vault may lack of it waits.
     fn lacks(&mut self, position: Position, change: &Arc<Change>, (cut, low): (Position, Position)) {
         let records = lacking(position, change, (cut, low));
-        let change = Arc::new(Change { records, ..Change::default() });
+        let change = Arc::new(Change { records, barrier: change.barrier.clone(), ..Change::default() });
         // Whether the vault has a key is not known any more: it may be told of a deletion in vain.
         let existed = vec![true; change.records.len()].into_boxed_slice();
-        self.fold.push(position, change, existed, None, true, None);
+        self.fold.push(position, change, existed, None, Some(cut), None);
     }
 }
 
