@@ -517,6 +517,13 @@ impl Journal {
         files > room / 2 || self.shortage().is_some()
     }
 
+    /// Somebody waits for room, or will soon: three quarters of it are taken. Now room is worth more than anybody's time.
+    pub fn is_nearly_full(&self) -> bool {
+        let (files, side) = self.table.lock().disk_bytes();
+        let room = self.settings.disk_bytes.saturating_sub(side).min(files.saturating_add(self.disk_room()));
+        files > room / 4 * 3 || self.shortage().is_some()
+    }
+
     /// The journal and its side file take more than `most` (by default half of the room there is), or somebody waits for
     /// room: what no round takes should leave it too.
     pub fn is_crowded(&self, most: Option<u64>) -> bool {

@@ -333,7 +333,7 @@ impl Rounds {
         };
         match last {
             true => Limits::ALL,
-            false => Limits { budget, age, pressed: self.journal.pressed(), hold, all: false },
+            false => Limits { budget, age, pressed: self.journal.is_nearly_full(), hold, all: false },
         }
     }
 
