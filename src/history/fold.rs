@@ -4,7 +4,7 @@
 //! Two kinds of lanes. The *namespace lane* (names, links, modes, owners, xattrs) is in every commit up to its cut. The
 //! *content lane* of a file (head, map, the extents that they name) is in a commit whole, as it is at the cut, or not at
 //! all: then it is *deferred*, its entries stay here, the file's contents in the vault stay what they were, and later
-//! changes fold into it. For each file whose contents no commit holds there is a [`Lane`]:
+//! changes fold into it. For each file whose contents no commit holds there is a lane:
 //!
 //! | what | why |
 //! |---|---|
@@ -15,12 +15,13 @@
 //! | `before` | what it was before a truncation to nothing, where a barrier forces that: a commit that defers the lane takes this |
 //! | `forced` | it was replayed, and may be of a file that no commit knows: there would be nothing to leave in the vault |
 //!
-//! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a barrier
-//! forces, or that is new since the last commit and was replayed; of the others, oldest first, those whose bytes to be sent fit a budget, while somebody
-//! waits only those that are old. When the journal is nearly full, the oldest is taken however large it is, for it holds
-//! the low-water mark. A barrier that lies before a truncation to nothing forces what the file was until then: that is set apart
-//! as the truncation is folded, and the next round takes it, alone or with what came after. Its extents, dead in the state,
-//! are still in the journal: they are released after the first round that knew of their death.
+//! What [`Fold::take`] takes at a cut: the namespace; every lane whose file is gone (the namespace wins), that a
+//! barrier forces, or that was replayed and may be of a file that no commit knows; of the others, oldest first, those
+//! whose bytes to be sent fit a budget, while somebody waits only those that are old. When the journal is nearly full,
+//! the oldest is taken however large it is, for it holds the low-water mark. A barrier that lies before a truncation to
+//! nothing forces what the file was until then: that is set apart as the truncation is folded, and the next round takes
+//! it, alone or with what came after. Its extents, dead in the state, are still in the journal: they are released after
+//! the first round that knew of their death.
 //!
 //! Owns the changes that are appended but not known durable (in order), and the folded rest. A record that was made
 //! and deleted between two commits leaves no trace. Memory is bounded by the number of keys touched.
