@@ -85,7 +85,7 @@ async fn write(drive: &Drive, name: &str, bytes: &[u8]) -> Ino {
     for (k, chunk) in bytes.chunks(1 << 20).enumerate() {
         drive.fs.write(made.ino, (k << 20) as u64, chunk.to_vec(), false).await.unwrap();
     }
-    drive.fs.release(made.ino).await.unwrap();
+    drive.fs.release(made.ino, true).await.unwrap();
     made.ino
 }
 

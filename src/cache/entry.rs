@@ -67,6 +67,8 @@ pub struct Inner {
     pub only_grown: bool,
     /// The piece of a long map that the last read was in, and the contents (by their head's position) that it is of.
     pub last_piece: Option<(Position, Piece)>,
+    /// Its last writer closed it, and history was not told yet (L3).
+    pub closed: bool,
 }
 
 /// Which files have dirty bytes: all that do, and some that did. Its lock is the last of all.
@@ -118,6 +120,7 @@ impl Entry {
             dirty_since: None,
             only_grown: false,
             last_piece: None,
+            closed: false,
         };
         Entry {
             ino,
@@ -252,6 +255,9 @@ impl Source for Entry {
         inner.finished = inner.started;
         if inner.active.is_empty() {
             inner.live = None;
+            if std::mem::take(&mut inner.closed) {
+                self.history.closed(self.ino);
+            }
         }
         drop(inner);
         if let Some(frozen) = frozen {

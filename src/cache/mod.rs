@@ -411,6 +411,18 @@ impl Cache {
         }
     }
 
+    /// The last writer of a file closed it: once its bytes are in the journal, that is told (L3).
+    pub fn closed(&self, ino: Ino) {
+        if let Some(entry) = self.existing(ino) {
+            let mut inner = entry.lock();
+            if !inner.is_clean() {
+                inner.closed = true;
+                return;
+            }
+        }
+        self.history.closed(ino);
+    }
+
     /// Begins captures of all files whose dirty bytes are at least this old.
     pub fn send_on(&self, age: Duration) {
         let pressed = self.budget.is_pressed();

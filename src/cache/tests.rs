@@ -86,7 +86,7 @@ async fn opening_and_closing_are_uses_and_looking_at_attributes_is_none() {
     let (opened, closed, looked_at) = (room.file("a", "x").await, room.file("b", "x").await, room.file("c", "x").await);
     room.pass(40).await;
     room.fs.open(opened, false, false, crate::fs::Caller { uid: 0, gid: 0, pid: 1 }).await.unwrap();
-    room.fs.release(closed).await.unwrap();
+    room.fs.release(closed, true).await.unwrap();
     room.fs.getattr(looked_at).await.unwrap();
     room.pass(30).await;
     assert!(room.lives(opened) && room.lives(closed));

@@ -36,8 +36,9 @@ pub enum Note {
     Mount,
     /// These object ids are about to be sent.
     Sent(Vec<ObjectId>),
-    /// The vault took this log object; the commit's cut, if it is a commit.
-    Took { link: ChainLink, cut: Option<Position> },
+    /// The vault took this log object; the commit's cut, if it is a commit, and, if that is less, up to where commits hold
+    /// all contents.
+    Took { link: ChainLink, cut: Option<Position>, low: Option<Position> },
 }
 
 impl Change {
@@ -94,6 +95,19 @@ const ORPHAN: u32 = 3;
 const NOTE: u32 = 4;
 
 impl Note {
+    /// The vault took a commit: names up to its cut, and all contents up to `low`.
+    pub fn took(link: ChainLink, cut: Position, low: Position) -> Note {
+        Note::Took { link, cut: Some(cut), low: (low < cut).then_some(low) }
+    }
+
+    /// Up to where the vault held all contents, if this says so.
+    pub fn low(&self) -> Option<Position> {
+        match self {
+            Note::Took { cut, low, .. } => low.or(*cut),
+            _ => None,
+        }
+    }
+
     fn write<W: Sink>(&self, w: &mut Writer<W>) {
         match self {
             Note::Mount => _ = w.array(1).uint(1),
@@ -101,11 +115,10 @@ impl Note {
                 w.array(1 + ids.len()).uint(2);
                 ids.iter().for_each(|id| _ = w.bytes(&id.0));
             }
-            Note::Took { link, cut } => {
-                w.array(3 + usize::from(cut.is_some())).uint(3).uint(link.sequence.0).bytes(&link.hash);
-                if let Some(cut) = cut {
-                    w.uint(cut.0);
-                }
+            Note::Took { link, cut, low } => {
+                let positions = cut.iter().chain(low.iter().filter(|_| cut.is_some()));
+                w.array(3 + positions.clone().count()).uint(3).uint(link.sequence.0).bytes(&link.hash);
+                positions.for_each(|position| _ = w.uint(position.0));
             }
         }
     }
@@ -118,10 +131,14 @@ impl Note {
         match (r.uint()?, len - 1) {
             (1, 0) => Ok(Note::Mount),
             (2, ids) => Ok(Note::Sent((0..ids).map(|_| r.fixed().map(ObjectId)).collect::<Result<_, _>>()?)),
-            (3, rest @ 2..=3) => {
+            (3, rest @ 2..=4) => {
                 let link = ChainLink { sequence: Sequence(r.uint()?), hash: r.fixed()? };
-                let cut = if rest == 3 { Some(Position(r.uint()?)) } else { None };
-                Ok(Note::Took { link, cut })
+                let cut = if rest >= 3 { Some(Position(r.uint()?)) } else { None };
+                let low = if rest == 4 { Some(Position(r.uint()?)) } else { None };
+                if low >= cut && low.is_some() {
+                    return Err(r.malformed("a field at its default is left out"));
+                }
+                Ok(Note::Took { link, cut, low })
             }
             (kind, _) => Err(FormatError::Newer { what: "note", version: kind }),
         }
@@ -208,7 +225,8 @@ pub(super) mod tests {
             Just(Note::Mount),
             prop::collection::vec(any::<[u8; 16]>().prop_map(ObjectId), 0..5).prop_map(Note::Sent),
             (number(), any::<[u8; 32]>(), prop::option::of(any::<u64>())).prop_map(|(sequence, hash, cut)| {
-                Note::Took { link: ChainLink { sequence: Sequence(sequence), hash }, cut: cut.map(Position) }
+                let low = cut.map(|cut| Position(cut / 2)).filter(|low| Some(low.0) < cut && sequence % 2 == 1);
+                Note::Took { link: ChainLink { sequence: Sequence(sequence), hash }, cut: cut.map(Position), low }
             }),
         ];
         let barrier = prop::collection::vec(number().prop_map(Ino), 0..5);

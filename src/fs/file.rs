@@ -2,6 +2,7 @@
 //!
 //! close never waits (promise 2); fsync waits as the mount's durability says.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,10 +33,19 @@ impl Fs {
         }
         records::inode(&self.history.view(), ino)?;
         self.cache.used(ino);
-        match truncate {
-            true => self.truncate(ino, 0, caller.uid != 0).await,
-            false => Ok(Privileges::Kept),
+        let privileges = match truncate {
+            true => self.truncate(ino, 0, caller.uid != 0).await?,
+            false => Privileges::Kept,
+        };
+        if write {
+            self.opened_for_writing(ino);
         }
+        Ok(privileges)
+    }
+
+    /// One more open of the file writes, until [`Fs::release`].
+    pub fn opened_for_writing(&self, ino: Ino) {
+        *self.writers.lock().entry(ino).or_default() += 1;
     }
 
     /// Reads up to `size` bytes; fewer only at the end of the file.
@@ -80,9 +90,23 @@ impl Fs {
         Ok(())
     }
 
-    /// The last descriptor of an open is gone.
-    pub async fn release(&self, ino: Ino) -> Result<(), FsError> {
-        self.flush(ino).await
+    /// The last descriptor of an open is gone, of one that writes or not.
+    pub async fn release(&self, ino: Ino, write: bool) -> Result<(), FsError> {
+        self.flush(ino).await?;
+        if write && self.was_last_writer(ino) {
+            self.cache.closed(ino);
+        }
+        Ok(())
+    }
+
+    fn was_last_writer(&self, ino: Ino) -> bool {
+        let mut writers = self.writers.lock();
+        if let Some(others) = writers.get_mut(&ino).filter(|count| **count > 1) {
+            *others -= 1;
+            return false;
+        }
+        writers.remove(&ino);
+        true
     }
 
     /// Sets a file's size. `kill` as for write.
@@ -148,7 +172,7 @@ impl Fs {
         }
     }
 
-    /// The first half of fsync: what has to be safe for it, for [`Fs::once_safe`]. `None` if nothing has.
+    /// The first half of fsync: what has to be safe for it, for [`Fs::once_safe`]. `None` if nothing has, or is already.
     pub async fn fsync_barrier(&self, ino: Ino) -> Result<Option<Position>, FsError> {
         if self.nothing_to_keep()? {
             return Ok(None);
@@ -157,7 +181,15 @@ impl Fs {
             return Ok(None);
         }
         self.cache.barrier(&[ino]).await.map_err(|e| self.blame(ino, e))?;
-        self.barrier_record(ino).map(Some)
+        let position = self.barrier_record(ino)?;
+        // An unlinked file is in no commit: its fsync is local (L4).
+        if let Safety::Remote(journal, ..) = &self.safety
+            && self.history.view().is_orphan(ino)
+        {
+            journal.wait_durable(position).await.map_err(|e| FsError::Io(e.to_string()))?;
+            return Ok(None);
+        }
+        Ok(Some(position))
     }
 
     /// As [`Fs::fsync_barrier`], of a directory.
@@ -194,8 +226,10 @@ impl Fs {
         }
         let dirty = self.cache.dirty_files();
         self.cache.barrier(&dirty).await?;
+        // What is in the journal, and in no commit, may not be deferred either.
+        let files: BTreeSet<Ino> = dirty.into_iter().chain(self.history.uncommitted_files()).collect();
         let ((), position) = self.history.transact(|tx| {
-            dirty.iter().for_each(|ino| tx.barrier(*ino));
+            files.iter().for_each(|ino| tx.barrier(*ino));
             Ok::<(), FsError>(())
         })?;
         Ok(position)

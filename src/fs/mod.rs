@@ -19,7 +19,7 @@ pub(crate) mod tests;
 pub mod versions;
 pub mod xattr;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ pub struct Fs {
     capability: u64,
     /// Files of which bytes could not be had: what status names.
     pub(crate) damaged: Mutex<BTreeSet<Ino>>,
+    /// How many opens of a file write (L3).
+    writers: Mutex<HashMap<Ino, usize>>,
 }
 
 /// What fsync waits for.
@@ -129,7 +131,8 @@ async fn wait_for_vault(
 impl Fs {
     pub(crate) fn new(history: Arc<History>, keys: Arc<Keys>, cache: Arc<Cache>, safety: Safety) -> Fs {
         let capability = keys.xattr_hash(xattr::CAPABILITY);
-        Fs { history, keys, cache, safety, capability, damaged: Mutex::new(BTreeSet::new()) }
+        let (damaged, writers) = Default::default();
+        Fs { history, keys, cache, safety, capability, damaged, writers }
     }
 
     /// Every operation that would change anything is `FsError::ReadOnly`.

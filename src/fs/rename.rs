@@ -9,6 +9,8 @@
 //! checks again that the names still lead where they did, and begins anew where they do not. A directory never moves
 //! below itself.
 
+use std::collections::BTreeSet;
+
 use super::namespace::{gain_subdirectory, lose_name, put_name, touch_directory};
 use super::records::{self, Below, Named, Slot, Source, check_name, directory, find, find_named};
 use super::{Fs, FsError, RenameMode};
@@ -142,7 +144,8 @@ impl Fs {
         match moved.kind {
             libc::S_IFREG => files.push(moved.ino),
             libc::S_IFDIR => {
-                let dirty = self.cache.dirty_files();
+                let mut dirty: BTreeSet<Ino> = self.cache.dirty_files().into_iter().collect();
+                dirty.extend(self.history.uncommitted_files());
                 if dirty.is_empty() {
                     return Ok(());
                 }

@@ -251,13 +251,19 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let (name, caller) = (owned(name), caller(request));
         let (ttl, file_flags) = (self.ttl, self.file_flags);
         let lookups = self.lookups.clone();
-        let operation = async move |fs: Arc<Tree>| fs.create(ino(parent), &name, mode, caller).await;
+        let operation = async move |fs: Arc<Tree>| {
+            let made = fs.create(ino(parent), &name, mode, caller).await?;
+            if writes(OpenFlags(flags)) {
+                fs.opened_for_writing(made.ino);
+            }
+            Ok(made)
+        };
         self.answer(Terms::bounded("create"), reply, operation, move |reply, made| {
             lookups.told(made.ino);
             reply.created(&ttl, &file_attr(&made), GENERATION, HANDLE, file_flags);
@@ -329,7 +335,7 @@ impl Filesystem for Adapter {
         _: &Request,
         number: INodeNo,
         handle: FileHandle,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
@@ -337,7 +343,9 @@ impl Filesystem for Adapter {
         if let Some(version) = version(handle) {
             guarded("release", || self.fs.let_go(version));
         }
-        self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Tree>| fs.release(ino(number)).await);
+        self.answer_empty(Terms::bounded("release"), reply, async move |fs: Arc<Tree>| {
+            fs.release(ino(number), writes(flags)).await
+        });
     }
 
     fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {

@@ -10,35 +10,42 @@
 //! - Overlay order is journal order: both happen under one lock, held for microseconds, never over an await. Reads of
 //!   the local index happen under it too: they are what a page cache is for.
 //! - Nothing can fail between the append of a change and its becoming visible: what it does is found out before.
-//! - A batch's cut is a durable end (C1, J2); its records are those of the state at the cut.
+//! - A batch's cut is a durable end (C1, J2); its records are those of the state at the cut, but for files that are
+//!   deferred (C2, see [`fold`]).
 //! - The index is given only what is durable (J2), in journal order, whole changes.
-//! - An extent that only the journal holds is released after the round that was under way when it died: a round may
-//!   still send it (C1: what the state at the cut names is pinned).
+//! - An extent that only the journal holds is released after the first round at whose cut it is dead: until then a round
+//!   may send it (C1: what the state at the cut names is pinned; L3: so is what a file was before it was emptied).
 
 pub mod fold;
 pub mod follow;
 pub mod map;
 pub mod overlay;
+mod replay;
+mod round;
 mod spill;
 pub mod transaction;
 pub mod versions;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 
-use crate::base::{Clock, Epoch, ExtentId, Ino, ObjectId, Position, plants};
+use crate::base::{Clock, Epoch, ExtentId, Ino, ObjectId, Position};
 use crate::format::change::{Change, Note};
-use crate::format::commit::{BlockRef, ChainLink};
-use crate::format::key::{Key, Lane, Part};
-use crate::format::record::{Extent, Place, Record};
+use crate::format::commit::BlockRef;
+use crate::format::key::{Key, Part};
+use crate::format::record::{Place, Record};
 use crate::index::{Index, IndexError, Mark};
 use crate::journal::Journal;
-use fold::{Fold, Folded, Usage};
+use fold::Fold;
+pub use fold::Limits;
 use overlay::{Orphan, Overlay, Unindexed};
+pub use replay::{Replay, count_lacking, highest_epoch};
+use round::UnderWay;
+pub use round::{Ahead, Batch};
 use transaction::Effects;
 pub use transaction::Transaction;
 use versions::Versions;
@@ -50,27 +57,25 @@ const FOLD_STEP: usize = 16;
 /// How many pieces of a map are looked at under one lock.
 const SCAN_STEP: usize = 4096;
 
-/// The highest epoch that gave a number in these changes.
-pub fn highest_epoch(changes: &[(Position, Arc<Change>)]) -> Epoch {
-    let keys = changes.iter().flat_map(|(_, change)| &change.records).map(|(key, _)| key);
-    let numbers = keys.flat_map(|key| match key.part {
-        Part::Extent { number } => [key.ino.0, number],
-        _ => [key.ino.0, 0],
-    });
-    numbers.map(transaction::epoch_of).max().unwrap_or(Epoch(0))
-}
-
 pub struct State {
     overlay: Overlay,
     fold: Fold,
     next_inode: u64,
     next_extent: u64,
-    /// Extents that died since the last round began, and those that died before and wait for its end.
-    dying: Vec<ExtentId>,
+    /// Extents that are dead from these positions on, beyond the cut of the last round, and those that died before and
+    /// wait for its end.
+    dying: Vec<(Position, ExtentId)>,
     dying_before: Vec<ExtentId>,
-    /// When the oldest change of the round under way was made, and the inodes that it changes.
+    /// When the oldest change of the round under way was made, the inodes that it changes, and those of them whose
+    /// contents it takes.
     sending_since: Option<tokio::time::Instant>,
     sending: HashSet<Ino>,
+    sending_contents: HashSet<Ino>,
+    /// Of the files that the round under way had to take, the one with most to send, and how much.
+    holding: Option<(Ino, u64)>,
+    /// What is being sent ahead of any commit.
+    ahead: Option<UnderWay>,
+    ahead_number: u64,
     /// Segments on their way to which extents of unlinked open files spill (L4).
     spilling: HashSet<ObjectId>,
     /// A follower's open files, and how many commits it has made visible.
@@ -88,6 +93,8 @@ pub struct History {
     changed: Notify,
     /// An unlinked open file ended.
     orphan_ended: Notify,
+    /// What was sent ahead has landed, or will not.
+    landed: Notify,
     /// Who is told when a commit of another machine changes contents.
     listener: OnceLock<follow::Listener>,
 }
@@ -114,34 +121,6 @@ impl View<'_> {
     pub fn is_orphan(&self, ino: Ino) -> bool {
         self.0.overlay.is_orphan(ino)
     }
-}
-
-/// Where a journal is replayed over.
-#[derive(Clone, Copy, Debug)]
-pub enum Replay {
-    /// The vault's state: what its commits hold is there, nothing else (C5).
-    Vault,
-    /// An index that holds every change up to this position, and none after it (I1).
-    Index(Position),
-}
-
-impl Replay {
-    /// Up to where the journal is not needed for what it is replayed over; `cut` is that of the vault's state.
-    pub fn position(&self, cut: Position) -> Position {
-        match self {
-            Replay::Vault => cut,
-            Replay::Index(position) => *position,
-        }
-    }
-}
-
-/// What a round sends: the state at the cut, less what the vault has.
-pub struct Batch {
-    pub cut: Position,
-    pub block: BlockRef,
-    pub records: Folded,
-    /// Inodes and bytes in files at the cut, where that is known.
-    pub usage: Option<Usage>,
 }
 
 /// How far the last change of an inode has come.
@@ -179,6 +158,10 @@ impl History {
             dying_before: Vec::new(),
             sending_since: None,
             sending: HashSet::new(),
+            sending_contents: HashSet::new(),
+            holding: None,
+            ahead: None,
+            ahead_number: 0,
             spilling: HashSet::new(),
             versions: Versions::default(),
             followed: Position(0),
@@ -190,29 +173,9 @@ impl History {
             read_only: AtomicBool::new(read_only),
             changed: Notify::new(),
             orphan_ended: Notify::new(),
+            landed: Notify::new(),
             listener: OnceLock::new(),
         }
-    }
-
-    /// Numbers that this epoch gave in these changes, or up to `highest`, are not given again: an earlier mount had the
-    /// same epoch (E1).
-    pub fn go_on_counting(&self, changes: &[(Position, Arc<Change>)], highest: Ino) {
-        let mut state = self.state.write();
-        let epoch = transaction::epoch_of(state.next_inode);
-        let (mut inode, mut extent) = (state.next_inode, state.next_extent);
-        let after = |next: &mut u64, number: u64| {
-            if transaction::epoch_of(number) == epoch {
-                *next = (*next).max(number + 1);
-            }
-        };
-        after(&mut inode, highest.0);
-        for (key, _) in changes.iter().flat_map(|(_, change)| &change.records) {
-            after(&mut inode, key.ino.0);
-            if let Part::Extent { number } = key.part {
-                after(&mut extent, number);
-            }
-        }
-        (state.next_inode, state.next_extent) = (inode, extent);
     }
 
     pub fn view(&self) -> View<'_> {
@@ -262,7 +225,7 @@ impl History {
         let change = Arc::new(Change { records, barrier: barriers, orphan, note: None });
         let position = journal.append(change.clone(), extents);
         let first = state.fold.is_empty();
-        state.perform(position, &change, orphans, effects, true);
+        state.perform(position, &change, orphans, effects, Waits::Yes { replayed: None });
         state.fold.advance(journal.durable().0, FOLD_STEP);
         // What the index may take is what is durable: the overlay is bounded by moving the durable end.
         let hurries = state.overlay.recent_len() > OVERLAY_HURRY && state.overlay.recent_len().is_multiple_of(1024);
@@ -285,107 +248,6 @@ impl History {
         position
     }
 
-    /// Applies what the journal kept (it is already there) over what `over` names; `cut` is that of the newest commit.
-    /// What lies beyond it waits for the next one.
-    pub fn replay(&self, changes: &[(Position, Arc<Change>)], cut: Position, over: Replay) -> Result<(), IndexError> {
-        let mut state = self.state.write();
-        let now = self.clock.now();
-        for (position, change) in changes.iter().filter(|(_, change)| !change.orphan) {
-            let records: Vec<_> = match over {
-                Replay::Index(at) if *position <= at => {
-                    if *position > cut {
-                        // Whether the vault has a key is not known any more: it may be told of a deletion in vain.
-                        let existed = vec![true; change.records.len()].into_boxed_slice();
-                        state.fold.push(*position, change.clone(), existed, None);
-                    }
-                    continue;
-                }
-                Replay::Index(_) => change.records.clone(),
-                Replay::Vault => {
-                    let mut counted = Vec::with_capacity(change.records.len());
-                    for (key, record) in &change.records {
-                        if state.counts(key, *position, cut)? {
-                            counted.push((*key, record.clone()));
-                        }
-                    }
-                    counted
-                }
-            };
-            if records.is_empty() {
-                continue;
-            }
-            let mut transaction = state.begin(*position, now);
-            transaction.writes = records.iter().cloned().collect();
-            let effects = transaction.effects()?;
-            let change = Arc::new(Change { records, ..Change::default() });
-            let waits = matches!(over, Replay::Vault) || *position > cut;
-            state.perform(*position, &change, Vec::new(), effects, waits);
-        }
-        state.dying.clear();
-        Ok(())
-    }
-
-    /// After a replay: the extents that the journal keeps in vain, dead or in the vault. Those that nothing names leave
-    /// the state.
-    pub fn vain(&self, changes: &[(Position, Arc<Change>)]) -> Result<Vec<ExtentId>, IndexError> {
-        let mut brought: HashMap<Ino, Vec<u64>> = HashMap::new();
-        for (key, _) in changes.iter().flat_map(|(_, change)| &change.records) {
-            if let Part::Extent { number } = key.part {
-                brought.entry(key.ino).or_default().push(number);
-            }
-        }
-        let mut state = self.state.write();
-        let mut vain = Vec::new();
-        for (owner, numbers) in brought {
-            let mut named = HashSet::new();
-            state.overlay.scan(Key::head(owner), Key::map(owner, u64::MAX), &mut |_, record| {
-                named.extend(transaction::pieces(record).iter().map(|piece| piece.extent));
-                true
-            })?;
-            for number in numbers {
-                let id = ExtentId { owner, number };
-                let key = Key::extent(id);
-                let old = state.overlay.get(&key)?;
-                let is_local = old.as_deref().is_some_and(|record| overlay::local_extent(&key, record).is_some());
-                if is_local && named.contains(&id) {
-                    continue;
-                }
-                vain.push(id);
-                if is_local {
-                    let end = self.journal.as_ref().map_or(Position(0), |journal| journal.end());
-                    state.overlay.apply(end, vec![(key, None)], std::iter::once(old));
-                }
-            }
-        }
-        Ok(vain)
-    }
-
-    /// After a replay of what the vault may have taken without this machine's hearing of it.
-    pub fn presume_committed(&self) {
-        self.state.write().fold.presume_committed();
-    }
-
-    /// Extents that wait for the vault although it has them, as the state knows, are sent no more: their records travel as
-    /// the vault has them. Returns those of `ids` whose bytes the journal need not keep for that.
-    pub fn settle(&self, ids: &[ExtentId]) -> Result<Vec<ExtentId>, IndexError> {
-        let durable = self.journal.as_ref().map_or(Position(u64::MAX), |journal| journal.durable().0);
-        while self.state.write().fold.advance(durable, 4096) {}
-        let mut state = self.state.write();
-        let State { overlay, fold, .. } = &mut *state;
-        fold.replace_extents(|key| {
-            let known = overlay.get(key)?;
-            Ok::<_, IndexError>(known.filter(|record| overlay::local_extent(key, record).is_none()))
-        })?;
-        let mut settled = Vec::new();
-        for id in ids {
-            let key = Key::extent(*id);
-            if overlay.get(&key)?.is_some_and(|record| overlay::local_extent(&key, &record).is_none()) {
-                settled.push(*id);
-            }
-        }
-        Ok(settled)
-    }
-
     /// The kernel forgot this inode: if it is an orphan, its records and bytes go.
     pub fn forget(&self, ino: Ino) {
         if !self.state.read().overlay.is_orphan(ino) {
@@ -393,85 +255,9 @@ impl History {
         }
         let mut state = self.state.write();
         let dead = state.overlay.forget(ino);
-        state.dying.extend(dead);
+        state.dying.extend(dead.into_iter().map(|id| (Position(0), id)));
         drop(state);
         self.orphan_ended.notify_one();
-    }
-
-    /// A round begins: the durable end is its cut. `None` if no change waits for the vault there.
-    pub fn begin_round(&self) -> Option<Batch> {
-        let journal = self.journal.as_ref()?;
-        // Folding a long backlog is done in steps, so that operations go on beside it.
-        loop {
-            let mut state = self.state.write();
-            // Read under the lock: operations fold too, and what they folded must not lie beyond the cut.
-            let (durable, block) = journal.durable();
-            let block = block?;
-            let cut = if plants::on("C1-cut-past-durable") { journal.end() } else { durable };
-            if state.fold.advance(cut, 4096) {
-                continue;
-            }
-            if state.fold.folded().is_empty() {
-                return None;
-            }
-            state.sending_since = state.fold.oldest();
-            let records = state.fold.take();
-            state.sending = records.keys().map(|key| key.ino).collect();
-            let dying = std::mem::take(&mut state.dying);
-            state.dying_before.extend(dying);
-            let usage = state.fold.usage();
-            return Some(Batch { cut, block, records, usage });
-        }
-    }
-
-    /// The round's commit `link` stands: these extents lie in the vault, and `dead` ones were so at its cut. Returns what
-    /// the journal need not keep any more.
-    pub fn end_round(
-        &self,
-        placed: &[(ExtentId, Extent)],
-        dead: &[ExtentId],
-        (link, epoch): (ChainLink, Epoch),
-    ) -> Result<Vec<ExtentId>, IndexError> {
-        self.place(placed, (link, epoch))?;
-        let mut released: Vec<ExtentId> = placed.iter().map(|(id, _)| *id).collect();
-        for part in dead.chunks(1024) {
-            self.bury(part, &mut released)?;
-        }
-        let mut state = self.state.write();
-        state.sending_since = None;
-        state.sending = HashSet::new();
-        released.append(&mut state.dying_before);
-        Ok(released)
-    }
-
-    /// Forgets extents that no map names, but those that an unlinked open file holds.
-    fn bury(&self, dead: &[ExtentId], released: &mut Vec<ExtentId>) -> Result<(), IndexError> {
-        let mut state = self.state.write();
-        let end = self.journal.as_ref().map_or(Position(0), |journal| journal.end());
-        let mut writes = Vec::new();
-        for id in dead.iter().filter(|id| !state.overlay.is_orphan(id.owner)) {
-            let key = Key::extent(*id);
-            if state.overlay.get(&key)?.is_some() {
-                writes.push((key, None));
-                released.push(*id);
-            }
-        }
-        if !writes.is_empty() {
-            state.overlay.apply(end, writes, std::iter::repeat(None));
-        }
-        Ok(())
-    }
-
-    /// The commit `link` of this history, of that epoch, gave these places. In steps, so that operations go on beside it.
-    pub fn place(&self, placed: &[(ExtentId, Extent)], (link, epoch): (ChainLink, Epoch)) -> Result<(), IndexError> {
-        let end = || self.journal.as_ref().map_or(Position(0), |journal| journal.end());
-        for part in placed.chunks(1024) {
-            let mut state = self.state.write();
-            state.overlay.place(end(), part)?;
-        }
-        let mut state = self.state.write();
-        state.overlay.stands(end(), link, epoch);
-        Ok(())
     }
 
     /// Segments in which extents of unlinked open files lie: they are in no commit, and are read all the same (L4, D2).
@@ -582,23 +368,6 @@ impl History {
         }
     }
 
-    /// Extents that died though nothing waits for the vault, as those of unlinked files do: the journal need not keep
-    /// them. None while a round is under way (it may still send them), or while a death may not be durable (J2: the
-    /// state that a crash leaves may still name them).
-    pub fn release_dead(&self) -> Vec<ExtentId> {
-        let mut state = self.state.write();
-        if state.sending_since.is_some() || !state.fold.is_empty() {
-            return Vec::new();
-        }
-        std::mem::take(&mut state.dying)
-    }
-
-    /// Would [`History::release_dead`] release any?
-    pub fn has_dead(&self) -> bool {
-        let state = self.state.read();
-        state.sending_since.is_none() && state.fold.is_empty() && !state.dying.is_empty()
-    }
-
     /// Folds what is durable, a bounded part of it.
     pub fn fold_durable(&self) {
         if let Some(journal) = &self.journal {
@@ -625,7 +394,49 @@ impl History {
     /// When the oldest change that the vault lacks was made, also if a round has it under way.
     pub fn oldest_pending(&self) -> Option<tokio::time::Instant> {
         let state = self.state.read();
-        state.sending_since.or(state.fold.oldest())
+        state.sending_since.into_iter().chain(state.fold.oldest_pending()).min()
+    }
+
+    /// Files whose contents, as they are now, no commit holds. (What a round has under way may have been deferred until
+    /// then: it is not there once the vault has come to the position where it stands.)
+    pub fn uncommitted_files(&self) -> HashSet<Ino> {
+        let state = self.state.read();
+        state.fold.files().chain(state.sending_contents.iter().copied()).collect()
+    }
+
+    /// Is there anything that a round has left, or has not seen?
+    pub fn has_deferred(&self) -> bool {
+        self.state.read().fold.has_lanes()
+    }
+
+    /// A position from which on commits hold the contents of these files as they are now, but of those that are returned
+    /// too: contents of theirs are deferred, and have more than `most` to send, or are kept back.
+    pub fn barrier_on(&self, files: &BTreeSet<Ino>, most: u64) -> (Position, BTreeSet<Ino>) {
+        let mut state = self.state.write();
+        let journal = self.journal.as_ref().expect("a read-only mount has no rounds");
+        let sending = state.sending_contents.iter().copied();
+        let uncommitted: BTreeSet<Ino> = state.fold.files().chain(sending).filter(|ino| files.contains(ino)).collect();
+        let (light, heavy): (BTreeSet<_>, _) = uncommitted.into_iter().partition(|ino| state.fold.is_light(*ino, most));
+        if light.is_empty() {
+            return (journal.end(), heavy);
+        }
+        let change = Arc::new(Change { barrier: light.into_iter().collect(), ..Change::default() });
+        let position = journal.append(change.clone(), Vec::new());
+        let (bytes, inodes) = state.overlay.usage();
+        state.fold.push(position, change, Box::default(), Some((inodes, bytes)), None, None);
+        (position, heavy)
+    }
+
+    /// A file's last writer closed it, and its bytes are in the journal: a truncation to nothing keeps it back no more
+    /// (L3).
+    pub fn closed(&self, ino: Ino) {
+        if !self.state.read().fold.may_be_held(ino) {
+            return;
+        }
+        if let Some(journal) = &self.journal {
+            let mut state = self.state.write();
+            state.fold.closed(journal.end(), ino);
+        }
     }
 
     /// Would a round with its cut there have anything to send?
@@ -647,15 +458,26 @@ impl History {
         let mut waiting = Waiting::default();
         let mut count = |key: &Key, record: Option<&Record>| match (key.part, record) {
             (Part::Head, Some(_)) => _ = waiting.files.insert(key.ino),
-            (_, Some(Record::Extent(extent))) => waiting.bytes += u64::from(extent.stored),
+            (Part::Extent { number }, Some(Record::Extent(extent)))
+                if !state.fold.is_ahead(&ExtentId { owner: key.ino, number }) =>
+            {
+                waiting.bytes += u64::from(extent.stored);
+            }
             _ => {}
         };
-        state.fold.folded().iter().for_each(|(key, entry)| count(key, entry.record.as_deref()));
+        state.fold.folded().for_each(|(key, entry)| count(key, entry.record.as_deref()));
         for change in state.fold.waiting() {
             change.records.iter().for_each(|(key, record)| count(key, record.as_deref()));
         }
         waiting
     }
+}
+
+/// Does a change wait for a commit? One that was replayed does so over a vault that has names up to there.
+#[derive(Clone, Copy)]
+enum Waits {
+    No,
+    Yes { replayed: Option<Position> },
 }
 
 impl State {
@@ -671,17 +493,18 @@ impl State {
         }
     }
 
-    /// Makes a change visible; with `waits`, the next commit takes it.
+    /// Makes a change visible; the next commit takes it as `waits` says, if at all.
     fn perform(
         &mut self,
         position: Position,
         change: &Arc<Change>,
         orphans: Vec<Orphan>,
         effects: Effects,
-        waits: bool,
+        waits: Waits,
     ) {
         let Effects { old, dead, dying } = effects;
         let existed: Box<[bool]> = old.iter().map(Option::is_some).collect();
+        let emptied = fold::emptied(change, &old);
         let (mut writes, mut before) = (Vec::with_capacity(change.records.len()), Vec::new());
         for ((key, record), old) in change.records.iter().zip(old) {
             if self.overlay.is_orphan(key.ino) {
@@ -708,26 +531,12 @@ impl State {
         for (ino, records) in orphans {
             self.overlay.orphan(position, ino, records);
         }
-        self.dying.extend(dying);
-        if waits {
+        self.dying.extend(dying.into_iter().map(|id| (position, id)));
+        if let Waits::Yes { replayed } = waits {
+            // Who had emptied it is gone, and so is what the journal kept of what it was.
+            let emptied = emptied.filter(|_| replayed.is_none());
             let (bytes, inodes) = self.overlay.usage();
-            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)));
+            self.fold.push(position, change.clone(), existed, Some((inodes, bytes)), replayed, emptied);
         }
-    }
-
-    /// C5.
-    fn counts(&self, key: &Key, position: Position, cut: Position) -> Result<bool, IndexError> {
-        if plants::on("C5-replay-all") {
-            return Ok(true);
-        }
-        Ok(match key.lane() {
-            Lane::Namespace => position > cut,
-            Lane::Content(ino) => match self.overlay.get(&Key::head(ino))?.as_deref() {
-                // A head's own pieces travel in the same change: they are judged by the position before it.
-                Some(Record::Head(head)) => position > head.position || (position == head.position && position > cut),
-                _ => position > cut,
-            },
-            Lane::None => position > cut,
-        })
     }
 }

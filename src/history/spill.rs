@@ -21,9 +21,12 @@ impl History {
 
     /// Extents of unlinked open files that may spill, about `most` bytes.
     pub fn orphan_extents(&self, most: u64) -> Vec<(ExtentId, Extent)> {
-        let state = self.state.read();
         let durable = self.journal.as_ref().map_or(Position(0), |journal| journal.durable().0);
-        state.overlay.orphan_extents(durable, |ino| !state.sending.contains(&ino), most)
+        while self.state.write().fold.advance(durable, 4096) {}
+        let state = self.state.read();
+        // What was sent ahead of a file is known when a round has taken what is left of it.
+        let may = |ino| !state.sending.contains(&ino) && !state.fold.has_lane(ino);
+        state.overlay.orphan_extents(durable, may, most)
     }
 
     /// These segments are about to be sent.
@@ -40,6 +43,22 @@ impl History {
             state.spilling.remove(segment);
         }
         Ok(())
+    }
+
+    /// These extents, which no commit will name, lie in the vault: so unlinked open files have them there.
+    pub fn orphans_have(&self, placed: &[(ExtentId, Extent)]) -> Result<(), IndexError> {
+        let mut state = self.state.write();
+        let end = self.journal.as_ref().map_or(Position(0), |journal| journal.end());
+        let theirs: Vec<_> = placed.iter().filter(|(id, _)| state.overlay.is_orphan(id.owner)).cloned().collect();
+        if !theirs.is_empty() {
+            state.overlay.place(end, &theirs)?;
+        }
+        Ok(())
+    }
+
+    /// Makes [`History::orphan_ended`] return.
+    pub fn look_at_spilled(&self) {
+        self.orphan_ended.notify_one();
     }
 
     /// Returns when an unlinked open file has ended since the last call.

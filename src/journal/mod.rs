@@ -163,6 +163,8 @@ pub struct Recovered {
     pub blocks: HashSet<BlockRef>,
     /// The newest log object that a `Note::Took` names.
     pub took: Option<(ChainLink, Option<Position>)>,
+    /// Up to where the vault held all contents by then.
+    pub low: Position,
     /// The last position, 0 if the journal is empty.
     pub end: Position,
     /// The last block; where no block is left, the one that the newest file continues.
@@ -513,6 +515,13 @@ impl Journal {
         // No round makes room in the side file, and none on a disk that others have filled.
         let room = self.settings.disk_bytes.saturating_sub(side).min(files.saturating_add(self.disk_room()));
         files > room / 2 || self.shortage().is_some()
+    }
+
+    /// Somebody waits for room, or will soon: three quarters of it are taken. Now room is worth more than anybody's time.
+    pub fn is_nearly_full(&self) -> bool {
+        let (files, side) = self.table.lock().disk_bytes();
+        let room = self.settings.disk_bytes.saturating_sub(side).min(files.saturating_add(self.disk_room()));
+        files > room / 4 * 3 || self.shortage().is_some()
     }
 
     /// The journal and its side file take more than `most` (by default half of the room there is), or somebody waits for

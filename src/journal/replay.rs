@@ -258,7 +258,7 @@ fn known_durable_end(files: &[Scanned], stream: &[Found], named: Position) -> Po
 
 fn took(change: &Change) -> Option<(ChainLink, Option<Position>)> {
     match change.note {
-        Some(Note::Took { link, cut }) => Some((link, cut)),
+        Some(Note::Took { link, cut, .. }) => Some((link, cut)),
         _ => None,
     }
 }
@@ -360,7 +360,7 @@ fn summarize(mut resume: Resume) -> Recovered {
     let mut changes = Vec::new();
     let mut blocks: HashSet<BlockRef> = resume.files.iter().filter_map(|file| file.header.base).collect();
     let mut newest: Option<(ChainLink, Option<Position>)> = None;
-    let mut extents = Vec::new();
+    let (mut extents, mut low) = (Vec::new(), Position(0));
     for Good { block, .. } in &resume.good {
         blocks.insert(block.key);
         blocks.extend(&block.opened.aliases);
@@ -371,6 +371,7 @@ fn summarize(mut resume: Resume) -> Recovered {
                 resume.took_cut = resume.took_cut.max(cut.unwrap_or_default());
                 if newest.is_none_or(|(before, _)| before.sequence <= link.sequence) {
                     newest = Some((link, cut));
+                    low = change.note.as_ref().and_then(Note::low).unwrap_or_default();
                 }
             }
         }
@@ -379,7 +380,7 @@ fn summarize(mut resume: Resume) -> Recovered {
     let floor = resume.files.last().map_or(Position(0), |file| file.header.floor);
     let end = last.map_or(Position(0), |last| last.position).max(floor);
     let begins = resume.begins.map_or(Position(0), |base| base.position);
-    Recovered { changes, blocks, took: newest, end, last, begins, extents, resume }
+    Recovered { changes, blocks, took: newest, low, end, last, begins, extents, resume }
 }
 
 /// Where a recovered extent lies.

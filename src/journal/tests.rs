@@ -71,7 +71,7 @@ fn extent(number: u64) -> SealedExtent {
 
 fn took(sequence: u64, cut: Position) -> Arc<Change> {
     let link = ChainLink { sequence: Sequence(sequence), hash: [sequence as u8; 32] };
-    let note = Some(Note::Took { link, cut: Some(cut) });
+    let note = Some(Note::took(link, cut, cut));
     Arc::new(Change { barrier: vec![Ino(NOTE)], note, ..Change::default() })
 }
 

@@ -65,7 +65,7 @@ use crate::vault::epoch::Reign;
 use crate::vault::gc;
 use crate::vault::pin::{Pin, PinFile};
 use crate::vault::round::{self, Chain, Rounds};
-use crate::vault::spill;
+use crate::vault::{ahead, spill};
 pub use caching::{Cached, CachedFile, Moved};
 pub use status::{CacheStatus, PipelinesStatus, RemoteStatus, SetAsideStatus, Status, VaultStatus};
 
@@ -267,7 +267,6 @@ struct Parts {
 }
 
 impl Parts {
-    #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
     fn new(
         world: &World,
         keys: &Arc<Keys>,
@@ -276,10 +275,9 @@ impl Parts {
         found: HashSet<ExtentId>,
         pins: &Arc<PinFile>,
         cut: Position,
-        settings: round::Settings,
     ) -> Parts {
         Parts {
-            settings,
+            settings: round::Settings::default(),
             store: world.store.clone(),
             keys: keys.clone(),
             history: history.clone(),
@@ -309,6 +307,9 @@ impl Parts {
         Arc::new(Rounds {
             settings: self.settings,
             keeper,
+            deferred: Default::default(),
+            ahead: Default::default(),
+            spilled: Default::default(),
             requests: Default::default(),
             usage: Mutex::new(None),
             making: Mutex::new(None),
@@ -586,9 +587,11 @@ async fn run_rounds(rounds: Arc<Rounds>, gc: gc::Settings, stop: CancellationTok
     let deletes = beside("gc panicked: nothing is deleted from the vault", deletes);
     let spills = spill::run(rounds.clone(), stop.clone()).boxed();
     let spills = beside("spilling panicked: what unlinked files hold stays in the journal", spills);
+    let ahead = ahead::run(rounds.clone(), stop.clone()).boxed();
+    let ahead = beside("sending ahead panicked: large files wait for rounds", ahead);
     rounds.run(stop).await;
     // Their panics are caught.
-    let _ = (deletes.await, spills.await);
+    let _ = (deletes.await, spills.await, ahead.await);
 }
 
 /// Sends on what is dirty for long, lets entries die whose time is over, and has the disk cache make way for the journal.

@@ -166,7 +166,7 @@ pub fn noted(changes: &[(Position, Arc<Change>)]) -> Option<ChainLink> {
 /// The commits of which the journal says that the vault has them, and their cuts.
 fn took(changes: &[(Position, Arc<Change>)]) -> impl Iterator<Item = (ChainLink, Position)> {
     changes.iter().filter_map(|(_, change)| match change.note {
-        Some(Note::Took { link, cut: Some(cut) }) => Some((link, cut)),
+        Some(Note::Took { link, cut: Some(cut), .. }) => Some((link, cut)),
         _ => None,
     })
 }

@@ -19,12 +19,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::drive::ownership;
 use super::{MountError, state_dir};
 use crate::base::disk::{Disk, RealDisk};
 use crate::base::{Epoch, Position, Timestamp};
 use crate::crypto::secret::Passphrase;
 use crate::format::keys::Keys;
+use crate::history::count_lacking;
 use crate::index;
 use crate::journal::Journal;
 use crate::store::{Store, StoreError};
@@ -215,7 +215,8 @@ async fn foreign_journal(
     let dir = super::drive::JOURNAL_DIR;
     let recovered = Journal::recover(disk.clone(), dir, keys.clone(), Position(0))?;
     let cut = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();
-    let changes = ownership::count_uncommitted(&recovered, cut);
+    let known = (cut, recovered.low);
+    let changes = count_lacking(&recovered.changes, known);
     if changes == 0 {
         return Ok(None);
     }
@@ -243,7 +244,7 @@ async fn foreign_journal(
     };
     let link = pin.map_or(newest.link, |pin| pin.link);
     let about =
-        About::new(Timestamp::default(), changes, cut, shared, link, "another machine has written to the vault");
+        About::new(Timestamp::default(), changes, known, shared, link, "another machine has written to the vault");
     Ok(Some(Place { root: state.to_owned(), directory: dir.to_owned(), about, aside: None }))
 }
 

@@ -97,9 +97,9 @@ impl Tree {
         }
     }
 
-    pub async fn release(&self, ino: Ino) -> Result<(), FsError> {
+    pub async fn release(&self, ino: Ino, write: bool) -> Result<(), FsError> {
         if !is_virtual(ino) {
-            return self.fs.release(ino).await;
+            return self.fs.release(ino, write).await;
         }
         self.close_answer(ino);
         Ok(())
@@ -185,6 +185,11 @@ impl Tree {
     async fn has_no_own(&self, dir: Ino) -> bool {
         let Some(name) = self.name() else { return true };
         self.fs.lookup(dir, name).await == Err(FsError::NotFound)
+    }
+
+    /// As [`crate::fs::Fs::opened_for_writing`], of a file of the drive.
+    pub fn opened_for_writing(&self, ino: Ino) {
+        self.fs.opened_for_writing(ino);
     }
 
     pub async fn create(&self, parent: Ino, name: &[u8], mode: u32, caller: Caller) -> Result<Attributes, FsError> {

@@ -478,7 +478,7 @@ pub(super) mod tests {
             assert_eq!(tree.read(*ino, 0, 100).await.unwrap(), format!("f:1:needle {n}\n"));
         }
         assert_eq!(tree.find(room, "needle").await, answers[2], "nothing has changed");
-        now(tree.release(answers[0])).expect("release");
+        now(tree.release(answers[0], false)).expect("release");
         assert_eq!(tree.open(answers[0], false, false, me()).await, Err(FsError::Stale), "its moment is over");
     }
 

@@ -95,6 +95,11 @@ impl Notifier {
         }
     }
 
+    /// Does somebody wait now?
+    pub fn is_waited_for(&self) -> bool {
+        *self.waiting.borrow() > 0
+    }
+
     /// Returns when somebody waits.
     pub async fn someone_waits(&self) {
         let mut waiting = self.waiting.subscribe();

@@ -149,8 +149,13 @@ impl RemoteStorage {
 
     /// Puts all segments, several at a time; returns each segment's padded length. `left` is lowered by each one's
     /// bytes as soon as it stands: whoever waits sees that it goes on.
-    pub async fn send(&self, segments: &[Packed], left: &Mutex<u64>) -> Result<Vec<(ObjectId, u32)>, SendError> {
-        let urgency = Urgency::new(Class::Holding);
+    pub async fn send(
+        &self,
+        segments: &[Packed],
+        left: &Mutex<u64>,
+        class: Class,
+    ) -> Result<Vec<(ObjectId, u32)>, SendError> {
+        let urgency = Urgency::new(class);
         let mut results: FuturesUnordered<_> =
             segments.iter().map(|segment| self.send_counted(segment, left, &urgency)).collect();
         let mut sent = Vec::with_capacity(segments.len());
@@ -403,7 +408,7 @@ mod tests {
             }
             seen
         };
-        let (sent, seen) = tokio::join!(remote.send(&segments, &left), watch);
+        let (sent, seen) = tokio::join!(remote.send(&segments, &left, Class::Holding), watch);
         assert_eq!(sent.unwrap().len(), segments.len());
         assert_eq!(seen, [all, all / 3 * 2, all / 3], "before each of three waves is through");
         assert_eq!(*left.lock(), 0);

@@ -32,6 +32,9 @@ pub struct About {
     pub changes: u64,
     /// The vault had taken this history up to this position.
     pub cut: u64,
+    /// ... and all contents up to this one; without it, up to the cut.
+    #[serde(default)]
+    pub low: Option<u64>,
     /// Numbers of later epochs mean other inodes in the vault than in this history.
     pub shared_epoch: u32,
     /// The newest log object that both histories share, as far as this machine knows.
@@ -40,17 +43,32 @@ pub struct About {
 }
 
 impl About {
-    pub fn new(time: Timestamp, changes: u64, cut: Position, shared: Epoch, link: ChainLink, why: &str) -> About {
+    pub fn new(
+        time: Timestamp,
+        changes: u64,
+        (cut, low): (Position, Position),
+        shared: Epoch,
+        link: ChainLink,
+        why: &str,
+    ) -> About {
         let why = why.to_owned();
         About {
             version: 1,
             time: time.secs,
             changes,
             cut: cut.0,
+            low: (low < cut).then_some(low.0),
             shared_epoch: shared.0,
             sequence: link.sequence.0,
             why,
         }
+    }
+}
+
+impl About {
+    /// What the vault had taken of it: names up to the first, all contents up to the second.
+    pub fn known(&self) -> (Position, Position) {
+        (Position(self.cut), Position(self.low.unwrap_or(self.cut)))
     }
 }
 
@@ -158,7 +176,7 @@ mod tests {
 
     fn about(changes: u64) -> About {
         let link = ChainLink { sequence: Sequence(7), hash: [0; 32] };
-        About::new(Timestamp { secs: 1000, nanos: 0 }, changes, Position(5), Epoch(2), link, "a test")
+        About::new(Timestamp { secs: 1000, nanos: 0 }, changes, (Position(5), Position(5)), Epoch(2), link, "a test")
     }
 
     fn put(disk: &dyn Disk, path: &str) {

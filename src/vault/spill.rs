@@ -1,7 +1,7 @@
 //! Spilling: what unlinked open files have in the journal goes to segments of its own when that is short of room (L4).
 //!
 //! Beside the rounds, one task. No commit names such a segment: it goes when its file ends, or is an orphan that the next
-//! mount's sweep finds (D2). Owns when to spill, and which segments it sent. Does not own which extents may go
+//! mount's sweep finds (D2). Owns when to spill, and the end of such segments. Does not own which extents may go
 //! ([`History::orphan_extents`]), nor what holds them against the sweep ([`History::held_segments`]).
 //!
 //! Invariants
@@ -12,7 +12,6 @@
 //! [`History::orphan_extents`]: crate::history::History::orphan_extents
 //! [`History::held_segments`]: crate::history::History::held_segments
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use crate::base::ObjectId;
 use crate::base::sizes::SEGMENT_TARGET;
 use crate::format::change::Note;
 use crate::format::commit::segment_name;
+use crate::pipeline::Class;
 use crate::upload::remote_storage::{Outgoing, SendError, pack, places};
 
 /// So much is sent at a time: what several requests in flight can hold.
@@ -39,7 +39,7 @@ const EXPECTED: u32 = 3;
 
 /// Runs until `stop`, or until rounds end.
 pub async fn run(rounds: Arc<Rounds>, stop: CancellationToken) {
-    let mut spill = Spill { rounds: rounds.clone(), sent: HashSet::new() };
+    let spill = Spill { rounds: rounds.clone() };
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -50,12 +50,10 @@ pub async fn run(rounds: Arc<Rounds>, stop: CancellationToken) {
 
 struct Spill {
     rounds: Arc<Rounds>,
-    /// Segments that were sent, or may have been, and are not deleted yet.
-    sent: HashSet<ObjectId>,
 }
 
 impl Spill {
-    async fn run(&mut self) {
+    async fn run(&self) {
         let mut failures = 0u32;
         loop {
             let done = tokio::select! {
@@ -103,7 +101,7 @@ impl Spill {
         }
     }
 
-    async fn batch(&mut self) -> Result<(), RoundError> {
+    async fn batch(&self) -> Result<(), RoundError> {
         let rounds = self.rounds.clone();
         let extents = rounds.history.orphan_extents(BATCH);
         let mut outgoing: Vec<Outgoing> =
@@ -113,10 +111,10 @@ impl Spill {
         let ids: Vec<ObjectId> = segments.iter().map(|segment| segment.id).collect();
         let bytes: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
         rounds.history.spills(ids.iter().copied());
-        self.sent.extend(&ids);
+        rounds.spilled.lock().extend(&ids);
         let sent = async {
             rounds.note(Note::Sent(ids.clone()), false).await?;
-            Ok::<_, RoundError>(rounds.remote.send(&segments, &Mutex::new(bytes)).await?)
+            Ok::<_, RoundError>(rounds.remote.send(&segments, &Mutex::new(bytes), Class::Holding).await?)
         };
         let sent = sent.await;
         let placed: Vec<_> = match sent {
@@ -134,15 +132,16 @@ impl Spill {
 
     /// Segments of which no open file holds anything any more. No commit ever named them, and nothing else will: they go
     /// at once.
-    async fn delete_ended(&mut self) -> Result<(), RoundError> {
-        if self.sent.is_empty() {
+    async fn delete_ended(&self) -> Result<(), RoundError> {
+        let sent: Vec<ObjectId> = self.rounds.spilled.lock().iter().copied().collect();
+        if sent.is_empty() {
             return Ok(());
         }
+        // Asked after: what was sent is held from before.
         let held = self.rounds.history.held_segments();
-        let ended: Vec<ObjectId> = self.sent.iter().filter(|id| !held.contains(id)).copied().collect();
-        for id in ended {
+        for id in sent.into_iter().filter(|id| !held.contains(id)) {
             self.rounds.remote.delete(&segment_name(id)).await?;
-            self.sent.remove(&id);
+            self.rounds.spilled.lock().remove(&id);
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ fn options(state: &Path) -> DriveOptions {
 pub async fn write(drive: &Drive, name: &str, bytes: &[u8]) -> Ino {
     let made = drive.fs.create(Ino::ROOT, name.as_bytes(), 0o644, ME).await.unwrap();
     overwrite(drive, made.ino, 0, bytes).await;
-    drive.fs.release(made.ino).await.unwrap();
+    drive.fs.release(made.ino, true).await.unwrap();
     made.ino
 }
 

@@ -541,8 +541,9 @@ fn changes() -> Vec<Vector> {
         good("barrier", &Change { barrier: vec![FILE, Ino(3)], ..Change::default() }),
         good("mount", &note(Note::Mount)),
         good("sent", &note(Note::Sent(vec![SEGMENT]))),
-        good("took-commit", &note(Note::Took { link, cut: Some(Position(40)) })),
-        good("took-epoch", &note(Note::Took { link, cut: None })),
+        good("took-commit", &note(Note::Took { link, cut: Some(Position(40)), low: None })),
+        good("took-deferred", &note(Note::Took { link, cut: Some(Position(40)), low: Some(Position(30)) })),
+        good("took-epoch", &note(Note::Took { link, cut: None, low: None })),
         Vector::new("bad/change-unknown-field", "change")
             .hex("bytes", &[0xa1, 0x18, 30, 0])
             .result("change has version 30, which is newer than this program; use a newer dripfs"),

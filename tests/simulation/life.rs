@@ -13,6 +13,7 @@ use dripfs::base::disk::Disk;
 use dripfs::base::disk::simulated::SimulatedDisk;
 use dripfs::base::{Position, Sequence};
 use dripfs::format::commit::{Body, Commit, LogObject};
+use dripfs::history::count_lacking;
 use dripfs::index::IndexError;
 use dripfs::journal::{Journal, JournalError};
 use dripfs::mount::drive::{Closed, Drive};
@@ -135,10 +136,15 @@ impl Sim {
         let died = self.machines[machine].died.replace(true);
         let mounting = Mounting { who, takeover, own, restored, clean, died };
         self.say(&format!("machine {machine} mounts, life {} (own {own}, takeover {takeover})", who.life));
+        self.lines.borrow().values().for_each(|line| line.oracle.borrow_mut().mounts());
         let powered: Arc<dyn Disk> = Arc::new(PoweredDisk { inner: disk.clone(), power: power.clone() });
         // The last life has one sweep, when all is quiet.
         let gc = if plan.calm { gc::Settings { first: QUIET, every: LONG, merge_after: 0, ..GC } } else { GC };
-        let options = self.options(false, plan.remote, takeover, gc);
+        let mut options = self.options(false, plan.remote, takeover, gc);
+        if plan.calm {
+            // What no round takes is sent ahead, however little it is: all comes by itself.
+            options.rounds.ahead_least = 1;
+        }
         let opened = self.open(who, powered, power, options, !restored);
         let opened = tokio::time::timeout(LONG, opened).await.map_err(|_| "mounting hangs".to_owned())?;
         let (drive, offline) = match opened {
@@ -257,7 +263,10 @@ impl Sim {
         disk: &Arc<SimulatedDisk>,
     ) -> Result<(), String> {
         let Some(mut last) = self.last_line(who.machine) else { return Ok(()) };
-        let successor = last.taken_over();
+        let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
+        let written: Vec<_> =
+            lines.into_iter().filter(|line| self.remote.reigns_with(line.who.life).is_some()).collect();
+        let successor = last.taken_over(&written);
         // A life without the store on which nothing was done acknowledged nothing of its own.
         while last.is_untouched_offline() {
             match last.base.clone().filter(|base| base.who.machine == who.machine) {
@@ -279,8 +288,7 @@ impl Sim {
         let keys = Arc::new(unlocked().keys);
         let aside = Journal::recover(disk.clone(), &newest.journal(), keys, Position(0));
         let aside = aside.map_err(|error| format!("E3: the journal that was set aside: {error}"))?;
-        let kept = Position(newest.about.cut);
-        if !aside.changes.iter().any(|(at, change)| *at > kept && !change.records.is_empty()) {
+        if count_lacking(&aside.changes, newest.about.known()) == 0 {
             return Err("E3: the journal that was set aside holds nothing that the vault lacks".to_owned());
         }
         self.tally.borrow_mut().asides += 1;
@@ -305,6 +313,7 @@ impl Sim {
             line,
             remote: plan.remote,
             calls: Cell::new(0),
+            begun: Cell::new(0),
             fenced: Cell::new(false),
             closing: Cell::new(false),
             reading: RefCell::new(Vec::new()),

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::model::Model;
 use super::oracle::{Found, Oracle};
 use super::remote::Who;
+use super::sim::found;
 
 pub struct Line {
     pub who: Who,
@@ -22,6 +23,8 @@ pub struct Line {
     pub successor: RefCell<Option<Found>>,
     /// Journals that had been set aside on the machine when it came up.
     pub asides: usize,
+    /// What it showed when it came up.
+    began: Found,
     /// It came up without the store, with a history in which there were so many reigns.
     pub offline: Option<usize>,
     /// Then: the log object up to which it knew the vault.
@@ -34,7 +37,7 @@ pub struct Line {
 
 impl Line {
     pub fn new(who: Who, model: Model, oracle: Oracle, asides: usize) -> Line {
-        let born = oracle.states();
+        let (born, began) = (oracle.states(), found(&model));
         let (model, oracle) = (RefCell::new(model), RefCell::new(oracle));
         let offline = None;
         Line {
@@ -44,6 +47,7 @@ impl Line {
             drained: Cell::new(false),
             successor: RefCell::new(None),
             asides,
+            began,
             offline,
             joined: 0,
             base: None,
@@ -56,9 +60,17 @@ impl Line {
         self.offline.is_some() && self.oracle.borrow().states() == self.born
     }
 
-    /// What whoever took over found; of a line that was never in the log: over the line that it went on with.
-    pub fn taken_over(&self) -> Option<Found> {
-        self.successor.borrow().clone().or_else(|| self.base.as_ref()?.taken_over())
+    /// What whoever took over found; of a line that was never in the log: over the line that it went on with. `written`:
+    /// lines to which the log goes on; one that came up without the store takes over as it comes to be there.
+    pub fn taken_over(&self, written: &[Rc<Line>]) -> Option<Found> {
+        let goes_on = |line: &&Rc<Line>| {
+            line.who.machine != self.who.machine
+                && line.base.as_ref().is_some_and(|base| base.who.life == self.who.life)
+        };
+        let found = self.successor.borrow().clone();
+        found
+            .or_else(|| Some(written.iter().find(goes_on)?.began.clone()))
+            .or_else(|| self.base.as_ref()?.taken_over(written))
     }
 
     /// Did a successor find what the vault has acknowledged on this line?

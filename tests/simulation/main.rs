@@ -254,6 +254,19 @@ fn e4_an_offline_mount_took_its_own_removed_commits_for_another_machines() {
     are_clean(&[20_008_046, 20_012_093, 30_004_156, 40_006_113, 40_004_563]);
 }
 
+/// Its contents lay before a position that waiters had been told of, and were on their way.
+#[test]
+fn c2_a_sync_returned_while_what_had_been_deferred_was_under_way() {
+    are_clean(&[60_010_375]);
+}
+
+/// The harness compared what a machine had acknowledged with the state long after that: the one that took the vault over
+/// had come up without the store.
+#[test]
+fn e3_a_machine_without_the_store_took_over_what_another_had_left() {
+    are_clean(&[60_000_911]);
+}
+
 /// What finds planted bugs finds nothing where none is.
 #[test]
 fn histories_that_lean_are_clean() {
@@ -289,6 +302,9 @@ fn plants() {
         "C5-replay-all",
         "C6-epoch-removed",
         "C6-inline-removed",
+        "C2-barrier-ignored",
+        "C5-deferred-lost",
+        "L3-truncation-at-once",
         "D1-delete-at-once",
         "D2-list-last",
         "E1-record-not-awaited",

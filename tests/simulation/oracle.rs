@@ -25,6 +25,8 @@ pub struct Found {
 struct Version {
     from: u64,
     contents: Contents,
+    /// The vault must not show it: the file was being rewritten without rename (L3).
+    hidden: bool,
 }
 
 /// What was ordered before the namespace change (or fsync) at `at`: the file as it stood at `call`.
@@ -67,6 +69,8 @@ pub struct Oracle {
     pub local: Floor,
     /// What every machine must find in the vault: acknowledged by it, or seen there once.
     pub vault: Floor,
+    /// Files that are being rewritten without rename, and since when.
+    rewritten: BTreeMap<u64, u64>,
 }
 
 impl Oracle {
@@ -93,12 +97,49 @@ impl Oracle {
 
     pub fn version(&mut self, ino: u64, contents: Contents) {
         let from = self.tick();
-        self.versions.entry(ino).or_default().push(Version { from, contents });
+        let hidden = self.rewritten.contains_key(&ino);
+        self.versions.entry(ino).or_default().push(Version { from, contents, hidden });
+    }
+
+    /// What the file is from its newest version on, which is empty, the vault must not show until it is closed (L3).
+    pub fn hide(&mut self, ino: u64) {
+        if let Some(newest) = self.versions.get_mut(&ino).and_then(|versions| versions.last_mut()) {
+            newest.hidden = true;
+            self.rewritten.insert(ino, newest.from);
+        }
+    }
+
+    /// It is closed: what it was meanwhile the vault must never show.
+    pub fn closed(&mut self, ino: u64) {
+        if self.rewritten.remove(&ino).is_some()
+            && let Some(newest) = self.versions.get_mut(&ino).and_then(|versions| versions.last_mut())
+        {
+            newest.hidden = false;
+        }
+    }
+
+    /// A barrier is about to be asked for, or it takes too long: the vault may show it as it is, and as it becomes.
+    pub fn unhide(&mut self, ino: u64) {
+        if let Some(since) = self.rewritten.remove(&ino) {
+            let versions = self.versions.get_mut(&ino).into_iter().flatten();
+            versions.filter(|version| version.from >= since).for_each(|version| version.hidden = false);
+        }
+    }
+
+    pub fn unhide_all(&mut self) {
+        let rewritten: Vec<u64> = self.rewritten.keys().copied().collect();
+        rewritten.into_iter().for_each(|ino| self.unhide(ino));
+    }
+
+    /// A machine mounts, and finds files as it had made durable, closed or not.
+    pub fn mounts(&mut self) {
+        self.rewritten.clear();
+        self.versions.values_mut().flatten().for_each(|version| version.hidden = false);
     }
 
     /// Contents that came into being with the namespace at `from`.
     pub fn born(&mut self, ino: u64, from: u64, contents: Contents) {
-        self.versions.entry(ino).or_default().push(Version { from, contents });
+        self.versions.entry(ino).or_default().push(Version { from, contents, hidden: false });
     }
 
     pub fn barrier(&mut self, ino: u64, at: u64, call: u64) {
@@ -178,6 +219,8 @@ impl Oracle {
             }
         }
         self.versions.retain(|_, versions| !versions.is_empty());
+        // What is being rewritten elsewhere is not here.
+        self.mounts();
         self.tick();
         Ok(at)
     }
@@ -235,14 +278,16 @@ impl Oracle {
             let versions = self.versions.get(ino).map(Vec::as_slice).unwrap_or_default();
             let fits = versions.iter().enumerate().any(|(k, version)| {
                 version.from <= at
+                    && !version.hidden
                     && version.contents == *contents
                     && versions.get(k + 1).is_none_or(|next| next.from > need)
             });
             if !fits {
-                let had: Vec<_> = versions.iter().map(|v| (v.from, v.contents.size, v.contents.hash >> 48)).collect();
+                let had: Vec<_> =
+                    versions.iter().map(|v| (v.from, v.contents.size, v.contents.hash >> 48, v.hidden)).collect();
                 return Err(format!(
                     "inode {ino:#x} has {} bytes ({:x}) of {:?}, but must be as of {need} (barrier {barrier:?}, \
-                     floor {:?}) to {at}; versions (from, size, hash) {had:x?}",
+                     floor {:?}) to {at}; versions (from, size, hash, hidden) {had:x?}",
                     contents.size,
                     contents.hash >> 48,
                     contents.mtime,

@@ -126,7 +126,11 @@ pub const GC: gc::Settings = gc::Settings {
 /// How rounds go: of dice of their own, so that the rest of a seed's history is what it was.
 fn rounds(seed: u64) -> round::Settings {
     let mut dice = dice(seed, 8);
-    round::Settings { spill_above: dice.chance(60).then_some(0) }
+    let spill_above = dice.chance(60).then_some(0);
+    let usual = round::Settings::default();
+    let [budget, little] = [8 << 20, 1 << 20].map(|usual| [usual, 0, 0, 500, 3000][dice.below(5) as usize]);
+    let ahead_least = [usual.ahead_least, 1, 300][dice.below(3) as usize];
+    round::Settings { spill_above, budget, little, ahead_least, ..usual }
 }
 
 /// What was tried.

@@ -22,6 +22,8 @@ const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// No call may take longer, whatever the remote does.
 const HANG: Duration = Duration::from_secs(3600);
+/// A truncation to nothing keeps a file back for a minute at most (L3).
+const HELD: Duration = Duration::from_secs(50);
 /// For so long a life's network and power may be disturbed.
 const TROUBLED: Duration = Duration::from_secs(1200);
 /// Files are kept below this many bytes.
@@ -55,6 +57,8 @@ pub struct Life {
     /// fsync waits for the vault.
     pub remote: bool,
     pub calls: Cell<usize>,
+    /// Calls that ever began.
+    pub begun: Cell<usize>,
     /// It was read-only when no call was under way: nothing may change any more.
     pub fenced: Cell<bool>,
     /// Whatever is open is being closed.
@@ -131,7 +135,9 @@ impl Life {
 
     /// Something was acknowledged.
     fn acknowledge(&self, ino: Option<u64>, call: u64) {
-        self.line.oracle.borrow_mut().acknowledged(ino, call, self.remote);
+        // An unlinked file is in no commit: its fsync is local (L4).
+        let unlinked = ino.is_some_and(|ino| self.line.model.borrow().orphans.contains(&ino));
+        self.line.oracle.borrow_mut().acknowledged(ino, call, self.remote && !unlinked);
         self.kept_by_successor();
     }
 
@@ -238,7 +244,64 @@ impl Life {
         let Some(ino) = self.file() else { return Ok(()) };
         let size = self.line.model.borrow().files[&ino].bytes.len();
         let to = if self.chance(40) { 0 } else { self.below(size + 3000) };
+        if to == 0 && self.chance(60) {
+            return self.save(ino).await;
+        }
         self.truncate_to(ino, to).await
+    }
+
+    /// A file is rewritten without rename: emptied, written in parts, closed (L3). What others do with it meanwhile may be
+    /// a barrier, and then anything goes.
+    async fn save(&self, ino: u64) -> Done {
+        let before = self.begun.get();
+        // A barrier orders what it is now, and the vault shows nothing between that and what it becomes.
+        match !self.remote && self.chance(30) {
+            true => self.sync().await?,
+            false => self.fsync_of(ino).await?,
+        }
+        let size = self.line.model.borrow().files.get(&ino).map_or(0, |file| file.bytes.len());
+        self.sim.say(&format!("  save {ino:#x} of {size} bytes"));
+        self.fs().open(Ino(ino), true, true, CALLER).await?;
+        if let Some(file) = self.line.model.borrow_mut().files.get_mut(&ino) {
+            file.bytes.clear();
+            file.only_grown = false;
+        }
+        self.changed(ino).await;
+        let linked = self.line.model.borrow().names.nodes.contains_key(&ino);
+        if linked && size > 0 && (self.calls.get(), self.begun.get()) == (1, before) {
+            self.line.oracle.borrow_mut().hide(ino);
+        }
+        let rest = self.write_and_close(ino);
+        tokio::pin!(rest);
+        let done = match tokio::time::timeout(HELD, &mut rest).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.line.oracle.borrow_mut().unhide(ino);
+                rest.await
+            }
+        };
+        match &done {
+            Ok(()) => self.line.oracle.borrow_mut().closed(ino),
+            Err(_) => self.line.oracle.borrow_mut().unhide(ino),
+        }
+        done
+    }
+
+    async fn write_and_close(&self, ino: u64) -> Done {
+        for _ in 0..self.below(4) {
+            tokio::time::sleep(Duration::from_millis(self.below(5000) as u64)).await;
+            self.power.awake().await;
+            let Some(size) = self.line.model.borrow().files.get(&ino).map(|file| file.bytes.len()) else {
+                break;
+            };
+            let data = self.data(self.below(2000) + 1);
+            self.fs().write(Ino(ino), size as u64, data.clone(), false).await?;
+            if let Some(file) = self.line.model.borrow_mut().files.get_mut(&ino) {
+                file.write(size, &data);
+            }
+            self.changed(ino).await;
+        }
+        self.fs().release(Ino(ino), true).await
     }
 
     async fn truncate_to(&self, ino: u64, to: usize) -> Done {
@@ -284,6 +347,7 @@ impl Life {
     async fn chmod(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
         let call = self.line.oracle.borrow().now();
+        self.line.oracle.borrow_mut().unhide(ino);
         let grown = self.line.model.borrow().files[&ino].only_grown;
         let mode = 0o600 + self.below(64) as u32;
         self.sim.say(&format!("  chmod {ino:#x} {mode:o}, only grown {grown}"));
@@ -325,6 +389,7 @@ impl Life {
             files.extend(settled(target.filter(|_| exchange)));
             ((model.can_rename((from, &name), (to, &new_name), exchange), files), target)
         };
+        self.line.oracle.borrow_mut().unhide_all();
         self.sim.say(&format!("  rename {from:#x}/{name} ({ino:#x}) {to:#x}/{new_name} ({target:x?}) {mode:?}"));
         let result = self.fs().rename(Ino(from), name.as_bytes(), Ino(to), new_name.as_bytes(), mode).await;
         let (can, now_ino, now_target) = {
@@ -357,6 +422,7 @@ impl Life {
             names.nodes.contains_key(&ino) && names.is_dir(to) && names.find(to, name).is_none()
         };
         let before = can();
+        self.line.oracle.borrow_mut().unhide(ino);
         self.sim.say(&format!("  link {ino:#x} as {to:#x}/{name}"));
         let result = self.fs().link(Ino(ino), Ino(to), name.as_bytes()).await;
         self.agree("link", &result, before, can());
@@ -425,7 +491,12 @@ impl Life {
 
     async fn fsync(&self) -> Done {
         let Some(ino) = self.file() else { return Ok(()) };
+        self.fsync_of(ino).await
+    }
+
+    async fn fsync_of(&self, ino: u64) -> Done {
         let call = self.line.oracle.borrow().now();
+        self.line.oracle.borrow_mut().unhide(ino);
         self.sim.say(&format!("  fsync {ino:#x}, called at {call}"));
         self.fs().fsync(Ino(ino), self.chance(50)).await?;
         self.sim.say(&format!("  fsync {ino:#x} of {call} returned"));
@@ -444,6 +515,7 @@ impl Life {
 
     pub async fn sync(&self) -> Done {
         let call = self.line.oracle.borrow().now();
+        self.line.oracle.borrow_mut().unhide_all();
         self.sim.say(&format!("  sync, called at {call}"));
         self.drive.sync(|_| {}).await.map_err(|error| FsError::Io(error.to_string()))?;
         self.sim.say(&format!("  sync of {call} returned"));
@@ -554,6 +626,7 @@ impl Life {
                 self.fenced.set(true);
             }
             self.calls.set(self.calls.get() + 1);
+            self.begun.set(self.begun.get() + 1);
             let done = tokio::time::timeout(HANG, self.call()).await;
             self.calls.set(self.calls.get() - 1);
             match done {

@@ -3,6 +3,10 @@
 use futures::future::LocalBoxFuture;
 
 use super::*;
+use crate::base::{ExtentId, Sequence};
+use crate::format::commit::ChainLink;
+use crate::format::key::Part;
+use crate::history::{Batch, Limits};
 
 /// A file with unwritten bytes. It was overwritten once, so it has not only grown.
 fn dirty(fs: &Fs, parent: Ino, name: &str) -> Ino {
@@ -161,6 +165,67 @@ async fn what_is_dropped_while_it_waits_has_changed_nothing() {
         let after = fs.at(file);
         assert_eq!((after.size, after.mode, after.nlink), (before.size, before.mode, 1), "{what}");
         assert_eq!((fs.find(dir, "f"), fs.find(Ino::ROOT, "dir")), (Ok(file), Ok(dir)), "{what}");
+    }
+}
+
+/// A round whose cut lies before the barrier knows nothing of it yet: it may not let go what the next one takes.
+#[tokio::test(start_paused = true)]
+async fn l3_what_a_barrier_ordered_outlives_a_round_whose_cut_lies_before_it() {
+    let (fs, journal) = over(SimulatedDisk::new(7), SETTINGS, Clock::System);
+    let writer = tokio::spawn(journal.clone().run());
+    let file = fs.mk(Ino::ROOT, "file");
+    journal.wait_durable(journal.end()).await.unwrap();
+    let limits = Limits { budget: 1 << 30, age: Duration::ZERO, pressed: false, hold: OUTAGE_MAX, all: false };
+    let link = ChainLink { sequence: Sequence(1), hash: [1; 32] };
+    fs.put(file, "saved");
+    let ordered = fs.fsync_barrier(file).await.unwrap().unwrap();
+    now(fs.truncate(file, 0, false)).unwrap();
+    assert!(journal.durable().0 < ordered, "nobody waited");
+    let batch = fs.history.begin_round(&limits).unwrap();
+    assert_eq!(head_of(&batch, file), Some(0));
+    assert_eq!(fs.history.end_round(&[], &[], (link, Epoch(1))).unwrap(), []);
+    journal.wait_durable(journal.end()).await.unwrap();
+    let batch = fs.history.begin_round(&limits).unwrap();
+    assert_eq!(head_of(&batch, file), Some(5));
+    let number = |key: &Key| if let Part::Extent { number } = key.part { Some(number) } else { None };
+    let extents: Vec<_> =
+        batch.records.keys().filter_map(number).map(|number| ExtentId { owner: file, number }).collect();
+    assert_eq!(extents.len(), 1);
+    assert_eq!(fs.history.end_round(&[], &[], (link, Epoch(1))).unwrap(), extents);
+    writer.abort();
+}
+
+/// What was deferred lies before what waiters were told of: whoever waits for a position before it waits for nothing.
+#[tokio::test(start_paused = true)]
+async fn c2_a_sync_waits_for_what_was_deferred_and_a_round_has_under_way() {
+    let (fs, journal) = over(SimulatedDisk::new(7), SETTINGS, Clock::System);
+    let writer = tokio::spawn(journal.clone().run());
+    let file = fs.mk(Ino::ROOT, "file");
+    fs.put(file, "text");
+    now(fs.cache.barrier(&[file])).unwrap();
+    journal.wait_durable(journal.end()).await.unwrap();
+    let nothing = Limits { budget: 0, age: Duration::ZERO, pressed: false, hold: OUTAGE_MAX, all: false };
+    let link = ChainLink { sequence: Sequence(1), hash: [1; 32] };
+    assert_eq!(head_of(&fs.history.begin_round(&nothing).unwrap(), file), Some(0));
+    fs.history.end_round(&[], &[], (link, Epoch(1))).unwrap();
+    assert!(
+        fs.history.begin_round(&nothing).is_none(),
+        "all is deferred: waiters are told that the vault has come so far"
+    );
+    let told = journal.durable().0;
+    assert_eq!(head_of(&fs.history.begin_round(&Limits::ALL).unwrap(), file), Some(4));
+    assert!(fs.history.barrier_on(&[file].into(), u64::MAX).0 > told, "gc");
+    assert!(fs.sync_all().await.unwrap() > told);
+    fs.history.end_round(&[], &[], (link, Epoch(1))).unwrap();
+    let end = journal.end();
+    assert_eq!((fs.history.barrier_on(&[file].into(), u64::MAX).0, fs.sync_all().await), (end, Ok(end)));
+    writer.abort();
+}
+
+fn head_of(batch: &Batch, ino: Ino) -> Option<u64> {
+    match batch.records.get(&Key::head(ino))?.record.as_deref() {
+        Some(Record::Head(head)) => Some(head.size),
+        _ => None,
     }
 }
 

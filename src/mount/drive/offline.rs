@@ -206,10 +206,11 @@ impl Offline {
         parts.history.place(&placed, (commit.link, newest.epoch)).map_err(VaultError::from)?;
         let ids: Vec<_> = placed.iter().map(|(id, _)| *id).collect();
         let settled = parts.history.settle(&ids).map_err(VaultError::from)?;
-        let note = parts.history.note(Note::Took { link: commit.link, cut: Some(commit.cut) });
+        let low = parts.history.low(commit.cut);
+        let note = parts.history.note(Note::took(commit.link, commit.cut, low));
         parts.journal.wait_durable(note).await.map_err(VaultError::from)?;
         parts.journal.release_at(note, settled);
-        parts.journal.committed(commit.cut);
+        parts.journal.committed(low);
         parts.notifier.committed(commit.cut);
         let grown = link.sequence.0.saturating_sub(manifest.sequence.0);
         let keeper = Keeper::new(when, checkpoint, manifest, grown * CLASS_MIN as u64, grown);

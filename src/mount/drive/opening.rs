@@ -197,7 +197,7 @@ impl Drive {
         );
         let index = Arc::new(index);
         let changes = recovered.changes.clone();
-        let mut blocks = recovered.blocks.clone();
+        let (mut blocks, low) = (recovered.blocks.clone(), recovered.low);
         let found = recovered.extents.iter().copied().collect();
         let noted = indexer::noted(&changes);
         let known = indexer::known_epoch(&mark, &changes);
@@ -205,7 +205,7 @@ impl Drive {
         let journal = Journal::resume(recovered, world.random.clone(), settings(&options), cut)?;
         let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
         history.go_on_counting(&changes, mark.highest);
-        history.replay(&changes, cut, over)?;
+        history.replay(&changes, (cut, low.min(cut)), over)?;
         history.presume_committed();
         let vain = history.vain(&changes)?;
         drop(changes);
@@ -228,7 +228,8 @@ impl Drive {
         let committed = Timestamp { secs: pins.standing().committed, nanos: 0 };
         let header = unlocked.header;
         let pins = Arc::new(pins);
-        let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, cut, options.rounds.clone());
+        let settings = options.rounds.clone();
+        let parts = Parts { settings, ..Parts::new(&world, &keys, &history, &journal, found, &pins, cut) };
         let offline = Offline {
             base: link,
             noted,
@@ -395,9 +396,10 @@ impl Opening {
         let reign = Reign { epoch, header, checkpoint, host: world.host.clone() };
         let changes = recovered.changes.clone();
         let found = recovered.extents.iter().copied().collect();
+        let low = recovered.low;
         let journal = Journal::resume(recovered, world.random.clone(), settings(&options), commit.cut.max(above))?;
         let history = Arc::new(History::new(index.clone(), &mark, Some(journal.clone()), world.clock.clone(), epoch));
-        history.replay(&changes, commit.cut, over)?;
+        history.replay(&changes, (commit.cut, low.min(commit.cut)), over)?;
         history.place(&placed, (commit.link, newest.epoch))?;
         let vain = history.vain(&changes)?;
         drop(changes);
@@ -413,11 +415,11 @@ impl Opening {
             }
         };
         journal.release(&vain);
-        journal.committed(commit.cut);
         let chain =
             Chain { newest: link, cut: commit.cut, idle: false, time: commit.time, standing: commit.standing() };
         let pins = Arc::new(pins);
-        let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut, options.rounds.clone());
+        let settings = options.rounds.clone();
+        let parts = Parts { settings, ..Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut) };
         let begun = Begun::Online { reign, keeper: Box::new(keeper), chain };
         Ok((Drive::join(world, keys, history, indexer, parts, begun, notices, &options), object))
     }
@@ -451,6 +453,10 @@ async fn begin_reign(
     let link = epoch::open(&world.store, keys, &world.random, &world.clock, reign, newest, block).await?;
     epoch::check(&world.store, commit).await?;
     pins.set(Pin { link, header: reign.header.0, epoch: reign.epoch, ..pin })?;
-    journal.wait_durable(history.note(Note::Took { link: commit.link, cut: Some(commit.cut) })).await?;
+    // What the vault has all the same, as the index knows, is not sent again.
+    history.settle(&[]).map_err(VaultError::from)?;
+    let low = history.low(commit.cut);
+    journal.wait_durable(history.note(Note::took(commit.link, commit.cut, low))).await?;
+    journal.committed(low);
     Ok(link)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{JOURNAL_DIR, World, show};
 use crate::base::{Epoch, Position, plants};
 use crate::format::keys::Keys;
+use crate::history;
 use crate::index;
 use crate::journal::{Journal, Recovered};
 use crate::mount::indexer::Looked;
@@ -76,9 +77,13 @@ pub(super) fn settle(
         return Ok(Settled { recovered, above: Position(0), aside: None });
     }
     let kept = recovered.took.and_then(|(_, cut)| cut).unwrap_or_default();
-    let cut = if claims.rolled_back { kept.min(commit.cut) } else { kept };
+    let (cut, low) = match claims.rolled_back {
+        // How much of the contents an older commit had is not known.
+        true => (kept.min(commit.cut), Position(0)),
+        false => (kept, recovered.low),
+    };
     let (end, knows) = (recovered.end, recovered.took.is_some());
-    let uncommitted = count_uncommitted(&recovered, cut);
+    let uncommitted = history::count_lacking(&recovered.changes, (cut, low));
     drop(recovered);
     let mut aside = None;
     if knows && uncommitted == 0 {
@@ -91,18 +96,12 @@ pub(super) fn settle(
             false => "another machine has written to the vault",
         };
         let link = claims.pin.map_or(newest.link, |pin| pin.link);
-        let about = About::new(world.clock.now(), uncommitted, cut, shared, link, why);
+        let about = About::new(world.clock.now(), uncommitted, (cut, low), shared, link, why);
         looked.let_go();
         aside = Some(aside::set_aside(&*world.disk, JOURNAL_DIR, index::WRITER_DIR, about)?);
     }
     let recovered = Journal::recover(world.disk.clone(), JOURNAL_DIR, keys.clone(), Position(0))?;
     Ok(Settled { recovered, above: end, aside })
-}
-
-/// How many changes of files lie beyond `cut`.
-pub(in crate::mount) fn count_uncommitted(recovered: &Recovered, cut: Position) -> u64 {
-    let changes = recovered.changes.iter();
-    changes.filter(|(at, change)| *at > cut && !change.orphan && !change.records.is_empty()).count() as u64
 }
 
 /// Up to which epoch numbers mean the same in the vault and in this machine's journal.
@@ -116,7 +115,7 @@ fn shared_epoch(claims: &Claims, newest: Epoch) -> Epoch {
     }
 }
 
-/// What an own journal lacks between the vault's cut and its own end: it keeps what no commit holds (J5).
+/// What an own journal lacks between what the vault has for certain and its own end: it keeps what no commit holds (J5).
 pub(super) fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str> {
     log::debug!(
         "the journal goes from {} to {}, the vault has it up to {cut}; it last noted {:?}",
@@ -126,7 +125,7 @@ pub(super) fn hole(recovered: &Recovered, cut: Position) -> Option<&'static str>
     );
     if recovered.end < cut {
         Some("the journal ends before what it has committed: files were removed or cut")
-    } else if recovered.begins > cut {
+    } else if recovered.begins > recovered.low.min(cut) {
         Some("the journal begins after what it has committed: its oldest files were removed")
     } else {
         None

@@ -11,6 +11,9 @@ use crate::store::{KindCounts, StoreCounts};
 use crate::vault::aside::{self, SetAside};
 use crate::vault::gc;
 
+/// A file with less to send holds up nothing.
+const BLOCKS: u64 = 1 << 20;
+
 /// What `dripfs status --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -25,6 +28,7 @@ pub struct Status {
     /// Bytes that the vault lacks (dirty in memory, and sealed in the journal).
     pub pending_bytes: u64,
     pub oldest_pending_seconds: f64,
+    /// The file whose bytes hold up the commit that is under way: from the root of the drive.
     pub blocked_by: Option<String>,
     /// The newest log object.
     pub sequence: u64,
@@ -184,7 +188,7 @@ impl Drive {
             pending_files,
             pending_bytes,
             oldest_pending_seconds: self.history.oldest_pending().map_or(0.0, |at| at.elapsed().as_secs_f64()),
-            blocked_by: None,
+            blocked_by: self.blocked_by(),
             sequence: pin.link.sequence.0,
             epoch: pin.epoch.0,
             pin: pin.to_string(),
@@ -217,6 +221,13 @@ impl Drive {
             set_aside: self.set_aside(),
             state_directory: self.state_dir.display().to_string(),
         }
+    }
+
+    /// The file whose bytes a round must send before all that was changed with it is in the vault, if they are many.
+    fn blocked_by(&self) -> Option<String> {
+        let (ino, bytes) = self.history.holding()?;
+        let sending = self.writer.as_ref().and_then(|writer| Some(*writer.rounds.get()?.sending.lock()))?;
+        (bytes >= BLOCKS && sending > 0).then(|| self.fs.path_of(ino))?
     }
 
     fn set_aside(&self) -> Vec<SetAsideStatus> {

@@ -84,13 +84,13 @@ impl OldHistory {
     ) -> Result<OldHistory, VaultError> {
         let disk = Arc::new(RealDisk::new(root.to_owned()));
         let recovered = Journal::recover(disk, super::super::drive::JOURNAL_DIR, keys.clone(), Position(0))?;
-        let cut = Position(about.cut);
+        let known = about.known();
         let (index, mark, over, replay_cut, based_on_vault) = match own_index(keys, root, &recovered) {
             Ok((index, mark, over, at)) => (index, mark, over, at, false),
             Err(why) => {
                 log::warn!("{}: {why}: what it had not changed itself is taken from the vault", root.display());
                 let (index, mark) = vault_index(store, keys, pin, Epoch(about.shared_epoch), scratch).await?;
-                (index, mark, Replay::Index(cut), cut, true)
+                (index, mark, Replay::Foreign, known.0, true)
             }
         };
         let history = History::new(index, &mark, None, Clock::System, Epoch(0));
@@ -113,16 +113,16 @@ impl OldHistory {
             names_unknown: 0,
             before: BTreeMap::new(),
         };
-        old.note_changes(cut)?;
+        old.note_changes(known)?;
         if based_on_vault {
-            old.note_base(cut)?;
+            old.note_base(known)?;
         }
-        old.history.replay(&old.recovered.changes, replay_cut, over)?;
+        old.history.replay(&old.recovered.changes, (replay_cut, known.1.min(replay_cut)), over)?;
         Ok(old)
     }
 
-    /// What the changes beyond `cut` touch; asked before they are replayed.
-    fn note_changes(&mut self, cut: Position) -> Result<(), VaultError> {
+    /// What the changes touch that the vault lacks; asked before they are replayed.
+    fn note_changes(&mut self, (cut, low): (Position, Position)) -> Result<(), VaultError> {
         let changes: Vec<_> = self.recovered.changes.iter().filter(|(_, change)| !change.orphan).cloned().collect();
         let records =
             changes.iter().flat_map(|(at, change)| change.records.iter().map(|(key, record)| (*at, key, record)));
@@ -137,7 +137,7 @@ impl OldHistory {
                 continue;
             }
             match key.part {
-                _ if at <= cut => {}
+                _ if at <= beyond(key, (cut, low)) => {}
                 Part::Link { .. } if record.is_some() => {
                     self.touched.insert(key.ino);
                     self.named_directories.insert(key.ino);
@@ -153,14 +153,14 @@ impl OldHistory {
 
     /// Where the base is the vault: what the changes beyond `cut` did themselves, and which of the files that they edited
     /// another machine has changed, too: its positions lie above `cut` (J3). Asked before they are replayed.
-    fn note_base(&mut self, cut: Position) -> Result<(), VaultError> {
+    fn note_base(&mut self, (cut, low): (Position, Position)) -> Result<(), VaultError> {
         for (at, change) in self.recovered.changes.iter().filter(|(_, change)| !change.orphan) {
             let has = |key: Key| change.records.iter().any(|(k, record)| *k == key && record.is_some());
             for (key, record) in &change.records {
                 match (key.part, record) {
                     (Part::Inode, None) => _ = self.removed.insert(key.ino),
                     (Part::Inode, Some(_)) => _ = self.removed.remove(&key.ino),
-                    _ if *at <= cut => {}
+                    _ if *at <= beyond(key, (cut, low)) => {}
                     (Part::Link { .. }, Some(_)) if has(Key::inode(key.ino)) && has(Key::head(key.ino)) => {
                         self.made.insert(key.ino);
                     }
@@ -363,6 +363,14 @@ impl OldHistory {
             Err(DownloadError::Store(error)) => Err(Unread::Failed(error.into())),
             Err(error) => Err(Unread::Lost(error.to_string())),
         }
+    }
+}
+
+/// Up to where the vault had what this key says.
+fn beyond(key: &Key, (cut, low): (Position, Position)) -> Position {
+    match key.part {
+        Part::Head | Part::Map { .. } | Part::Extent { .. } => low,
+        _ => cut,
     }
 }
 

@@ -81,6 +81,8 @@ struct State {
     /// Segments and parts that rounds of this mount sent, and the commit that names them, if the one that counts does
     /// not cover it.
     sent: Vec<(Sequence, ObjectId)>,
+    /// Segments that were sent ahead, or are being sent, and that no commit names yet.
+    ahead: HashSet<ObjectId>,
     /// Listed as dead by a commit that stands (since when that is known), and not deleted yet.
     dead: Vec<(Instant, ObjectId)>,
     /// Bytes in files when most were there since the last full merge, and now.
@@ -133,6 +135,7 @@ impl Keeper {
             made: None,
             fresh: HashSet::new(),
             sent: Vec::new(),
+            ahead: HashSet::new(),
             dead: Vec::new(),
             most: 0,
             now: 0,
@@ -174,6 +177,18 @@ impl Keeper {
         self.state.lock().sent.extend(ids.into_iter().map(|id| (sequence, id)));
     }
 
+    /// Segments are about to be sent that some later commit names.
+    pub fn sends_ahead(&self, ids: impl IntoIterator<Item = ObjectId>) {
+        self.state.lock().ahead.extend(ids);
+    }
+
+    /// The commit `sequence` is about to name a segment that was sent ahead; without a number, none will.
+    pub fn names(&self, id: ObjectId, sequence: Option<Sequence>) {
+        let mut state = self.state.lock();
+        state.ahead.remove(&id);
+        state.sent.extend(sequence.map(|sequence| (sequence, id)));
+    }
+
     /// The checkpoint in the making is about to send these.
     pub fn sends_for_checkpoint(&self, ids: &[ObjectId]) {
         self.state.lock().fresh.extend(ids);
@@ -188,6 +203,7 @@ impl Keeper {
         }
         let mut beside: HashSet<ObjectId> = state.fresh.clone();
         beside.extend(state.sent.iter().map(|(_, id)| id));
+        beside.extend(&state.ahead);
         beside.extend(state.manifest.segments().map(|object| object.id));
         beside.insert(state.id.0);
         beside.extend(state.made.iter().map(|made| made.checkpoint.0));

@@ -114,7 +114,7 @@ struct Gc {
 /// How a run went.
 enum Ran {
     Well,
-    /// The grace of something goes on until then.
+    /// The grace of something goes on until then, or something is deferred.
     Until(Instant),
     /// Something was left, to be tried later.
     Partly,
@@ -356,7 +356,10 @@ impl Gc {
                         *elsewhere = Some(moves::elsewhere(rounds).await?);
                     }
                     let Some(Some(elsewhere)) = elsewhere else { return Ok(Ran::Partly) };
-                    moves::clear(rounds, remote, &mut removal, seen, elsewhere, &mut clean).await?;
+                    let waits = moves::clear(rounds, remote, &mut removal, seen, elsewhere, &mut clean).await?;
+                    if !clean.contains(&oldest) && waits {
+                        return Ok(Ran::Until(Instant::now() + PAUSE));
+                    }
                     if !clean.contains(&oldest) {
                         log::debug!("gc: extents of log object {oldest} are still needed there");
                         return Ok(Ran::Partly);

@@ -48,7 +48,8 @@ pub async fn elsewhere(rounds: &Rounds) -> Result<Option<Marks>, VaultError> {
 }
 
 /// Looks at the oldest commits that `removal` has left, moves what is named of a bounded part of them, and adds those to
-/// `clean` that nothing needs any more, in the vault's newest state as in this mount's.
+/// `clean` that nothing needs any more, in the vault's newest state as in this mount's. Returns whether some wait for
+/// contents that are deferred.
 pub async fn clear(
     rounds: &Rounds,
     remote: &Remote,
@@ -56,7 +57,7 @@ pub async fn clear(
     seen: &mut Seen,
     elsewhere: &Marks,
     clean: &mut HashSet<Sequence>,
-) -> Result<(), RoundError> {
+) -> Result<bool, RoundError> {
     let newest = rounds.chain.lock().standing.map_or(Sequence(0), |(link, _)| link.sequence);
     let (mut moves, mut bytes, mut looked) = (Vec::new(), 0, Vec::new());
     for sequence in removal.oldest(newest, WINDOW) {
@@ -87,18 +88,21 @@ pub async fn clear(
     let mut unneeded = Vec::new();
     for (sequence, owners) in looked {
         let mut needed = elsewhere.logs.contains(&sequence);
-        for (owner, extents) in owners {
-            needed |= !used(rounds, elsewhere, owner, &extents)?.is_empty();
+        for (owner, extents) in &owners {
+            needed |= !used(rounds, elsewhere, *owner, extents)?.is_empty();
         }
         if !needed {
-            unneeded.push(sequence);
+            unneeded.push((sequence, owners));
         }
     }
-    // What died or moved did so before this position: once the vault has come so far, its state says so too.
-    let end = rounds.journal.end();
+    // What died or moved did so before this position: once the vault has come so far, its state says so too. But for files
+    // whose contents are deferred: those still name there what died here.
+    let owners = unneeded.iter().flat_map(|(_, owners)| owners.keys().copied()).collect();
+    let (end, deferred) = rounds.history.barrier_on(&owners, rounds.settings.budget);
+    unneeded.retain(|(_, owners)| !owners.keys().any(|owner| deferred.contains(owner)));
     rounds.notifier.wait(end).await.map_err(VaultError::Stopped)?;
-    clean.extend(unneeded);
-    Ok(())
+    clean.extend(unneeded.into_iter().map(|(sequence, _)| sequence));
+    Ok(!deferred.is_empty())
 }
 
 fn is_in_use(rounds: &Rounds, elsewhere: &Marks, id: ExtentId, record: &Extent) -> bool {

@@ -1,6 +1,6 @@
 //! One commit: what the plan names is sent, one log object is created, and whoever has an interest is told (C3, C4, J5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,9 +17,9 @@ use crate::format::commit::{
     Body, ChainLink, Commit, CommitPart, Hash, LogObject, log_name, records_len, seal_part, segment_name,
 };
 use crate::format::key::Key;
-use crate::format::record::{Extent, Record, Segment};
+use crate::format::record::{Extent, Place, Record, Segment};
 use crate::journal::JournalError;
-use crate::pipeline::Moved;
+use crate::pipeline::{Class, Moved};
 use crate::store::Created;
 use crate::upload::remote_storage::{self, Outgoing, SendError, places};
 use crate::vault::VaultError;
@@ -39,29 +39,35 @@ fn by_file(outgoing: &[Outgoing]) -> BTreeMap<Ino, u64> {
 }
 
 impl Rounds {
-    pub(super) async fn commit(&self, plan: Plan, idle: bool) -> Result<(), RoundError> {
+    pub(super) async fn commit(&self, mut plan: Plan, idle: bool) -> Result<(), RoundError> {
         let began = Instant::now();
         let chain = *self.chain.lock();
         let sequence = Sequence(chain.newest.sequence.0 + 1);
-        let extents: u64 = plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum();
-        *self.sending.lock() = extents;
+        let extents = |plan: &Plan| plan.outgoing.iter().map(|o| u64::from(o.record.stored)).sum::<u64>();
+        *self.sending.lock() = extents(&plan);
+        // What was sent ahead becomes the vault's with this commit, too.
         let files = self.notifier.moves().is_watched().then(|| by_file(&plan.outgoing));
+        let landed = self.land(&mut plan, sequence).await?;
+        let extents = extents(&plan);
+        *self.sending.lock() = extents;
         let (checkpoint, dead) = self.keeper.next();
         let listed = dead.len() * DEAD_LEN;
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
         let mut records = plan.records;
-        let placed = if !plan.moves && extents as usize + records_len(&records) + listed <= SMALL {
+        let mut placed = if !plan.moves && extents as usize + records_len(&records) + listed <= SMALL {
             commit.inline = self.inline(&plan.outgoing).await?;
             inline_places(&plan.outgoing, sequence)
         } else {
             self.send_segments(sequence, plan.outgoing.clone(), &mut records, idle).await?
         };
         if plants::on("J5-drop-uploaded") {
-            let taken = self.history.note(Note::Took { link: chain.newest, cut: Some(plan.cut) });
+            let taken = self.history.note(Note::took(chain.newest, plan.cut, plan.cut));
             self.journal.wait_durable(taken).await.map_err(SendError::from)?;
             self.journal.release(&placed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
             self.journal.committed(plan.cut);
         }
+        placed.extend(landed);
+        placed.sort_unstable_by_key(|(id, _)| Key::extent(*id));
         place(&mut records, &placed);
         (commit.records, commit.parts) = self.split(sequence, records, idle).await?;
         let object = LogObject {
@@ -82,7 +88,8 @@ impl Rounds {
         self.create_log_object(sequence, &object, chain.standing).await?;
         let newest = ChainLink { sequence, hash: kdf::hash(&object) };
         let standing = Some((newest, checkpoint));
-        self.took(Chain { newest, cut: plan.cut, idle, time, standing }, &placed, &plan.dead).await?;
+        let chain = Chain { newest, cut: plan.cut, idle, time, standing };
+        self.took(chain, plan.low, &placed, &plan.dead).await?;
         for (ino, bytes) in files.into_iter().flatten() {
             self.notifier.moves().tell(Moved { ino, bytes, took: began.elapsed() });
         }
@@ -90,6 +97,42 @@ impl Rounds {
         self.keeper.stands(checkpoint, object.len() as u64 + parts, plan.usage.map(|(_, bytes)| bytes));
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
         Ok(())
+    }
+
+    /// What was sent ahead of the files that this commit takes is named by it, or by none. Returns the places of what is
+    /// named; that is not sent again.
+    async fn land(&self, plan: &mut Plan, sequence: Sequence) -> Result<Vec<(ExtentId, Extent)>, RoundError> {
+        if let Some(number) = plan.awaits {
+            self.history.await_landing(number).await;
+            // What did not land may have been sent all the same.
+            self.renew(&mut plan.outgoing);
+        }
+        let named = self.history.take_ahead(plan.outgoing.iter().map(|extent| extent.id));
+        let dead = self.history.take_ahead(plan.dead.iter().copied());
+        if named.is_empty() && dead.is_empty() {
+            return Ok(named);
+        }
+        let ids: HashSet<ExtentId> = named.iter().map(|(id, _)| *id).collect();
+        plan.outgoing.retain(|extent| !ids.contains(&extent.id));
+        let segments: BTreeSet<ObjectId> = named.iter().filter_map(|(_, extent)| segment(extent)).collect();
+        let ended: BTreeSet<ObjectId> =
+            dead.iter().filter_map(|(_, extent)| segment(extent)).filter(|id| !segments.contains(id)).collect();
+        for id in segments {
+            let Some((len, live)) = self.ahead.lock().remove(&id) else { continue };
+            self.keeper.names(id, Some(sequence));
+            self.keeper.grew(live.into(), len.into());
+            plan.records.push((Key::segment(id), Some(Record::Segment(Segment { len, extra: None }).into())));
+        }
+        plan.records.sort_unstable_by_key(|(key, _)| *key);
+        // An unlinked open file has it there now, as what it spilled.
+        self.history.orphans_have(&dead).map_err(VaultError::from)?;
+        self.spilled.lock().extend(&ended);
+        for id in ended {
+            self.ahead.lock().remove(&id);
+            self.keeper.names(id, None);
+        }
+        self.history.look_at_spilled();
+        Ok(named)
     }
 
     async fn inline(&self, outgoing: &[Outgoing]) -> Result<Bytes, RoundError> {
@@ -113,7 +156,8 @@ impl Rounds {
         }
         self.keeper.sends(sequence, segments.iter().map(|segment| segment.id));
         self.note(Note::Sent(segments.iter().map(|segment| segment.id).collect()), last).await?;
-        let sent = self.remote.send(&segments, &self.sending).await?;
+        let class = if self.notifier.is_waited_for() { Class::Waited } else { Class::Holding };
+        let sent = self.remote.send(&segments, &self.sending, class).await?;
         let live = segments.iter().map(|segment| u64::from(segment.len)).sum();
         self.keeper.grew(live, sent.iter().map(|(_, len)| u64::from(*len)).sum());
         for (id, len) in sent {
@@ -178,7 +222,13 @@ impl Rounds {
     }
 
     /// The commit stands: pin, tell, and let the journal go of what it need not keep.
-    async fn took(&self, chain: Chain, placed: &[(ExtentId, Extent)], dead: &[ExtentId]) -> Result<(), RoundError> {
+    async fn took(
+        &self,
+        chain: Chain,
+        low: Position,
+        placed: &[(ExtentId, Extent)],
+        dead: &[ExtentId],
+    ) -> Result<(), RoundError> {
         let pin =
             Pin { vault: self.keys.vault, link: chain.newest, header: self.reign.header.0, epoch: self.reign.epoch };
         let mut failures = 0;
@@ -192,9 +242,9 @@ impl Rounds {
             self.history.end_round(placed, dead, (chain.newest, self.reign.epoch)).map_err(VaultError::from)?;
         self.forget_found(&released);
         self.notifier.committed(chain.cut);
-        let noted = self.note(Note::Took { link: chain.newest, cut: Some(chain.cut) }, chain.idle).await?;
+        let noted = self.note(Note::took(chain.newest, chain.cut, low), chain.idle).await?;
         self.journal.release_at(noted, released);
-        self.journal.committed(chain.cut);
+        self.journal.committed(low);
         Ok(())
     }
 
@@ -241,6 +291,13 @@ impl Rounds {
             log::error!("{error}; free space or check the disk: no more commits until this machine can remember them");
         }
         Ok(self.remote.pause(DISK_PAUSE).await?)
+    }
+}
+
+fn segment(extent: &Extent) -> Option<ObjectId> {
+    match extent.place {
+        Place::Segment { id, .. } => Some(id),
+        _ => None,
     }
 }
 

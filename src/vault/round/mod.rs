@@ -1,7 +1,8 @@
 //! Rounds: the vault goes forward, commit by commit (C1 to C4).
 //!
 //! A round takes the journal's durable end as its cut, sends what the state at the cut names and the vault lacks, and
-//! creates one log object that moves the vault there in one step. One round at a time. Every file is in every round.
+//! creates one log object that moves the vault there in one step. One round at a time. A file whose contents nobody
+//! waits for may be deferred (C2, see [`crate::history::fold`]); [`super::ahead`] sends what such a file has meanwhile.
 //!
 //! Invariants
 //! - Segments and parts are complete before the commit that names them is created.
@@ -14,12 +15,13 @@
 mod commit;
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,7 @@ use crate::base::{Clock, ExtentId, ObjectId, Position, Random, Timestamp};
 use crate::format::commit::{ChainLink, Hash};
 use crate::format::extent;
 use crate::format::keys::Keys;
-use crate::history::History;
+use crate::history::{History, Limits};
 use crate::journal::Journal;
 use crate::store::retry::Stopped;
 use crate::upload::notifier::Notifier;
@@ -76,17 +78,43 @@ impl From<Stopped> for RoundError {
 }
 
 /// Bounds and times of what goes to the vault.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// What unlinked open files have in the journal spills while that takes more than so many bytes; without a number,
     /// more than half of its room.
     pub spill_above: Option<u64>,
+    /// A round sends so many bytes of files that no barrier forces into it; ...
+    pub budget: u64,
+    /// ... while somebody waits, so many, and only what has waited for a while itself.
+    pub little: u64,
+    /// Of a file that is deferred, so much is worth sending ahead.
+    pub ahead_least: u64,
+    /// How long a truncation to nothing keeps a file back that nobody closes (L3).
+    pub hold: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            spill_above: None,
+            budget: 16 << 20,
+            little: 1 << 20,
+            ahead_least: 1 << 20,
+            hold: Duration::from_secs(60),
+        }
+    }
 }
 
 pub struct Rounds {
     pub settings: Settings,
     pub keeper: Keeper,
+    /// A round has deferred something.
+    pub deferred: Notify,
+    /// Segments that were sent ahead and that no commit names yet: their lengths, and the bytes of their extents.
+    pub ahead: Mutex<HashMap<ObjectId, (u32, u32)>>,
+    /// Segments that no commit names, or ever will: they go when no unlinked open file has anything in them (L4).
+    pub spilled: Mutex<HashSet<ObjectId>>,
     /// What gc asks for.
     pub requests: Requests,
     /// Inodes and bytes in files as the newest commit has them, where that is known.
@@ -261,20 +289,26 @@ impl Rounds {
         let asked = self.requests.begin();
         // Read before the round looks: what becomes durable after it has looked is not in this commit.
         let (durable, block) = self.journal.durable();
-        let plan = match self.history.begin_round() {
+        let batch = self.history.begin_round(&self.limits(last));
+        if self.history.has_deferred() {
+            self.deferred.notify_one();
+        }
+        let plan = match batch {
             Some(batch) => {
                 let mut plan = plan(batch);
                 self.renew(&mut plan.outgoing);
                 Some(plan)
             }
-            // Nothing up to there changed any record: the vault has it all. Only the journal may need a commit, for its
+            // Nothing up to there changed any record that must travel now. Only the journal may need a commit, for its
             // files go up to the last one's cut and no further (J5; a mount knows its own commit by that block: C4).
             None => {
                 if !last {
                     self.journal.release(&self.history.release_dead());
                 }
                 let needed = last || asked.is_some() || self.journal.waits_for_cut();
-                block.filter(|_| needed).map(|block| Plan::empty(durable, block, *self.usage.lock()))
+                block
+                    .filter(|_| needed)
+                    .map(|block| Plan::empty(durable, block, *self.usage.lock(), self.history.low(durable)))
             }
         };
         let Some(mut plan) = plan else {
@@ -290,11 +324,24 @@ impl Rounds {
         Ok(())
     }
 
+    /// What this round may take (C2).
+    fn limits(&self, last: bool) -> Limits {
+        let Settings { budget, little, hold, .. } = self.settings;
+        let (budget, age) = match self.notifier.is_waited_for() {
+            true => (little, ROUND_AGE),
+            false => (budget, Duration::ZERO),
+        };
+        match last {
+            true => Limits::ALL,
+            false => Limits { budget, age, pressed: self.journal.is_nearly_full(), hold, all: false },
+        }
+    }
+
     /// What has been sent once travels to another object only sealed anew: equal ciphertext would tell where it begins
     /// and ends.
     pub(super) fn renew(&self, outgoing: &mut [Outgoing]) {
         let found = self.found.lock();
-        for extent in outgoing.iter_mut().filter(|extent| found.contains(&extent.id)) {
+        for extent in outgoing.iter_mut().filter(|extent| extent.sent.is_none() && found.contains(&extent.id)) {
             let renewed = extent::renew(&self.random, &extent.record);
             extent.sent = Some(std::mem::replace(&mut extent.record, renewed));
         }

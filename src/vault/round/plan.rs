@@ -30,14 +30,28 @@ pub(super) struct Plan {
     /// Extents that were brought since the last commit and that nothing names at the cut.
     pub dead: Vec<ExtentId>,
     pub usage: Option<(u64, u64)>,
+    /// Up to where commits hold everything once this one stands (J5).
+    pub low: Position,
+    /// What was sent ahead lands first.
+    pub awaits: Option<u64>,
     /// Some extents lie in the vault already, and move to a segment (C6).
     pub moves: bool,
 }
 
 impl Plan {
     /// A commit that changes nothing.
-    pub fn empty(cut: Position, block: BlockRef, usage: Option<(u64, u64)>) -> Plan {
-        Plan { cut, block, records: Vec::new(), outgoing: Vec::new(), dead: Vec::new(), usage, moves: false }
+    pub fn empty(cut: Position, block: BlockRef, usage: Option<(u64, u64)>, low: Position) -> Plan {
+        Plan {
+            cut,
+            block,
+            records: Vec::new(),
+            outgoing: Vec::new(),
+            dead: Vec::new(),
+            usage,
+            low,
+            awaits: None,
+            moves: false,
+        }
     }
 
     /// Inline extents that an earlier commit placed move to a segment with this one. Each is sealed anew already. The
@@ -95,7 +109,8 @@ pub(super) fn plan(batch: Batch) -> Plan {
         }
         records.push((key, entry.record));
     }
-    Plan { cut: batch.cut, block: batch.block, records, outgoing, dead, usage: batch.usage, moves: false }
+    let Batch { cut, block, low, usage, awaits, .. } = batch;
+    Plan { cut, block, records, outgoing, dead, usage, low, awaits, moves: false }
 }
 
 pub(super) fn inline_places(outgoing: &[Outgoing], sequence: Sequence) -> Vec<(ExtentId, Extent)> {
