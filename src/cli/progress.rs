@@ -63,7 +63,11 @@ impl Display {
             Form::Lines { last } => {
                 *last = Some(at);
                 let left = super::human_bytes(now.pending_bytes);
-                Some(format!("dripfs: {left} in {} files left to send", now.pending_files))
+                // Bytes of a round under way are of no file any more.
+                Some(match now.pending_files {
+                    0 => format!("dripfs: {left} left to send"),
+                    files => format!("dripfs: {left} in {files} files left to send"),
+                })
             }
         }
     }

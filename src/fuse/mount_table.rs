@@ -22,6 +22,11 @@ impl Mount {
         self.kind == "fuse.dripfs"
     }
 
+    /// An automounter's: it waits there for somebody to come by, and for what is to be mounted over it then (autofs(5)).
+    pub fn is_trigger(&self) -> bool {
+        self.kind == "autofs"
+    }
+
     /// The number by which the kernel knows a FUSE connection.
     pub fn connection(&self) -> Option<u32> {
         self.device.strip_prefix("0:")?.parse().ok()

@@ -21,7 +21,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::drive::{Closed, Progress};
 use super::serve::{self, Observer, Request};
-use super::{MountError, state_dir};
+use super::{MountError, mountpoint, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::store::Limits;
 
@@ -146,13 +146,16 @@ fn read_line(input: &mut impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     Ok(None)
 }
 
-/// The child's first half: leaves the terminal and learns what to do.
+/// The child's first half: learns what to do, and leaves the terminal. Over an automounter's trigger it stays in the group
+/// of whoever mounts until that is done: all others who come by there wait for the mount.
 pub fn receive() -> Result<(Request, Passphrase), MountError> {
     let fails = |e: io::Error| MountError::io("this command is for dripfs itself; use `dripfs mount --background`", e);
     // Not by way of std's buffer, which is never wiped.
     let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let received = input.and_then(|mut input| read_request(&mut input)).map_err(fails)?;
-    rustix::process::setsid().map_err(|e| fails(e.into()))?;
+    if !mountpoint::mounted_on(&received.0.dir).is_some_and(|mount| mount.is_trigger()) {
+        rustix::process::setsid().map_err(|e| fails(e.into()))?;
+    }
     Ok(received)
 }
 
@@ -226,6 +229,8 @@ impl Observer for Reporter {
 
     fn ready(&self, request: &Request) -> io::Result<()> {
         log::info!("ready: {} on {}", request.url, request.dir.display());
+        // It fails where this is a session already.
+        let _ = rustix::process::setsid();
         self.report(&Report::Ready)?;
         *self.out.lock() = None;
         Ok(())

@@ -113,6 +113,10 @@ pub fn check(dir: &Path) -> Result<PathBuf, MountpointError> {
     let whole = canonical(dir).map_err(wrong)?;
     // Before anything asks the filesystem that stands there: it may be dead, or hang.
     let mounted = mounted_on(&whole);
+    if mounted.as_ref().is_some_and(Mount::is_trigger) {
+        // Whoever asks it for anything waits for the very mount that is being made.
+        return Ok(whole);
+    }
     if let Some(mount) = &mounted
         && !mount.is_dripfs()
     {

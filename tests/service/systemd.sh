@@ -15,6 +15,10 @@ url = "$root/vault"
 directory = "$root/drive"
 upload-limit = "4M"
 TOML
+cat >etc/dripfs/auto.toml <<TOML
+url = "$root/vault"
+passphrase-file = "$root/passphrase"
+TOML
 cat >boot.sh <<BOOT
 set -e
 cd "$root"
@@ -81,6 +85,24 @@ show StatusText | grep -Eq 'pending: 1 files, [1-9]' || fail "what is pending: $
 try systemctl stop dripfs@photos
 [ "$(show Result)/$(show ActiveState)/$(show ExecMainStatus)" = success/inactive/0 ] || fail "the stop: $(show Result)"
 inside findmnt "$root/drive" >/dev/null && fail "still mounted"
+
+# An automount, as x-systemd.automount in fstab makes one: whoever comes by has it mounted.
+if [ -e /dev/autofs ]; then
+  mkdir -p auto
+  unit=$(systemd-escape --path "$root/auto")
+  printf '[Unit]\nDefaultDependencies=no\n[Automount]\nWhere=%s\n' "$root/auto" |
+    inside tee "/etc/systemd/system/$unit.automount" >/dev/null
+  printf '[Unit]\nDefaultDependencies=no\n[Mount]\nWhat=auto\nWhere=%s\nType=fuse.dripfs\nOptions=%s\nTimeoutSec=20\n' \
+    "$root/auto" nofail,_netdev,allow_other | inside tee "/etc/systemd/system/$unit.mount" >/dev/null
+  try systemctl daemon-reload
+  try systemctl start "$unit.automount"
+  [ "$(inside findmnt -no FSTYPE "$root/auto")" = autofs ] || fail "mounted before anybody came by"
+  [ "$(inside sha256sum "$root/auto/large" | cut -d' ' -f1)" = "$sum" ] || fail "large, automounted"
+  try systemctl stop "$unit.automount" "$unit.mount"
+  inside findmnt "$root/auto" >/dev/null && fail "still automounted"
+else
+  echo "SKIPPED: no /dev/autofs, so no automount"
+fi
 
 # Killed: it is cleared and comes again by itself, with all that was there.
 try systemctl start dripfs@photos
