@@ -170,8 +170,7 @@ impl RemoteStorage {
             }
             Place::Inline { sequence, offset } => {
                 let inline = self.inline.lock().kept.get(&sequence)?.clone();
-                let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
-                (range.end <= inline.len()).then(|| (inline.slice(range), log_name(sequence)))
+                Some((cut(&inline, offset, &stored)?, log_name(sequence)))
             }
         }
     }
@@ -191,8 +190,7 @@ impl RemoteStorage {
             }
             Place::Inline { sequence, offset } => {
                 let inline = self.inline.lock().kept.peek(&sequence)?.clone();
-                let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
-                (range.end <= inline.len()).then(|| Ok(inline.slice(range)))
+                cut(&inline, offset, &stored).map(Ok)
             }
         }
     }
@@ -233,11 +231,10 @@ impl RemoteStorage {
             Place::Inline { sequence, offset } => {
                 let name = log_name(sequence);
                 let inline = self.inline(sequence, &name, urgency).await?;
-                let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
-                if range.end > inline.len() {
-                    return Err(DownloadError::Missing(name));
+                match cut(&inline, offset, &stored) {
+                    Some(bytes) => Ok((bytes, name)),
+                    None => Err(DownloadError::Missing(name)),
                 }
-                Ok((inline.slice(range), name))
             }
         }
     }
@@ -397,6 +394,12 @@ impl RemoteStorage {
         let Body::Commit(commit) = opened.body else { return Err(DownloadError::Missing(name.to_owned())) };
         Ok(commit.inline)
     }
+}
+
+/// Stored bytes of an extent that begins at `offset` of what a commit carries; `None` if that falls short.
+fn cut(inline: &Bytes, offset: u32, stored: &Range<u32>) -> Option<Bytes> {
+    let range = (offset + stored.start) as usize..(offset + stored.end) as usize;
+    (range.end <= inline.len()).then(|| inline.slice(range))
 }
 
 /// What a GET brought that is on its way.

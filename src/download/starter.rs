@@ -201,28 +201,30 @@ impl Starter {
         }
         if let Some(sealed) = self.remote.local(id, extent, stored.clone()) {
             let open = |sealed: bytes::Bytes| self.encryption.open_here(extent, frames.clone(), &sealed, "journal");
-            return Some(self.filled(reader, id, frames, sealed.and_then(open)));
+            return Some(self.filled(reader, id, frames, sealed.and_then(open), None));
         }
         // What does not open here is fetched anew.
-        let (kept, began) = (self.remote.kept(extent, stored.clone()), Instant::now());
-        let comes = kept.is_none().then_some(stored.len() as u64);
+        let kept = self.remote.kept(extent, stored.clone());
+        let watched = if kept.is_none() { self.watched(reader, id, extent, frames) } else { None };
         let (sealed, name) = kept.or_else(|| self.remote.at_hand(extent, stored))?;
         let opened = self.encryption.open_here(extent, frames.clone(), &sealed, &name).ok()?;
-        if let Some(bytes) = comes.filter(|_| self.notifier.moves.is_watched()) {
-            self.notifier.moves.tell(Moved { ino: reader, bytes, took: began.elapsed() });
-        }
-        Some(self.filled(reader, id, frames, Ok(opened)))
+        Some(self.filled(reader, id, frames, Ok(opened), watched))
     }
 
+    /// What came goes to the sink; whoever watches is told.
     fn filled(
         &self,
         reader: Ino,
         id: ExtentId,
         frames: &Range<u32>,
         result: Result<Frames, DownloadError>,
+        watched: Option<(Instant, Moved)>,
     ) -> Result<Frames, DownloadError> {
         if let Ok(opened) = &result {
             self.notifier.fill(reader, id, frames.start, opened);
+            if let Some((began, moved)) = watched {
+                self.notifier.moves.tell(Moved { took: began.elapsed(), ..moved });
+            }
         }
         result
     }
@@ -251,10 +253,7 @@ impl Starter {
             let bringing = AssertUnwindSafe(this.bring(id, extent, frames, urgency, permit)).catch_unwind();
             let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
             // It is where it is kept before it is no longer on its way: nobody fetches it in between.
-            let result = this.filled(reader, id, &run, result);
-            if let (Some((began, moved)), Ok(_)) = (watched, &result) {
-                this.notifier.moves.tell(Moved { took: began.elapsed(), ..moved });
-            }
+            let result = this.filled(reader, id, &run, result, watched);
             this.ended(id, &run, place);
             sender.send_replace(Some(result));
         });

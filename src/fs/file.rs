@@ -226,13 +226,17 @@ impl Fs {
         }
         let dirty = self.cache.dirty_files();
         self.cache.barrier(&dirty).await?;
-        // What is in the journal, and in no commit, may not be deferred either.
-        let files: BTreeSet<Ino> = dirty.into_iter().chain(self.history.uncommitted_files()).collect();
+        let files = self.unsent_files(dirty);
         let ((), position) = self.history.transact(|tx| {
             files.iter().for_each(|ino| tx.barrier(*ino));
             Ok::<(), FsError>(())
         })?;
         Ok(position)
+    }
+
+    /// These files, which are or were dirty, and those that are in the journal and in no commit: those may be deferred.
+    pub(super) fn unsent_files(&self, dirty: Vec<Ino>) -> BTreeSet<Ino> {
+        dirty.into_iter().chain(self.history.uncommitted_files()).collect()
     }
 
     /// A mount that was read-only from the start has nothing that fsync could keep. One that became so (fenced, or its

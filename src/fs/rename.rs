@@ -9,8 +9,6 @@
 //! checks again that the names still lead where they did, and begins anew where they do not. A directory never moves
 //! below itself.
 
-use std::collections::BTreeSet;
-
 use super::namespace::{gain_subdirectory, lose_name, put_name, touch_directory};
 use super::records::{self, Below, Named, Slot, Source, check_name, directory, find, find_named};
 use super::{Fs, FsError, RenameMode};
@@ -144,8 +142,7 @@ impl Fs {
         match moved.kind {
             libc::S_IFREG => files.push(moved.ino),
             libc::S_IFDIR => {
-                let mut dirty: BTreeSet<Ino> = self.cache.dirty_files().into_iter().collect();
-                dirty.extend(self.history.uncommitted_files());
+                let dirty = self.unsent_files(self.cache.dirty_files());
                 if dirty.is_empty() {
                     return Ok(());
                 }

@@ -267,6 +267,7 @@ struct Parts {
 }
 
 impl Parts {
+    #[expect(clippy::too_many_arguments, reason = "wiring: each is joined to others once, here")]
     fn new(
         world: &World,
         keys: &Arc<Keys>,
@@ -275,9 +276,10 @@ impl Parts {
         found: HashSet<ExtentId>,
         pins: &Arc<PinFile>,
         cut: Position,
+        settings: round::Settings,
     ) -> Parts {
         Parts {
-            settings: round::Settings::default(),
+            settings,
             store: world.store.clone(),
             keys: keys.clone(),
             history: history.clone(),

@@ -63,9 +63,7 @@ impl About {
             why,
         }
     }
-}
 
-impl About {
     /// What the vault had taken of it: names up to the first, all contents up to the second.
     pub fn known(&self) -> (Position, Position) {
         (Position(self.cut), Position(self.low.unwrap_or(self.cut)))

@@ -228,8 +228,7 @@ impl Drive {
         let committed = Timestamp { secs: pins.standing().committed, nanos: 0 };
         let header = unlocked.header;
         let pins = Arc::new(pins);
-        let settings = options.rounds.clone();
-        let parts = Parts { settings, ..Parts::new(&world, &keys, &history, &journal, found, &pins, cut) };
+        let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, cut, options.rounds.clone());
         let offline = Offline {
             base: link,
             noted,
@@ -418,8 +417,7 @@ impl Opening {
         let chain =
             Chain { newest: link, cut: commit.cut, idle: false, time: commit.time, standing: commit.standing() };
         let pins = Arc::new(pins);
-        let settings = options.rounds.clone();
-        let parts = Parts { settings, ..Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut) };
+        let parts = Parts::new(&world, &keys, &history, &journal, found, &pins, commit.cut, options.rounds.clone());
         let begun = Begun::Online { reign, keeper: Box::new(keeper), chain };
         Ok((Drive::join(world, keys, history, indexer, parts, begun, notices, &options), object))
     }
