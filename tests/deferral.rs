@@ -3,6 +3,9 @@
 //!
 //! Over a store whose requests take their time by the byte.
 
+#[path = "common/in_process.rs"]
+mod in_process;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -12,13 +15,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dripfs::base::{Clock, Ino, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::header::Cost;
 use dripfs::fs::{Caller, RenameMode};
 use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability};
 use dripfs::store::Store;
 use dripfs::vault::{init, round};
 use futures::stream::BoxStream;
+use in_process::passphrase;
 use object_store::memory::InMemory;
 use object_store::path::Path as Name;
 use object_store::{
@@ -92,27 +95,14 @@ struct Place {
     machine: &'static str,
 }
 
-fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
-
 fn options(state: &Path) -> DriveOptions {
     DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
         durability: Durability::Remote,
-        takeover: false,
-        accept_rollback: false,
         compress: false,
         cache_bytes: 4 << 20,
-        caching: Default::default(),
         dirty_bytes: 8 << 20,
-        journal_bytes: 1 << 30,
-        checkpoint: Default::default(),
-        follow_seconds: 5,
-        pipelines: Default::default(),
-        gc: Default::default(),
         rounds: DEFERS,
+        ..in_process::options(state)
     }
 }
 

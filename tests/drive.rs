@@ -3,45 +3,24 @@
 //! What the whole chain must do at its simplest: what is written is read back, here and from another machine, before
 //! and after a round, with the state directory kept and lost.
 
+#[path = "common/in_process.rs"]
+mod in_process;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dripfs::base::{Clock, Ino, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::header::Cost;
 use dripfs::fs::{Caller, RenameMode};
-use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability};
+use dripfs::mount::drive::{Closed, Drive, DriveOptions};
 use dripfs::store::{self, Store};
 use dripfs::vault::checkpoint::keeper::When;
 use dripfs::vault::gc::Settings;
 use dripfs::vault::{VaultError, init};
+use in_process::{options, passphrase};
 
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
-
-fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
-
-fn options(state: &Path) -> DriveOptions {
-    DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
-        durability: Durability::Local,
-        takeover: false,
-        accept_rollback: false,
-        compress: true,
-        cache_bytes: 8 << 20,
-        caching: Default::default(),
-        dirty_bytes: 16 << 20,
-        journal_bytes: 1 << 30,
-        checkpoint: Default::default(),
-        follow_seconds: 5,
-        pipelines: Default::default(),
-        gc: Default::default(),
-        rounds: Default::default(),
-    }
-}
 
 struct Place {
     _dir: tempfile::TempDir,

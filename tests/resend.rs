@@ -1,5 +1,8 @@
 //! A mount dies between a segment's PUT and its commit: what the next one sends, and what the journal knew of it.
 
+#[path = "common/in_process.rs"]
+mod in_process;
+
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -9,19 +12,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dripfs::base::disk::{Disk, File, RealDisk};
 use dripfs::base::{Clock, Ino, Position, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::change::Note;
 use dripfs::format::header::Cost;
 use dripfs::format::keys::Keys;
 use dripfs::fs::Caller;
 use dripfs::index::{SledTables, Tables};
 use dripfs::journal::Journal;
-use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability, World};
+use dripfs::mount::drive::{Closed, Drive, DriveOptions, World};
 use dripfs::pipeline::Cpu;
 use dripfs::store::Store;
 use dripfs::vault::pin::PinFile;
 use dripfs::vault::{init, unlock};
 use futures::stream::BoxStream;
+use in_process::passphrase;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -32,28 +35,8 @@ use parking_lot::Mutex;
 
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
-fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
-
 fn options(state: &FilePath, compress: bool) -> DriveOptions {
-    DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
-        durability: Durability::Local,
-        takeover: false,
-        accept_rollback: false,
-        compress,
-        cache_bytes: 8 << 20,
-        caching: Default::default(),
-        dirty_bytes: 16 << 20,
-        journal_bytes: 1 << 30,
-        checkpoint: Default::default(),
-        follow_seconds: 5,
-        pipelines: Default::default(),
-        gc: Default::default(),
-        rounds: Default::default(),
-    }
+    DriveOptions { compress, ..in_process::options(state) }
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {

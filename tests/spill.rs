@@ -1,17 +1,20 @@
 //! L4: what an unlinked open file holds beyond the journal lies in segments that no commit names; it can be read, it
 //! goes with the file, and if the process dies first, the next mount's sweep removes it.
 
+#[path = "common/in_process.rs"]
+mod in_process;
+
 use std::path::Path;
 use std::time::Duration;
 
 use dripfs::base::{Clock, Ino, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::header::Cost;
 use dripfs::fs::Caller;
-use dripfs::mount::drive::{Closed, Drive, DriveOptions, Durability};
+use dripfs::mount::drive::{Closed, Drive, DriveOptions};
 use dripfs::store::{self, Store};
 use dripfs::vault::gc::Settings;
 use dripfs::vault::init;
+use in_process::passphrase;
 
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const MIB: usize = 1 << 20;
@@ -19,27 +22,13 @@ const JOURNAL: u64 = 8 << 20;
 /// Three times the journal.
 const LARGE: usize = 24;
 
-fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
-
 fn options(state: &Path) -> DriveOptions {
     DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
-        durability: Durability::Local,
-        takeover: false,
-        accept_rollback: false,
         compress: false,
         cache_bytes: 4 << 20,
         dirty_bytes: 4 << 20,
         journal_bytes: JOURNAL,
-        checkpoint: Default::default(),
-        follow_seconds: 5,
-        caching: Default::default(),
-        pipelines: Default::default(),
-        gc: Default::default(),
-        rounds: Default::default(),
+        ..in_process::options(state)
     }
 }
 

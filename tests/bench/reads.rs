@@ -4,6 +4,9 @@
 //! Objects are in this process's memory, each request takes 20 ms (or so many as asked), whatever its size. Each figure
 //! is of a drive that was just opened, by a machine that has nothing.
 
+#[path = "../common/in_process.rs"]
+mod in_process;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -12,13 +15,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dripfs::base::{Clock, Ino, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::header::Cost;
 use dripfs::fs::Caller;
 use dripfs::fuse::{self, MountOptions};
-use dripfs::mount::drive::{Drive, DriveOptions, Durability};
+use dripfs::mount::drive::{Drive, DriveOptions};
 use dripfs::store::Store;
 use dripfs::vault::init;
+use in_process::passphrase;
 use object_store::memory::InMemory;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
@@ -37,27 +40,12 @@ struct Bench {
     machines: usize,
 }
 
-fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
-
 fn options(state: &Path) -> DriveOptions {
     DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
-        durability: Durability::Local,
-        takeover: false,
-        accept_rollback: false,
-        compress: true,
         cache_bytes: 256 << 20,
         dirty_bytes: 128 << 20,
         journal_bytes: 4 << 30,
-        checkpoint: Default::default(),
-        follow_seconds: 5,
-        caching: Default::default(),
-        rounds: Default::default(),
-        gc: Default::default(),
-        pipelines: Default::default(),
+        ..in_process::options(state)
     }
 }
 

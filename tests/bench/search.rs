@@ -4,45 +4,34 @@
 //! Both read from memory: the drive from its cache, the other from the kernel's pages. Runs are interleaved, the best counts.
 //! Each search of the drive is of a pattern that was not asked before, so nothing that was kept of one helps another.
 
+#[path = "../common/in_process.rs"]
+mod in_process;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dripfs::base::{Clock, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::header::Cost;
 use dripfs::fuse::{self, MountOptions};
-use dripfs::mount::drive::{Drive, DriveOptions, Durability};
+use dripfs::mount::drive::{Drive, DriveOptions};
 use dripfs::search::Settings;
 use dripfs::store::Store;
 use dripfs::vault::init;
+use in_process::passphrase;
 use object_store::memory::InMemory;
 
 const MIB: usize = 1 << 20;
 /// Of each file.
 const FILE: usize = 4 * MIB;
 
-fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
-
 fn options(state: &Path, cache: usize) -> DriveOptions {
     DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
-        durability: Durability::Local,
-        takeover: false,
-        accept_rollback: false,
-        compress: true,
         cache_bytes: cache as u64,
         dirty_bytes: 128 << 20,
         journal_bytes: 4 << 30,
-        checkpoint: Default::default(),
-        follow_seconds: 5,
         caching: dripfs::mount::drive::Caching { ttl_seconds: 86_400, ..Default::default() },
-        rounds: Default::default(),
-        gc: Default::default(),
-        pipelines: Default::default(),
+        ..in_process::options(state)
     }
 }
 

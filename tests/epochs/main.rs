@@ -3,6 +3,8 @@
 //!
 //! Tests are named after the rules of the history: E1 to E4, C4, C6. Real mounts of the same are in tests/bad_input.
 
+#[path = "../common/in_process.rs"]
+mod in_process;
 mod late;
 mod offline;
 mod place;

@@ -1,22 +1,19 @@
 //! A vault in a directory, state directories beside it, and drives over them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::in_process::options;
+pub use crate::in_process::passphrase;
 use dripfs::base::{Clock, Ino, Random};
-use dripfs::crypto::secret::Passphrase;
 use dripfs::format::header::Cost;
 use dripfs::fs::Caller;
-use dripfs::mount::drive::{Drive, DriveOptions, Durability};
+use dripfs::mount::drive::{Drive, DriveOptions};
 use dripfs::store::{self, Store};
 use dripfs::vault::{VaultError, init};
 
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn passphrase() -> Passphrase {
-    Passphrase::new(b"correct horse".to_vec())
-}
 
 pub struct Place {
     _dir: tempfile::TempDir,
@@ -100,26 +97,6 @@ impl Place {
         for name in ["journal", "pin"] {
             self.copy(&format!("{state}/{name}"), &format!("{crashed}/{name}"));
         }
-    }
-}
-
-fn options(state: &Path) -> DriveOptions {
-    DriveOptions {
-        state: state.to_owned(),
-        read_only: false,
-        durability: Durability::Local,
-        takeover: false,
-        accept_rollback: false,
-        compress: true,
-        cache_bytes: 8 << 20,
-        caching: Default::default(),
-        dirty_bytes: 16 << 20,
-        journal_bytes: 1 << 30,
-        checkpoint: Default::default(),
-        gc: Default::default(),
-        rounds: Default::default(),
-        follow_seconds: 5,
-        pipelines: Default::default(),
     }
 }
 
