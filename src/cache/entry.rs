@@ -210,7 +210,7 @@ impl Source for Entry {
         self.lock().active.bytes()
     }
 
-    fn passed_over(&self) {
+    fn out_of_line(&self) {
         self.settled.notify_waiters();
     }
 

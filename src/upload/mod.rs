@@ -68,8 +68,8 @@ pub trait Source: Send + Sync + 'static {
     fn append(&self, sealed: Vec<Sealed>) -> Result<Position, UploadError>;
     /// They could not be kept: they are dirty again.
     fn give_back(&self, error: &UploadError);
-    /// There was nothing to capture any more when its turn came.
-    fn passed_over(&self);
+    /// It is no longer in line: whoever needs another capture may start it from now on.
+    fn out_of_line(&self);
 }
 
 /// Frozen bytes of one file, cut to extents. What they are in the file, the source knows.
