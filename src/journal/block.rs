@@ -19,7 +19,6 @@ use bytes::Bytes;
 
 use crate::base::{ExtentId, FileId, Ino, ObjectId, Position, Random};
 use crate::crypto::aead;
-use crate::crypto::kdf;
 use crate::format::FormatError;
 use crate::format::change::Change;
 use crate::format::commit::{BlockRef, Hash};
@@ -71,6 +70,7 @@ impl Block {
 pub struct BlockExtent {
     pub id: ExtentId,
     pub bytes: Bytes,
+    pub hash: Hash,
     /// `None`: it lies in the block's own file.
     pub staged: Option<Staged>,
 }
@@ -203,11 +203,11 @@ fn encode(block: &Block, durable: Position, out: &mut Vec<u8>) {
         out[at..at + 4].copy_from_slice(&len);
     }
     out.extend_from_slice(&count(block.extents.len()));
-    for BlockExtent { id, bytes, staged } in &block.extents {
+    for BlockExtent { id, bytes, hash, staged } in &block.extents {
         out.extend_from_slice(&id.owner.0.to_le_bytes());
         out.extend_from_slice(&id.number.to_le_bytes());
         out.extend_from_slice(&count(bytes.len()));
-        out.extend_from_slice(&kdf::hash(bytes));
+        out.extend_from_slice(hash);
         out.push(staged.is_some().into());
         if let Some(Staged { file, offset }) = staged {
             out.extend_from_slice(&file.0);

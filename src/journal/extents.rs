@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::block::{Block, BlockExtent, Where};
 use super::side;
-use super::staged::{Begun, Whole};
+use super::staged::{self, Whole};
 use crate::base::disk::File;
 use crate::base::{ExtentId, ObjectId, Position};
 
@@ -51,11 +51,9 @@ impl InFile {
     }
 }
 
-/// A staged file, of a journal file that has its name.
+/// A staged file, of a journal file that has its name. Not held open: there may be thousands.
 pub struct StagedFile {
-    pub path: String,
-    pub file: Arc<dyn File>,
-    pub bytes: u64,
+    bytes: u64,
     /// Of those, what extents are.
     content: u64,
     /// Padded and durable.
@@ -70,17 +68,8 @@ pub struct StagedFile {
 
 impl StagedFile {
     /// One that an earlier mount left.
-    pub fn found(path: String, file: Arc<dyn File>, bytes: u64) -> StagedFile {
-        StagedFile {
-            path,
-            file,
-            bytes,
-            content: bytes,
-            closed: true,
-            spoiled: true,
-            unsettled: 0,
-            held: BTreeMap::new(),
-        }
+    pub fn found(bytes: u64) -> StagedFile {
+        StagedFile { bytes, content: bytes, closed: true, spoiled: true, unsettled: 0, held: BTreeMap::new() }
     }
 
     /// Does it hold nothing that is wanted but these extents, and mostly them?
@@ -107,8 +96,8 @@ pub struct FileState {
     pub staged: Vec<ObjectId>,
 }
 
-/// An extent, with the file in which it lies, its offset and length there.
-pub type Held = (ExtentId, Arc<dyn File>, u64, u32);
+/// An extent and where it lies.
+pub type Held = (ExtentId, InFile);
 
 /// The side file as readers see it.
 pub struct SideState {
@@ -163,8 +152,8 @@ impl Table {
     }
 
     /// A staged file of this journal file was begun.
-    pub fn staging(&mut self, generation: u64, Begun { id, file, path }: Begun) {
-        let state = StagedFile { closed: false, spoiled: false, ..StagedFile::found(path, file, 0) };
+    pub fn staging(&mut self, generation: u64, id: ObjectId) {
+        let state = StagedFile { closed: false, spoiled: false, ..StagedFile::found(0) };
         self.add_staged(generation, id, state);
     }
 
@@ -228,27 +217,18 @@ impl Table {
     }
 
     /// The staged files that may travel as they lie with these extents. Of the others that hold some of them none ever will.
-    pub fn take_whole(&mut self, ids: &HashSet<ExtentId>) -> Vec<Whole> {
+    pub fn take_whole(&mut self, dir: &str, ids: &HashSet<ExtentId>) -> Vec<Whole> {
         let mut whole = Vec::new();
         for id in self.staged_of(ids) {
             let Some(state) = self.staged.get_mut(&id) else { continue };
             if state.may_travel(ids) {
                 let mut extents: Vec<_> = state.held.iter().map(|(id, (offset, _))| (*id, *offset)).collect();
                 extents.sort_unstable_by_key(|(_, offset)| *offset);
-                let (file, path, len) = (state.file.clone(), state.path.clone(), state.bytes as u32);
-                whole.push(Whole { id, file, path, len, extents });
+                whole.push(Whole { id, path: staged::path(dir, id), len: state.bytes as u32, extents });
             }
             state.spoiled = true;
         }
         whole
-    }
-
-    /// The file in which an extent lies.
-    pub fn file_of(&self, place: &InFile) -> Option<(Arc<dyn File>, String)> {
-        match place.staged {
-            Some(id) => self.staged.get(&id).map(|file| (file.file.clone(), file.path.clone())),
-            None => self.file(place.generation).map(|file| (file.file.clone(), file.path.clone())),
-        }
     }
 
     pub fn side(&self) -> Option<&SideState> {
@@ -318,16 +298,16 @@ impl Table {
         if next.base > cut || oldest.live == 0 {
             return None;
         }
-        let mut places: Vec<(&ExtentId, &InFile)> = self
+        let mut held: Vec<Held> = self
             .extents
             .iter()
             .filter_map(|(id, local)| match local {
-                Local::File(place) if place.generation == oldest.generation => Some((id, place)),
+                Local::File(place) if place.generation == oldest.generation => Some((*id, *place)),
                 _ => None,
             })
             .collect();
-        places.sort_unstable_by_key(|(_, place)| (place.staged, place.offset));
-        places.into_iter().map(|(id, place)| Some((*id, self.file_of(place)?.0, place.offset, place.len))).collect()
+        held.sort_unstable_by_key(|(_, place)| (place.staged, place.offset));
+        Some(held)
     }
 
     /// An extent's bytes were copied to the side file. If it is not wanted any more, they are a hole there.
@@ -375,9 +355,10 @@ impl Table {
         (next.base <= cut && oldest.live == 0).then_some(oldest)
     }
 
-    /// Returns the paths of its staged files, which may go after it.
-    pub fn drop_oldest(&mut self) -> Vec<String> {
+    /// Returns its staged files, which may go after it.
+    pub fn drop_oldest(&mut self) -> Vec<ObjectId> {
         let staged = self.files.pop_front().map(|file| file.staged).unwrap_or_default();
-        staged.iter().filter_map(|id| self.staged.remove(id)).map(|file| file.path).collect()
+        staged.iter().for_each(|id| _ = self.staged.remove(id));
+        staged
     }
 }

@@ -47,14 +47,14 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::base::disk::{self, Disk};
+use crate::base::disk::{self, Disk, File};
 use crate::base::{ExtentId, Position, Random, plants, watch};
 use crate::format::change::{Change, Note};
-use crate::format::commit::{BlockRef, ChainLink};
+use crate::format::commit::{BlockRef, ChainLink, Hash};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
 use block::Block;
-use extents::{Local, Table};
+use extents::{InFile, Local, Table};
 pub use replay::ExtentPlace;
 use reserve::Reserve;
 pub use staged::Whole;
@@ -99,6 +99,8 @@ pub struct SealedExtent {
     pub record: Extent,
     /// The sealed bytes, `record.stored` of them.
     pub bytes: Bytes,
+    /// BLAKE3 of `bytes`.
+    pub hash: Hash,
 }
 
 /// Bounds and times of a journal.
@@ -639,32 +641,48 @@ impl Journal {
 
     /// Sealed bytes of an extent that this journal still holds (memory or file); `None` if it does not hold it.
     pub fn read(&self, id: ExtentId, range: Range<u32>) -> Option<Result<Bytes, JournalError>> {
-        let (file, path, offset, len, side) = {
-            let table = self.table.lock();
-            match table.get(id)? {
-                Local::Memory(bytes) => {
-                    let found = bytes.get(range.start as usize..range.end as usize).map(|part| bytes.slice_ref(part));
-                    return Some(found.ok_or_else(|| self.beyond_end()));
-                }
-                Local::File(place) => {
-                    let (file, path) = table.file_of(place)?;
-                    (file, path, place.offset, place.len, false)
-                }
-                Local::Side { offset, len } => {
-                    (table.side()?.file.clone(), format!("{}/side", self.dir), *offset, *len, true)
-                }
+        let local = self.table.lock().get(id)?.clone();
+        let (found, offset, len) = match &local {
+            Local::Memory(bytes) => {
+                let found = bytes.get(range.start as usize..range.end as usize).map(|part| bytes.slice_ref(part));
+                return Some(found.ok_or_else(|| self.beyond_end()));
+            }
+            Local::File(place) => (self.file_of(place), place.offset, place.len),
+            Local::Side { offset, len } => {
+                let file = self.table.lock().side()?.file.clone();
+                (Ok(Some((file, format!("{}/side", self.dir)))), *offset, *len)
             }
         };
         if range.start > range.end || range.end > len {
             return Some(Err(self.beyond_end()));
         }
         let mut out = vec![0; (range.end - range.start) as usize];
-        let read = file.read_at(&mut out, offset + u64::from(range.start));
-        // Where an extent was that died meanwhile, there may be a hole.
-        if side && self.table.lock().get(id).is_none() {
-            return None;
+        let read = match found {
+            Ok(Some((file, path))) => {
+                file.read_at(&mut out, offset + u64::from(range.start)).map_err(|e| io_error(&path, &e))
+            }
+            Ok(None) => return None,
+            Err(error) => Err(io_error(&self.dir, &error)),
+        };
+        let now = self.table.lock().get(id).cloned();
+        match (read, now) {
+            // Where an extent was that died meanwhile, there may be a hole, or no file any more.
+            (_, None) => None,
+            // It was moved out of a file that was dropped.
+            (Err(_), Some(Local::Side { .. })) if matches!(local, Local::File(_)) => self.read(id, range),
+            (read, _) => Some(read.map(|()| out.into())),
         }
-        Some(read.map(|()| out.into()).map_err(|e| io_error(&path, &e)))
+    }
+
+    /// The file in which an extent lies, and its path; `None` if it was dropped.
+    fn file_of(&self, place: &InFile) -> io::Result<Option<(Arc<dyn File>, String)>> {
+        match place.staged {
+            Some(id) => {
+                let path = staged::path(&self.dir, id);
+                Ok(Some((self.disk.open(&path)?, path)))
+            }
+            None => Ok(self.table.lock().file(place.generation).map(|file| (file.file.clone(), file.path.clone()))),
+        }
     }
 
     fn beyond_end(&self) -> JournalError {
@@ -684,7 +702,7 @@ impl Journal {
             self.wake.notify_one();
             self.unless_it_fails(closed).await;
         }
-        self.table.lock().take_whole(ids)
+        self.table.lock().take_whole(&self.dir, ids)
     }
 
     /// An extent is about to be sent by itself.
@@ -695,7 +713,8 @@ impl Journal {
     /// What a staged file holds, padding included.
     pub fn read_whole(&self, whole: &Whole) -> Result<Bytes, JournalError> {
         let mut out = vec![0; whole.len as usize];
-        whole.file.read_at(&mut out, 0).map_err(|e| io_error(&whole.path, &e))?;
+        let read = self.disk.open(&whole.path).and_then(|file| file.read_at(&mut out, 0));
+        read.map_err(|e| io_error(&whole.path, &e))?;
         Ok(out.into())
     }
 

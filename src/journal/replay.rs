@@ -59,13 +59,19 @@ struct Scanned {
     header: Header,
 }
 
-/// The staged files that were found, and how long they are.
-type StagedFiles = BTreeMap<ObjectId, FoundFile>;
+/// The staged files that were found. Opened where they are needed: there may be thousands.
+struct StagedFiles {
+    disk: Arc<dyn Disk>,
+    paths: BTreeMap<ObjectId, String>,
+}
 
-struct FoundFile {
-    path: String,
-    file: Arc<dyn File>,
-    len: u64,
+impl StagedFiles {
+    /// `None` if it is not there.
+    fn open(&self, id: ObjectId) -> Result<Option<(Arc<dyn File>, &str)>, JournalError> {
+        let Some(path) = self.paths.get(&id) else { return Ok(None) };
+        let file = self.disk.open(path).map_err(|e| io_error(path, &e))?;
+        Ok(Some((file, path)))
+    }
 }
 
 /// Where extents are read from: a journal file and the staged files.
@@ -76,12 +82,12 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The file in which a place is, its path and length, and where in it; `None` for a staged file that is not there.
-    fn find(&self, place: Where) -> Option<(&'a dyn File, &'a str, u64, u64)> {
+    /// The file in which a place is, its path, and where in it; `None` for a staged file that is not there.
+    fn find(&self, place: Where) -> Result<Option<(Arc<dyn File>, &'a str, u64)>, JournalError> {
         match place {
-            Where::Here(at) => Some((&*self.file.file, &self.file.path, self.file.len, at)),
+            Where::Here(at) => Ok(Some((self.file.file.clone(), &self.file.path, at))),
             Where::Staged(Staged { file, offset }) => {
-                self.staged.get(&file).map(|found| (&*found.file, found.path.as_str(), found.len, offset.into()))
+                Ok(self.staged.open(file)?.map(|(file, path)| (file, path, offset.into())))
             }
         }
     }
@@ -127,7 +133,8 @@ pub(super) fn recover(
     named: Position,
 ) -> Result<Recovered, JournalError> {
     let listed = disk.list(dir).map_err(|e| io_error(dir, &e))?;
-    let staged = open_staged(&*disk, dir, &listed)?;
+    let found = listed.iter().filter_map(|name| staged::parse(name)).map(|id| (id, staged::path(dir, id)));
+    let staged = StagedFiles { disk: disk.clone(), paths: found.collect() };
     let kinds: Vec<(String, Kind)> = listed.into_iter().filter_map(|n| Some((n.clone(), Name::parse(&n)?))).collect();
     let generation = kinds.iter().map(|(_, Kind::Journal(name) | Kind::Unfinished(name))| name.generation).max();
     let unfinished = kinds.iter().filter(|(_, kind)| matches!(kind, Kind::Unfinished(_)));
@@ -172,16 +179,6 @@ fn open_file(disk: &dyn Disk, dir: &str, keys: &Keys, name: Name) -> Result<Scan
     }
     let header = Header::open(keys, name, &bytes).map_err(|e| damaged(&path, &e.to_string()))?;
     Ok(Scanned { name, path, file, len, header })
-}
-
-fn open_staged(disk: &dyn Disk, dir: &str, names: &[String]) -> Result<StagedFiles, JournalError> {
-    let open = |id| {
-        let path = staged::path(dir, id);
-        let opened = disk.open(&path).and_then(|file| Ok((file.len()?, file)));
-        let (len, file) = opened.map_err(|e| io_error(&path, &e))?;
-        Ok((id, FoundFile { path, file, len }))
-    };
-    names.iter().filter_map(|name| staged::parse(name)).map(open).collect()
 }
 
 /// Reads if the file is long enough.
@@ -389,12 +386,13 @@ fn extents_intact(
 
 /// Reads an extent into `bytes`, which is used again and again; false if it is not what the table says.
 fn read_extent(source: Source, extent: &TableEntry, place: Where, bytes: &mut Vec<u8>) -> Result<bool, JournalError> {
-    let Some((file, path, len, at)) = source.find(place) else { return Ok(false) };
-    if at + u64::from(extent.len) > len {
+    let Some((file, path, at)) = source.find(place)? else { return Ok(false) };
+    // Nothing is allocated for a length that the file does not have.
+    if at + u64::from(extent.len) > file.len().map_err(|e| io_error(path, &e))? {
         return Ok(false);
     }
     bytes.resize(extent.len as usize, 0);
-    let found = read_found(file, bytes, at).map_err(|e| io_error(path, &e))?;
+    let found = read_found(&*file, bytes, at).map_err(|e| io_error(path, &e))?;
     Ok(found && kdf::hash(bytes) == extent.hash)
 }
 
@@ -449,8 +447,8 @@ impl Recovered {
     /// The sealed bytes there.
     pub fn read_extent(&self, place: &ExtentPlace) -> Result<Bytes, JournalError> {
         let source = Source { file: &self.resume.files[place.file], staged: &self.resume.staged };
-        let (file, path, _, at) =
-            source.find(place.place).ok_or_else(|| damaged(&source.file.path, "a staged file is missing"))?;
+        let (file, path, at) =
+            source.find(place.place)?.ok_or_else(|| damaged(&source.file.path, "a staged file is missing"))?;
         let mut bytes = vec![0; place.len as usize];
         file.read_at(&mut bytes, at).map_err(|e| io_error(path, &e))?;
         Ok(bytes.into())
@@ -482,7 +480,7 @@ pub(super) fn resume(
     let (tail, puts) = file::make(&place, &header, &again).map_err(|failed| io_error(&failed.path, &failed.why))?;
     writer::put_all(&mut again, puts);
     let durable_block = again.last().and_then(|block| block.keys.first().copied()).or(base);
-    let table = build_table(&resume, &tail, &header, &again);
+    let table = build_table(&resume, &tail, &header, &again)?;
     remove_unused(&resume, &table);
     Ok(build(Built { dir, settings, place, tail, table, floor, durable_block, took_cut }))
 }
@@ -493,8 +491,8 @@ fn make_safe(resume: &Resume, place: &Place) -> Result<(), (String, io::Error)> 
     for file in &resume.files {
         named(&file.path, file.file.sync_data())?;
     }
-    for file in resume.staged.values() {
-        named(&file.path, file.file.sync_data())?;
+    for path in resume.staged.paths.values() {
+        named(path, place.disk.open(path).and_then(|file| file.sync_data()))?;
     }
     named(&place.dir, place.disk.create_dir(&place.dir))?;
     for path in &resume.unfinished {
@@ -514,7 +512,7 @@ fn read_again(resume: &Resume) -> Result<Vec<Block>, JournalError> {
             if !read_extent(source, extent, place, &mut bytes)? {
                 return Err(damaged(&source.file.path, "an extent changed while the journal was being read"));
             }
-            extents.push(BlockExtent { id: extent.id, bytes: bytes.into(), staged: None });
+            extents.push(BlockExtent { id: extent.id, bytes: bytes.into(), hash: extent.hash, staged: None });
         }
         let keys = [&[block.key], block.opened.aliases.as_slice()].concat();
         let changes = block.opened.changes.clone();
@@ -523,7 +521,7 @@ fn read_again(resume: &Resume) -> Result<Vec<Block>, JournalError> {
     Ok(again)
 }
 
-fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -> Table {
+fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -> Result<Table, JournalError> {
     let mut table = Table::default();
     for file in &resume.files {
         table.add_file(FileState {
@@ -542,10 +540,10 @@ fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -
         for (extent, place) in block.opened.places(block.body_at) {
             if let Where::Staged(at) = place
                 && !table.has_staged(at.file)
-                && let Some(found) = resume.staged.get(&at.file)
+                && let Some((file, path)) = resume.staged.open(at.file)?
             {
-                let state = StagedFile::found(found.path.clone(), found.file.clone(), found.len);
-                table.add_staged(generation, at.file, state);
+                let bytes = file.len().map_err(|e| io_error(path, &e))?;
+                table.add_staged(generation, at.file, StagedFile::found(bytes));
             }
             table.insert_file(extent.id, InFile::new(generation, place, extent.len));
         }
@@ -554,14 +552,14 @@ fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -
         block.extents.iter().for_each(|extent| table.insert_memory(extent.id, extent.bytes.clone()));
         table.settle(block, tail.name.generation);
     }
-    table
+    Ok(table)
 }
 
 /// Staged files that no block names, or only one that was written again: the new file supersedes it.
 fn remove_unused(resume: &Resume, table: &Table) {
-    for (_, found) in resume.staged.iter().filter(|(id, _)| !table.has_staged(**id)) {
-        if let Err(why) = resume.disk.remove(&found.path) {
-            log::warn!("{}: not removed: {why}; the next mount tries again", found.path);
+    for (_, path) in resume.staged.paths.iter().filter(|(id, _)| !table.has_staged(**id)) {
+        if let Err(why) = resume.disk.remove(path) {
+            log::warn!("{path}: not removed: {why}; the next mount tries again");
         }
     }
 }

@@ -37,7 +37,6 @@ pub fn parse(name: &str) -> Option<ObjectId> {
 /// A staged file on its way to the vault as it lies: an object of this name and length.
 pub struct Whole {
     pub id: ObjectId,
-    pub file: Arc<dyn File>,
     pub path: String,
     /// Padding included.
     pub len: u32,
@@ -61,27 +60,19 @@ pub struct Staging {
     closed: Vec<Making>,
 }
 
-/// A file that was begun.
-pub struct Begun {
-    pub id: ObjectId,
-    pub file: Arc<dyn File>,
-    pub path: String,
-}
-
 impl Staging {
     /// Makes room for an extent of so many bytes: where it does not fit the open file, that one is closed and another
-    /// begun.
-    pub fn begin(&mut self, place: &Place, len: usize) -> io::Result<Option<Begun>> {
+    /// begun, whose id this returns.
+    pub fn begin(&mut self, place: &Place, len: usize) -> io::Result<Option<ObjectId>> {
         let fits = |open: &Making| open.len as usize + len <= CLASS_MAX;
         if self.open.as_ref().is_some_and(fits) {
             return Ok(None);
         }
         self.close(place)?;
         let id = ObjectId(place.random.bytes());
-        let path = path(&place.dir, id);
-        let file = place.disk.create(&path)?;
-        self.open = Some(Making { id, file: file.clone(), len: 0, durable_len: 0, named: false });
-        Ok(Some(Begun { id, file, path }))
+        let file = place.disk.create(&path(&place.dir, id))?;
+        self.open = Some(Making { id, file, len: 0, durable_len: 0, named: false });
+        Ok(Some(id))
     }
 
     /// Appends an extent to the open file.

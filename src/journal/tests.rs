@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::base::disk::simulated::{Dice, SeededBytes, SimulatedDisk};
 use crate::base::{Ino, Sequence};
+use crate::crypto::kdf;
 use crate::crypto::secret::Key as SecretKey;
 use crate::format::key::Key;
 use crate::format::record::Place;
@@ -69,7 +70,7 @@ fn extent(number: u64) -> SealedExtent {
         place: Place::Local,
         extra: None,
     };
-    SealedExtent { id: extent_id(number), record, bytes }
+    SealedExtent { id: extent_id(number), record, hash: kdf::hash(&bytes), bytes }
 }
 
 fn took(sequence: u64, cut: Position) -> Arc<Change> {

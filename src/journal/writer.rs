@@ -21,10 +21,10 @@ use super::block::{Block, BlockExtent};
 use super::extents::FileState;
 use super::file::{self, Header, NotMade, Place, Put, Tail};
 use super::side::Side;
-use super::staged::Staging;
+use super::staged::{self, Staging};
 use super::{Journal, Queue, Queued, SealedExtent, io_error};
 use crate::base::disk;
-use crate::base::{FileId, Position, plants};
+use crate::base::{FileId, ObjectId, Position, plants};
 use crate::format::commit::BlockRef;
 
 /// How long a change waits in the queue for others to share its block (J1).
@@ -56,7 +56,7 @@ pub(super) struct Writer {
     side: Side,
     staging: Staging,
     /// Staged files of journal files that were dropped.
-    staged_gone: Vec<String>,
+    staged_gone: Vec<ObjectId>,
     /// Extent bytes in `unsynced`, and an estimate of its changes.
     unsynced_weight: u64,
     /// When the oldest of `unsynced` was written.
@@ -395,11 +395,12 @@ impl Writer {
     fn empty_oldest(&mut self, journal: &Journal, cut: Position) -> io::Result<bool> {
         let Some(held) = journal.table.lock().held_by_oldest(cut) else { return Ok(false) };
         let mut bytes = Vec::new();
-        for (id, file, offset, len) in held {
-            bytes.resize(len as usize, 0);
-            file.read_at(&mut bytes, offset)?;
+        for (id, place) in held {
+            let Some((file, _)) = journal.file_of(&place)? else { continue };
+            bytes.resize(place.len as usize, 0);
+            file.read_at(&mut bytes, place.offset)?;
             let (side, at) = self.side.put(&self.place, &bytes)?;
-            journal.table.lock().move_to_side(id, side, at, len);
+            journal.table.lock().move_to_side(id, side, at, place.len);
         }
         journal.disk_changed();
         Ok(true)
@@ -450,7 +451,8 @@ impl Writer {
         journal.disk_changed();
         journal.room.notify_waiters();
         self.sync_dir()?;
-        for path in self.staged_gone.drain(..) {
+        for id in self.staged_gone.drain(..) {
+            let path = staged::path(&self.place.dir, id);
             match self.place.disk.remove(&path) {
                 // The next mount removes it.
                 Err(why) if why.kind() != io::ErrorKind::NotFound => log::warn!("{path}: stays for now: {why}"),
@@ -512,7 +514,12 @@ fn into_blocks(queued: Vec<Queued>) -> Vec<Block> {
         block.weight += change_weight + extent_weight;
         block.changes.push(change);
         let brought = brought.into_iter();
-        block.extents.extend(brought.map(|SealedExtent { id, bytes, .. }| BlockExtent { id, bytes, staged: None }));
+        block.extents.extend(brought.map(|SealedExtent { id, bytes, hash, .. }| BlockExtent {
+            id,
+            bytes,
+            hash,
+            staged: None,
+        }));
     }
     blocks
 }

@@ -34,6 +34,7 @@ use thiserror::Error;
 
 use crate::base::{Ino, Position};
 use crate::crypto::secret::SecretVec;
+use crate::format::commit::Hash;
 use crate::format::record::Extent;
 use crate::journal::JournalError;
 use crate::pipeline::Lost;
@@ -85,6 +86,8 @@ pub type Part = Vec<Arc<SecretVec>>;
 pub struct Sealed {
     pub record: Extent,
     pub bytes: Vec<u8>,
+    /// BLAKE3 of `bytes`, for the journal: taken here, where there are several threads.
+    pub hash: Hash,
 }
 
 impl Capture {

@@ -440,6 +440,7 @@ mod tests {
     use super::*;
     use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
     use crate::base::{Ino, Position};
+    use crate::crypto::kdf;
     use crate::crypto::secret::Key;
     use crate::format::change::Change;
     use crate::format::keys::Keys;
@@ -470,7 +471,12 @@ mod tests {
         assert_eq!(record.stored, LEN);
         let bytes = Bytes::from(bytes);
         let id = |number| ExtentId { owner: Ino(9), number };
-        let sealed = |number| SealedExtent { id: id(number), record: record.clone(), bytes: bytes.clone() };
+        let sealed = |number| SealedExtent {
+            id: id(number),
+            record: record.clone(),
+            bytes: bytes.clone(),
+            hash: kdf::hash(&bytes),
+        };
         journal.append(Arc::new(Change::default()), (0..count).map(sealed).collect());
         let segments = (0..count).map(|number| Packed {
             id: ObjectId(random.bytes()),
