@@ -65,12 +65,18 @@ struct StagedFiles {
     paths: BTreeMap<ObjectId, String>,
 }
 
+/// A file to read from, and what errors call it.
+struct Readable<'a> {
+    file: Arc<dyn File>,
+    path: &'a str,
+}
+
 impl StagedFiles {
     /// `None` if it is not there.
-    fn open(&self, id: ObjectId) -> Result<Option<(Arc<dyn File>, &str)>, JournalError> {
+    fn open(&self, id: ObjectId) -> Result<Option<Readable<'_>>, JournalError> {
         let Some(path) = self.paths.get(&id) else { return Ok(None) };
         let file = self.disk.open(path).map_err(|e| io_error(path, &e))?;
-        Ok(Some((file, path)))
+        Ok(Some(Readable { file, path }))
     }
 }
 
@@ -82,13 +88,11 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The file in which a place is, its path, and where in it; `None` for a staged file that is not there.
-    fn find(&self, place: Where) -> Result<Option<(Arc<dyn File>, &'a str, u64)>, JournalError> {
+    /// The file in which a place is, and where in it; `None` for a staged file that is not there.
+    fn find(&self, place: Where) -> Result<Option<(Readable<'a>, u64)>, JournalError> {
         match place {
-            Where::Here(at) => Ok(Some((self.file.file.clone(), &self.file.path, at))),
-            Where::Staged(Staged { file, offset }) => {
-                Ok(self.staged.open(file)?.map(|(file, path)| (file, path, offset.into())))
-            }
+            Where::Here(at) => Ok(Some((Readable { file: self.file.file.clone(), path: &self.file.path }, at))),
+            Where::Staged(Staged { file, offset }) => Ok(self.staged.open(file)?.map(|found| (found, offset.into()))),
         }
     }
 }
@@ -386,7 +390,7 @@ fn extents_intact(
 
 /// Reads an extent into `bytes`, which is used again and again; false if it is not what the table says.
 fn read_extent(source: Source, extent: &TableEntry, place: Where, bytes: &mut Vec<u8>) -> Result<bool, JournalError> {
-    let Some((file, path, at)) = source.find(place)? else { return Ok(false) };
+    let Some((Readable { file, path }, at)) = source.find(place)? else { return Ok(false) };
     // Nothing is allocated for a length that the file does not have.
     if at + u64::from(extent.len) > file.len().map_err(|e| io_error(path, &e))? {
         return Ok(false);
@@ -447,8 +451,8 @@ impl Recovered {
     /// The sealed bytes there.
     pub fn read_extent(&self, place: &ExtentPlace) -> Result<Bytes, JournalError> {
         let source = Source { file: &self.resume.files[place.file], staged: &self.resume.staged };
-        let (file, path, at) =
-            source.find(place.place)?.ok_or_else(|| damaged(&source.file.path, "a staged file is missing"))?;
+        let missing = || damaged(&source.file.path, "a staged file is missing");
+        let (Readable { file, path }, at) = source.find(place.place)?.ok_or_else(missing)?;
         let mut bytes = vec![0; place.len as usize];
         file.read_at(&mut bytes, at).map_err(|e| io_error(path, &e))?;
         Ok(bytes.into())
@@ -540,7 +544,7 @@ fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -
         for (extent, place) in block.opened.places(block.body_at) {
             if let Where::Staged(at) = place
                 && !table.has_staged(at.file)
-                && let Some((file, path)) = resume.staged.open(at.file)?
+                && let Some(Readable { file, path }) = resume.staged.open(at.file)?
             {
                 let bytes = file.len().map_err(|e| io_error(path, &e))?;
                 table.add_staged(generation, at.file, StagedFile::found(bytes));
