@@ -113,6 +113,7 @@ const DEFERS: round::Settings = round::Settings {
     little: 64 << 10,
     ahead_least: u64::MAX,
     hold: Duration::from_secs(3600),
+    stage_least: dripfs::journal::STAGE_LEAST,
 };
 
 impl Place {

@@ -50,6 +50,10 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that files in this directory may still take; `u64::MAX` where the disk does not say.
     fn free(&self, dir: &str) -> io::Result<u64>;
+    /// Where a file lies in the machine's file system; `None` if it does not.
+    fn real_path(&self, _path: &str) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// Does this error say that the disk is full?
@@ -221,6 +225,10 @@ impl Disk for RealDisk {
         // What is set apart for root is room for root.
         let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
         Ok(blocks.saturating_mul(stat.f_frsize))
+    }
+
+    fn real_path(&self, path: &str) -> Option<PathBuf> {
+        Some(self.path(path))
     }
 }
 

@@ -210,7 +210,7 @@ impl Source for Entry {
         self.lock().active.bytes()
     }
 
-    fn passed_over(&self) {
+    fn out_of_line(&self) {
         self.settled.notify_waiters();
     }
 
@@ -326,7 +326,7 @@ fn store(
             start += len;
         }
         debug_assert_eq!(sealed.record.place, Place::Local);
-        tx.bring(SealedExtent { id, record: sealed.record, bytes: sealed.bytes.into() });
+        tx.bring(SealedExtent { id, record: sealed.record, bytes: sealed.bytes.into(), hash: sealed.hash });
     }
     map::replace(tx, ino, &mut head, &pieces)?;
     head.size = frozen.live.size;

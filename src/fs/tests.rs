@@ -84,6 +84,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     memory_bytes: 1 << 30,
     disk_bytes: 1 << 30,
     reserve_bytes: 0,
+    stage_least: crate::journal::STAGE_LEAST,
 };
 
 /// Shorthands, each of which must succeed.

@@ -3,7 +3,7 @@
 //! ```text
 //! file id 16 | sealed length u32 | extents length u64 | position u64 | tag of the block before 16 | nonce 24
 //! sealed: version, first position, durable end, aliases, changes, table of extents; then its tag 16
-//! the extents' sealed bytes, one after the other
+//! the extents' sealed bytes, one after the other, but for those that lie in staged files (J8)
 //! ```
 //!
 //! All numbers are little-endian. Everything before the nonce is associated data, with the vault's id: so a block opens
@@ -17,9 +17,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::{ExtentId, FileId, Ino, Position, Random};
+use crate::base::{ExtentId, FileId, Ino, ObjectId, Position, Random};
 use crate::crypto::aead;
-use crate::crypto::kdf;
 use crate::format::FormatError;
 use crate::format::change::Change;
 use crate::format::commit::{BlockRef, Hash};
@@ -29,14 +28,16 @@ use crate::format::keys::Keys;
 pub const PREFIX_LEN: usize = BOUND_LEN + aead::NONCE_LEN;
 /// The part of the prefix that is associated data.
 const BOUND_LEN: usize = 16 + 4 + 8 + 8 + 16;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Before there were staged files.
+const NONE_STAGED: u8 = 1;
 const WHAT: &str = "a journal block";
 
 /// A block in memory: changes, with the bytes of the extents that they bring, until the durable end covers them (J2).
 pub struct Block {
     pub first: Position,
     pub changes: Vec<Arc<Change>>,
-    pub extents: Vec<(ExtentId, Bytes)>,
+    pub extents: Vec<BlockExtent>,
     /// Where the block stands, newest place first; the others are its aliases (J4). Empty while it stands nowhere.
     pub keys: Vec<BlockRef>,
     /// Where its extents' bytes begin in the newest place's file.
@@ -50,6 +51,43 @@ impl Block {
     pub fn position(&self) -> Position {
         Position(self.first.0 + self.changes.len() as u64 - 1)
     }
+
+    /// The bytes of extents that lie in the block's own file, in order.
+    pub fn body(&self) -> impl Iterator<Item = &Bytes> {
+        self.extents.iter().filter(|extent| extent.staged.is_none()).map(|extent| &extent.bytes)
+    }
+
+    /// Each extent and where it lies.
+    pub fn places(&self) -> impl Iterator<Item = (&BlockExtent, Where)> {
+        self.extents.iter().scan(self.body_at, |at, extent| {
+            let place = place(at, extent.bytes.len() as u32, extent.staged);
+            Some((extent, place))
+        })
+    }
+}
+
+/// An extent that a block brings.
+pub struct BlockExtent {
+    pub id: ExtentId,
+    pub bytes: Bytes,
+    pub hash: Hash,
+    /// `None`: it lies in the block's own file.
+    pub staged: Option<Staged>,
+}
+
+/// A place in a staged file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staged {
+    pub file: ObjectId,
+    pub offset: u32,
+}
+
+/// Where an extent's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// In the block's own file, from there on.
+    Here(u64),
+    Staged(Staged),
 }
 
 /// The prefix of a block: not to be believed before the block was opened.
@@ -94,6 +132,7 @@ pub struct TableEntry {
     pub id: ExtentId,
     pub len: u32,
     pub hash: Hash,
+    pub staged: Option<Staged>,
 }
 
 /// What an intact block holds.
@@ -106,6 +145,33 @@ pub struct Opened {
     pub changes: Vec<Arc<Change>>,
     pub extents: Vec<TableEntry>,
     pub tag: [u8; 16],
+}
+
+impl Opened {
+    /// Bytes of extents that follow the block.
+    pub fn body_len(&self) -> u64 {
+        self.extents.iter().filter(|extent| extent.staged.is_none()).map(|extent| u64::from(extent.len)).sum()
+    }
+
+    /// Each extent and where it lies, in a file in which the block's own begin at `body_at`.
+    pub fn places(&self, body_at: u64) -> impl Iterator<Item = (&TableEntry, Where)> {
+        self.extents.iter().scan(body_at, |at, extent| {
+            let place = place(at, extent.len, extent.staged);
+            Some((extent, place))
+        })
+    }
+}
+
+/// Where the next extent lies; `at` moves on behind it.
+fn place(at: &mut u64, len: u32, staged: Option<Staged>) -> Where {
+    match staged {
+        Some(staged) => Where::Staged(staged),
+        None => {
+            let here = *at;
+            *at += u64::from(len);
+            Where::Here(here)
+        }
+    }
 }
 
 fn associated(keys: &Keys, bound: &[u8]) -> Vec<u8> {
@@ -137,11 +203,16 @@ fn encode(block: &Block, durable: Position, out: &mut Vec<u8>) {
         out[at..at + 4].copy_from_slice(&len);
     }
     out.extend_from_slice(&count(block.extents.len()));
-    for (id, bytes) in &block.extents {
+    for BlockExtent { id, bytes, hash, staged } in &block.extents {
         out.extend_from_slice(&id.owner.0.to_le_bytes());
         out.extend_from_slice(&id.number.to_le_bytes());
         out.extend_from_slice(&count(bytes.len()));
-        out.extend_from_slice(&kdf::hash(bytes));
+        out.extend_from_slice(hash);
+        out.push(staged.is_some().into());
+        if let Some(Staged { file, offset }) = staged {
+            out.extend_from_slice(&file.0);
+            out.extend_from_slice(&offset.to_le_bytes());
+        }
     }
 }
 
@@ -163,7 +234,7 @@ pub fn seal(
     let prefix = Prefix {
         file,
         sealed_len: u32::from_le_bytes(count(sealed)),
-        extents_len: block.extents.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+        extents_len: block.body().map(|bytes| bytes.len() as u64).sum(),
         position: block.position(),
         previous,
         nonce: random.bytes(),
@@ -185,7 +256,7 @@ pub fn open(keys: &Keys, prefix: &Prefix, sealed: &[u8]) -> Result<Opened, Forma
     let plain = aead::open(&keys.journal, &prefix.nonce, &associated(keys, &prefix.bound()), sealed)
         .map_err(|_| unauthentic)?;
     let opened = decode(&plain, *tag)?;
-    let extents: u64 = opened.extents.iter().map(|e| u64::from(e.len)).sum();
+    let extents = opened.body_len();
     let last = opened.first.0.checked_add(opened.changes.len() as u64);
     if opened.changes.is_empty() || last != prefix.position.0.checked_add(1) || extents != prefix.extents_len {
         return Err(malformed("its prefix and its contents differ"));
@@ -199,9 +270,9 @@ fn malformed(why: &'static str) -> FormatError {
 
 fn decode(plain: &[u8], tag: [u8; 16]) -> Result<Opened, FormatError> {
     let mut rest = Reader(plain);
-    match rest.array::<1>()? {
-        [VERSION] => {}
-        [version] => return Err(FormatError::Newer { what: WHAT, version: version.into() }),
+    let [version] = rest.array()?;
+    if !matches!(version, NONE_STAGED | VERSION) {
+        return Err(FormatError::Newer { what: WHAT, version: version.into() });
     }
     let first = Position(rest.u64()?);
     let durable = Position(rest.u64()?);
@@ -219,7 +290,10 @@ fn decode(plain: &[u8], tag: [u8; 16]) -> Result<Opened, FormatError> {
     }
     for _ in 0..rest.u32()? {
         let id = ExtentId { owner: Ino(rest.u64()?), number: rest.u64()? };
-        opened.extents.push(TableEntry { id, len: rest.u32()?, hash: rest.array()? });
+        let (len, hash) = (rest.u32()?, rest.array()?);
+        let is_staged = version != NONE_STAGED && rest.array::<1>()? != [0];
+        let staged = if is_staged { Some(Staged { file: ObjectId(rest.array()?), offset: rest.u32()? }) } else { None };
+        opened.extents.push(TableEntry { id, len, hash, staged });
     }
     if !rest.0.is_empty() {
         return Err(malformed("bytes are left over"));

@@ -1,34 +1,86 @@
 //! The table of local extents: where the sealed bytes of each one lie that the vault lacks, and what each journal file
-//! still holds for it (J5); also what the side file holds.
+//! still holds for it (J5), its staged files included; also what the side file holds.
 //!
-//! Does not own: the files' contents, or when an extent may go (the caller releases it).
-//! Invariant: a file's `live` counts exactly the table's entries that lie in it.
+//! Owns whether a staged file may travel as it lies (J8). Does not own: the files' contents, or when an extent may go (the
+//! caller releases it).
+//!
+//! Invariants
+//! - A file's `live` counts exactly the table's entries that lie in it or in its staged files.
+//! - What lies in a staged file goes to the vault with it or out of it, never both: equal ciphertext in two objects would
+//!   tell where it begins and ends.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::block::Block;
+use super::block::{Block, BlockExtent, Where};
 use super::side;
+use super::staged::{self, Whole};
 use crate::base::disk::File;
-use crate::base::{ExtentId, Position};
+use crate::base::{ExtentId, ObjectId, Position};
 
 /// Where an extent's bytes are.
 #[derive(Clone)]
 pub enum Local {
     /// Not durable yet (J2).
     Memory(Bytes),
-    File {
-        generation: u64,
-        offset: u64,
-        len: u32,
-    },
+    File(InFile),
     /// In the side file.
     Side {
         offset: u64,
         len: u32,
     },
+}
+
+/// A place in a journal file, or in a staged file that belongs to it.
+#[derive(Clone, Copy)]
+pub struct InFile {
+    pub generation: u64,
+    pub staged: Option<ObjectId>,
+    pub offset: u64,
+    pub len: u32,
+}
+
+impl InFile {
+    pub fn new(generation: u64, place: Where, len: u32) -> InFile {
+        match place {
+            Where::Here(offset) => InFile { generation, staged: None, offset, len },
+            Where::Staged(at) => InFile { generation, staged: Some(at.file), offset: at.offset.into(), len },
+        }
+    }
+}
+
+/// A staged file, of a journal file that has its name. Not held open: there may be thousands.
+pub struct StagedFile {
+    bytes: u64,
+    /// Of those, what extents are.
+    content: u64,
+    /// Padded and durable.
+    closed: bool,
+    /// It never travels as it lies: it has, or an extent travelled out of it, or may have in an earlier mount, or the disk
+    /// failed under it.
+    spoiled: bool,
+    /// Extents in it that are not durable yet.
+    unsettled: usize,
+    held: BTreeMap<ExtentId, (u32, u32)>,
+}
+
+impl StagedFile {
+    /// One that an earlier mount left.
+    pub fn found(bytes: u64) -> StagedFile {
+        StagedFile { bytes, content: bytes, closed: true, spoiled: true, unsettled: 0, held: BTreeMap::new() }
+    }
+
+    /// Does it hold nothing that is wanted but these extents, and mostly them?
+    fn may_travel(&self, ids: &HashSet<ExtentId>) -> bool {
+        let live: u64 = self.held.values().map(|(_, len)| u64::from(*len)).sum();
+        self.closed
+            && !self.spoiled
+            && self.unsettled == 0
+            && live >= self.content / 4 * 3
+            && self.held.keys().all(|id| ids.contains(id))
+    }
 }
 
 /// A journal file that has its name.
@@ -40,10 +92,12 @@ pub struct FileState {
     /// Position of the block that it continues: what older files hold that counts lies at or below it.
     pub base: Position,
     pub live: u64,
+    /// They go with it.
+    pub staged: Vec<ObjectId>,
 }
 
-/// An extent in a file, with its offset and length there.
-pub type Held = (ExtentId, u64, u32);
+/// An extent and where it lies.
+pub type Held = (ExtentId, InFile);
 
 /// The side file as readers see it.
 pub struct SideState {
@@ -62,6 +116,7 @@ pub struct Table {
     side: Option<SideState>,
     /// Oldest first; the last is the current one.
     files: VecDeque<FileState>,
+    staged: HashMap<ObjectId, StagedFile>,
 }
 
 impl Table {
@@ -85,7 +140,95 @@ impl Table {
 
     /// Bytes of all files, and of the side file.
     pub fn disk_bytes(&self) -> (u64, u64) {
-        (self.files.iter().map(|f| f.bytes).sum(), self.side.as_ref().map_or(0, |side| side.bytes))
+        let files: u64 = self.files.iter().map(|f| f.bytes).sum();
+        let staged: u64 = self.staged.values().map(|f| f.bytes).sum();
+        (files + staged, self.side.as_ref().map_or(0, |side| side.bytes))
+    }
+
+    /// Bytes of the staged files that belong to this journal file.
+    pub fn staged_bytes(&self, generation: u64) -> u64 {
+        let ids = self.file(generation).map_or(&[][..], |file| &file.staged);
+        ids.iter().filter_map(|id| self.staged.get(id)).map(|file| file.bytes).sum()
+    }
+
+    /// A staged file of this journal file was begun.
+    pub fn staging(&mut self, generation: u64, id: ObjectId) {
+        let state = StagedFile { closed: false, spoiled: false, ..StagedFile::found(0) };
+        self.add_staged(generation, id, state);
+    }
+
+    pub fn add_staged(&mut self, generation: u64, id: ObjectId, state: StagedFile) {
+        if let Some(file) = self.file_mut(generation) {
+            file.staged.push(id);
+            self.staged.insert(id, state);
+        }
+    }
+
+    pub fn has_staged(&self, id: ObjectId) -> bool {
+        self.staged.contains_key(&id)
+    }
+
+    /// An extent of so many bytes was written to the open staged file.
+    pub fn staged_more(&mut self, id: ObjectId, bytes: u64) {
+        if let Some(file) = self.staged.get_mut(&id) {
+            file.bytes += bytes;
+            file.content += bytes;
+            file.unsettled += 1;
+        }
+    }
+
+    /// A staged file is padded to so many bytes, and durable.
+    pub fn staged_closed(&mut self, id: ObjectId, bytes: u32) {
+        if let Some(file) = self.staged.get_mut(&id) {
+            file.bytes = bytes.into();
+            file.closed = true;
+        }
+    }
+
+    /// The disk failed under a staged file.
+    pub fn staged_left(&mut self, id: ObjectId, bytes: u32) {
+        if let Some(file) = self.staged.get_mut(&id) {
+            file.bytes = bytes.into();
+            file.spoiled = true;
+        }
+    }
+
+    /// An extent travels by itself: the staged file in which it lies does not any more.
+    pub fn travels_alone(&mut self, id: ExtentId) {
+        if let Some(Local::File(InFile { staged: Some(file), .. })) = self.extents.get(&id)
+            && let Some(file) = self.staged.get_mut(file)
+        {
+            file.spoiled = true;
+        }
+    }
+
+    fn staged_of(&self, ids: &HashSet<ExtentId>) -> BTreeSet<ObjectId> {
+        let file = |id| match self.extents.get(id) {
+            Some(Local::File(place)) => place.staged,
+            _ => None,
+        };
+        ids.iter().filter_map(file).collect()
+    }
+
+    /// Would closing the open staged file let one more of these extents' travel as it lies?
+    pub fn wants_closing(&self, ids: &HashSet<ExtentId>) -> bool {
+        let open = |id| self.staged.get(id).is_some_and(|file| !file.closed && !file.spoiled);
+        self.staged_of(ids).iter().any(open)
+    }
+
+    /// The staged files that may travel as they lie with these extents. Of the others that hold some of them none ever will.
+    pub fn take_whole(&mut self, dir: &str, ids: &HashSet<ExtentId>) -> Vec<Whole> {
+        let mut whole = Vec::new();
+        for id in self.staged_of(ids) {
+            let Some(state) = self.staged.get_mut(&id) else { continue };
+            if state.may_travel(ids) {
+                let mut extents: Vec<_> = state.held.iter().map(|(id, (offset, _))| (*id, *offset)).collect();
+                extents.sort_unstable_by_key(|(_, offset)| *offset);
+                whole.push(Whole { id, path: staged::path(dir, id), len: state.bytes as u32, extents });
+            }
+            state.spoiled = true;
+        }
+        whole
     }
 
     pub fn side(&self) -> Option<&SideState> {
@@ -100,32 +243,42 @@ impl Table {
         self.extents.insert(id, Local::Memory(bytes));
     }
 
-    pub fn insert_file(&mut self, id: ExtentId, generation: u64, offset: u64, len: u32) {
+    pub fn insert_file(&mut self, id: ExtentId, place: InFile) {
         self.remove(id);
-        if let Some(file) = self.file_mut(generation) {
+        if let Some(file) = self.file_mut(place.generation) {
             file.live += 1;
-            self.extents.insert(id, Local::File { generation, offset, len });
+            self.extents.insert(id, Local::File(place));
+        }
+        if let Some(staged) = place.staged.and_then(|id| self.staged.get_mut(&id)) {
+            staged.held.insert(id, (place.offset as u32, place.len));
         }
     }
 
     /// A block is durable in this file: those of its extents that are still wanted need no memory any more.
     pub fn settle(&mut self, block: &Block, generation: u64) {
-        let mut offset = block.body_at;
-        for (id, bytes) in &block.extents {
-            if self.extents.contains_key(id) {
-                self.insert_file(*id, generation, offset, bytes.len() as u32);
+        for (BlockExtent { id, bytes, .. }, place) in block.places() {
+            let place = InFile::new(generation, place, bytes.len() as u32);
+            if let Some(staged) = place.staged.and_then(|id| self.staged.get_mut(&id)) {
+                staged.unsettled = staged.unsettled.saturating_sub(1);
             }
-            offset += bytes.len() as u64;
+            if self.extents.contains_key(id) {
+                self.insert_file(*id, place);
+            }
         }
     }
 
     /// Returns whether a file holds nothing live any more because of it.
     pub fn remove(&mut self, id: ExtentId) -> bool {
         match self.extents.remove(&id) {
-            Some(Local::File { generation, .. }) => self.file_mut(generation).is_some_and(|file| {
-                file.live -= 1;
-                file.live == 0
-            }),
+            Some(Local::File(InFile { generation, staged, .. })) => {
+                if let Some(staged) = staged.and_then(|id| self.staged.get_mut(&id)) {
+                    staged.held.remove(&id);
+                }
+                self.file_mut(generation).is_some_and(|file| {
+                    file.live -= 1;
+                    file.live == 0
+                })
+            }
             Some(Local::Side { offset, len }) => {
                 if let Some(side) = &mut self.side {
                     side.live -= 1;
@@ -140,7 +293,7 @@ impl Table {
     /// What the oldest file still holds, in the order in which it lies there, if nothing else keeps it from being
     /// dropped (J5). Nothing of it is needed by a replay: what lies below `cut` and lives is in the vault, but for
     /// unlinked open files (L4) and for what has just died.
-    pub fn held_by_oldest(&self, cut: Position) -> Option<(&FileState, Vec<Held>)> {
+    pub fn held_by_oldest(&self, cut: Position) -> Option<Vec<Held>> {
         let (oldest, next) = (self.files.front()?, self.files.get(1)?);
         if next.base > cut || oldest.live == 0 {
             return None;
@@ -149,19 +302,17 @@ impl Table {
             .extents
             .iter()
             .filter_map(|(id, local)| match local {
-                Local::File { generation, offset, len } if *generation == oldest.generation => {
-                    Some((*id, *offset, *len))
-                }
+                Local::File(place) if place.generation == oldest.generation => Some((*id, *place)),
                 _ => None,
             })
             .collect();
-        held.sort_unstable_by_key(|(_, offset, _)| *offset);
-        Some((oldest, held))
+        held.sort_unstable_by_key(|(_, place)| (place.staged, place.offset));
+        Some(held)
     }
 
     /// An extent's bytes were copied to the side file. If it is not wanted any more, they are a hole there.
     pub fn move_to_side(&mut self, id: ExtentId, file: Arc<dyn File>, offset: u64, len: u32) {
-        let wanted = matches!(self.extents.get(&id), Some(Local::File { .. }));
+        let wanted = matches!(self.extents.get(&id), Some(Local::File(_)));
         if wanted {
             self.remove(id);
             self.extents.insert(id, Local::Side { offset, len });
@@ -204,7 +355,10 @@ impl Table {
         (next.base <= cut && oldest.live == 0).then_some(oldest)
     }
 
-    pub fn drop_oldest(&mut self) {
-        self.files.pop_front();
+    /// Returns its staged files, which may go after it.
+    pub fn drop_oldest(&mut self) -> Vec<ObjectId> {
+        let staged = self.files.pop_front().map(|file| file.staged).unwrap_or_default();
+        staged.iter().for_each(|id| _ = self.staged.remove(id));
+        staged
     }
 }

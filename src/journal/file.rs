@@ -172,7 +172,7 @@ impl Tail {
             let key = block::seal(&place.keys, &place.random, block, self.name.id, self.tag, durable, &mut gathered);
             self.tag = key.tag;
             puts.push((key, self.len + gathered.len() as u64));
-            for (_, bytes) in &block.extents {
+            for bytes in block.body() {
                 self.put_extent(&mut gathered, bytes)?;
             }
             if gathered.len() >= GATHER {

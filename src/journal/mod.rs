@@ -1,10 +1,11 @@
-//! The journal: append-only local files of sealed changes and small extents; the only local truth (J1 to J7).
+//! The journal: append-only local files of sealed changes and small extents; the only local truth (J1 to J8).
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `block` | a block's bytes: encode, seal, open |
 //! | `file` | a file's name and header, and how one is made |
 //! | `extents` | the table of extents that the vault lacks, and what each file holds of them |
+//! | `staged` | bulk extents, in files that the vault gets as they lie (J8) |
 //! | `reserve` | room on the disk for what frees space (J6) |
 //! | `side` | bytes that no replay needs, out of the way of files that may go (J6, L4) |
 //! | `replay` | reading a directory back: one stream of blocks, damage or torn tail; resume |
@@ -25,6 +26,7 @@ mod file;
 mod replay;
 mod reserve;
 mod side;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -32,6 +34,7 @@ mod writer;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -44,16 +47,17 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::base::disk::{self, Disk};
+use crate::base::disk::{self, Disk, File};
 use crate::base::{ExtentId, Position, Random, plants, watch};
 use crate::format::change::{Change, Note};
-use crate::format::commit::{BlockRef, ChainLink};
+use crate::format::commit::{BlockRef, ChainLink, Hash};
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Record};
 use block::Block;
-use extents::{Local, Table};
+use extents::{InFile, Local, Table};
 pub use replay::ExtentPlace;
 use reserve::Reserve;
+pub use staged::Whole;
 use writer::Writer;
 
 /// So many ends of durable blocks are remembered.
@@ -95,6 +99,8 @@ pub struct SealedExtent {
     pub record: Extent,
     /// The sealed bytes, `record.stored` of them.
     pub bytes: Bytes,
+    /// BLAKE3 of `bytes`.
+    pub hash: Hash,
 }
 
 /// Bounds and times of a journal.
@@ -112,7 +118,12 @@ pub struct Settings {
     pub disk_bytes: u64,
     /// Set apart for what frees space, within `disk_bytes` and on the disk itself.
     pub reserve_bytes: u64,
+    /// Extents of so many sealed bytes are staged (J8).
+    pub stage_least: usize,
 }
+
+/// An fdatasync more for each group commit with a staged extent is little beside writing so many bytes twice.
+pub const STAGE_LEAST: usize = 1 << 20;
 
 /// What room is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,6 +237,8 @@ struct Queue {
     closing: bool,
     /// Somebody waits for a new file.
     begin: Option<oneshot::Sender<()>>,
+    /// Somebody waits until what is staged may travel.
+    close: Vec<oneshot::Sender<()>>,
     /// Durable blocks behind those that the index has been given, oldest first.
     ends: VecDeque<BlockRef>,
     /// `Note::Took` of commits that are not durable yet: where they stand, and their cuts.
@@ -240,6 +253,7 @@ struct Taken {
     wanted: Position,
     closing: bool,
     begin: Option<oneshot::Sender<()>>,
+    close: Vec<oneshot::Sender<()>>,
 }
 
 impl Queue {
@@ -253,8 +267,8 @@ impl Queue {
         self.change_weight = 0;
         self.extent_weight = 0;
         self.cut_moved = false;
-        let changes = std::mem::take(&mut self.changes);
-        Taken { changes, wanted: self.wanted, closing: self.closing, begin: self.begin.take() }
+        let (changes, close) = (std::mem::take(&mut self.changes), std::mem::take(&mut self.close));
+        Taken { changes, wanted: self.wanted, closing: self.closing, begin: self.begin.take(), close }
     }
 }
 
@@ -627,32 +641,48 @@ impl Journal {
 
     /// Sealed bytes of an extent that this journal still holds (memory or file); `None` if it does not hold it.
     pub fn read(&self, id: ExtentId, range: Range<u32>) -> Option<Result<Bytes, JournalError>> {
-        let (file, path, offset, len, side) = {
-            let table = self.table.lock();
-            match table.get(id)? {
-                Local::Memory(bytes) => {
-                    let found = bytes.get(range.start as usize..range.end as usize).map(|part| bytes.slice_ref(part));
-                    return Some(found.ok_or_else(|| self.beyond_end()));
-                }
-                Local::File { generation, offset, len } => {
-                    let state = table.file(*generation)?;
-                    (state.file.clone(), state.path.clone(), *offset, *len, false)
-                }
-                Local::Side { offset, len } => {
-                    (table.side()?.file.clone(), format!("{}/side", self.dir), *offset, *len, true)
-                }
+        let local = self.table.lock().get(id)?.clone();
+        let (found, offset, len) = match &local {
+            Local::Memory(bytes) => {
+                let found = bytes.get(range.start as usize..range.end as usize).map(|part| bytes.slice_ref(part));
+                return Some(found.ok_or_else(|| self.beyond_end()));
+            }
+            Local::File(place) => (self.file_of(place), place.offset, place.len),
+            Local::Side { offset, len } => {
+                let file = self.table.lock().side()?.file.clone();
+                (Ok(Some((file, format!("{}/side", self.dir)))), *offset, *len)
             }
         };
         if range.start > range.end || range.end > len {
             return Some(Err(self.beyond_end()));
         }
         let mut out = vec![0; (range.end - range.start) as usize];
-        let read = file.read_at(&mut out, offset + u64::from(range.start));
-        // Where an extent was that died meanwhile, there may be a hole.
-        if side && self.table.lock().get(id).is_none() {
-            return None;
+        let read = match found {
+            Ok(Some((file, path))) => {
+                file.read_at(&mut out, offset + u64::from(range.start)).map_err(|e| io_error(&path, &e))
+            }
+            Ok(None) => return None,
+            Err(error) => Err(io_error(&self.dir, &error)),
+        };
+        let now = self.table.lock().get(id).cloned();
+        match (read, now) {
+            // Where an extent was that died meanwhile, there may be a hole, or no file any more.
+            (_, None) => None,
+            // It was moved out of a file that was dropped.
+            (Err(_), Some(Local::Side { .. })) if matches!(local, Local::File(_)) => self.read(id, range),
+            (read, _) => Some(read.map(|()| out.into())),
         }
-        Some(read.map(|()| out.into()).map_err(|e| io_error(&path, &e)))
+    }
+
+    /// The file in which an extent lies, and its path; `None` if it was dropped.
+    fn file_of(&self, place: &InFile) -> io::Result<Option<(Arc<dyn File>, String)>> {
+        match place.staged {
+            Some(id) => {
+                let path = staged::path(&self.dir, id);
+                Ok(Some((self.disk.open(&path)?, path)))
+            }
+            None => Ok(self.table.lock().file(place.generation).map(|file| (file.file.clone(), file.path.clone()))),
+        }
     }
 
     fn beyond_end(&self) -> JournalError {
@@ -661,6 +691,36 @@ impl Journal {
             kind: io::ErrorKind::InvalidInput,
             why: "an extent was read beyond its end".into(),
         }
+    }
+
+    /// Of the extents that are about to be sent, and that are durable: the staged files that may travel as they lie, with
+    /// which of them (J8). Each is told of once: what does not travel so now travels out of it.
+    pub async fn take_whole(&self, ids: &HashSet<ExtentId>) -> Vec<Whole> {
+        if self.table.lock().wants_closing(ids) {
+            let (tell, closed) = oneshot::channel();
+            self.queue.lock().close.push(tell);
+            self.wake.notify_one();
+            self.unless_it_fails(closed).await;
+        }
+        self.table.lock().take_whole(&self.dir, ids)
+    }
+
+    /// An extent is about to be sent by itself.
+    pub fn travels_alone(&self, id: ExtentId) {
+        self.table.lock().travels_alone(id);
+    }
+
+    /// What a staged file holds, padding included.
+    pub fn read_whole(&self, whole: &Whole) -> Result<Bytes, JournalError> {
+        let mut out = vec![0; whole.len as usize];
+        let read = self.disk.open(&whole.path).and_then(|file| file.read_at(&mut out, 0));
+        read.map_err(|e| io_error(&whole.path, &e))?;
+        Ok(out.into())
+    }
+
+    /// Where a staged file lies in the machine's file system; `None` if it does not.
+    pub fn path_of(&self, whole: &Whole) -> Option<PathBuf> {
+        self.disk.real_path(&whole.path)
     }
 
     /// These extents are dead or in the vault: the journal need not keep their bytes.
@@ -778,6 +838,11 @@ impl Journal {
         let (begun, done) = oneshot::channel();
         self.queue.lock().begin = Some(begun);
         self.wake.notify_one();
+        self.unless_it_fails(done).await;
+    }
+
+    /// Waits for the writer; not for one whose disk refuses, or that ended.
+    async fn unless_it_fails(&self, done: oneshot::Receiver<()>) {
         let mut progress = self.progress.subscribe();
         tokio::select! {
             biased;

@@ -8,7 +8,7 @@
 //! `recover` changes nothing on disk, so it can be repeated; a crash within `resume` leaves either the old state or
 //! the new one, because the new file takes its name last.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -17,14 +17,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::block::{self, Block, Opened, PREFIX_LEN, Prefix, TableEntry};
-use super::extents::{FileState, Table};
+use super::block::{self, Block, BlockExtent, Opened, PREFIX_LEN, Prefix, Staged, TableEntry, Where};
+use super::extents::{FileState, InFile, StagedFile, Table};
 use super::file::{self, HEADER_LEN, Header, Kind, Name, Place, Tail};
 use super::reserve::Reserve;
+use super::staged;
 use super::writer::{self, Writer};
 use super::{Journal, JournalError, Progress, Queue, Recovered, Settings, io_error};
 use crate::base::disk::{Disk, File};
-use crate::base::{ExtentId, FileId, Position, Random, plants, watch};
+use crate::base::{ExtentId, FileId, ObjectId, Position, Random, plants, watch};
 use crate::crypto::{aead, kdf};
 use crate::format::FormatError;
 use crate::format::change::{Change, Note};
@@ -38,6 +39,7 @@ pub(super) struct Resume {
     dir: String,
     keys: Arc<Keys>,
     files: Vec<Scanned>,
+    staged: StagedFiles,
     /// Names of files that were never finished.
     unfinished: Vec<String>,
     generation: u64,
@@ -55,6 +57,44 @@ struct Scanned {
     file: Arc<dyn File>,
     len: u64,
     header: Header,
+}
+
+/// The staged files that were found. Opened where they are needed: there may be thousands.
+struct StagedFiles {
+    disk: Arc<dyn Disk>,
+    paths: BTreeMap<ObjectId, String>,
+}
+
+/// A file to read from, and what errors call it.
+struct Readable<'a> {
+    file: Arc<dyn File>,
+    path: &'a str,
+}
+
+impl StagedFiles {
+    /// `None` if it is not there.
+    fn open(&self, id: ObjectId) -> Result<Option<Readable<'_>>, JournalError> {
+        let Some(path) = self.paths.get(&id) else { return Ok(None) };
+        let file = self.disk.open(path).map_err(|e| io_error(path, &e))?;
+        Ok(Some(Readable { file, path }))
+    }
+}
+
+/// Where extents are read from: a journal file and the staged files.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    file: &'a Scanned,
+    staged: &'a StagedFiles,
+}
+
+impl<'a> Source<'a> {
+    /// The file in which a place is, and where in it; `None` for a staged file that is not there.
+    fn find(&self, place: Where) -> Result<Option<(Readable<'a>, u64)>, JournalError> {
+        match place {
+            Where::Here(at) => Ok(Some((Readable { file: self.file.file.clone(), path: &self.file.path }, at))),
+            Where::Staged(Staged { file, offset }) => Ok(self.staged.open(file)?.map(|found| (found, offset.into()))),
+        }
+    }
 }
 
 /// A block as it was found, or a place where none is intact.
@@ -97,6 +137,8 @@ pub(super) fn recover(
     named: Position,
 ) -> Result<Recovered, JournalError> {
     let listed = disk.list(dir).map_err(|e| io_error(dir, &e))?;
+    let found = listed.iter().filter_map(|name| staged::parse(name)).map(|id| (id, staged::path(dir, id)));
+    let staged = StagedFiles { disk: disk.clone(), paths: found.collect() };
     let kinds: Vec<(String, Kind)> = listed.into_iter().filter_map(|n| Some((n.clone(), Name::parse(&n)?))).collect();
     let generation = kinds.iter().map(|(_, Kind::Journal(name) | Kind::Unfinished(name))| name.generation).max();
     let unfinished = kinds.iter().filter(|(_, kind)| matches!(kind, Kind::Unfinished(_)));
@@ -113,12 +155,13 @@ pub(super) fn recover(
     let stream = join(&files, blocks)?;
     let begins = files.first().and_then(|file| file.header.base);
     let durable = known_durable_end(&files, &stream, named);
-    let good = cut_tail(&files, stream, durable, begins)?;
+    let good = cut_tail(&files, &staged, stream, durable, begins)?;
     let resume = Resume {
         disk,
         dir: dir.to_owned(),
         keys,
         files,
+        staged,
         unfinished,
         generation: generation.unwrap_or(0),
         good,
@@ -173,7 +216,7 @@ fn scan(keys: &Keys, scanned: &Scanned, index: usize) -> Result<Vec<Found>, Jour
             found.push(Found { file: index, block: None });
         }
         previous = Some((block.key.tag, block.key.position));
-        at = block.body_at + block.opened.extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
+        at = block.body_at + block.opened.body_len();
         found.push(Found { file: index, block: Some(block) });
     }
     Ok(found)
@@ -266,6 +309,7 @@ fn took(change: &Change) -> Option<(ChainLink, Option<Position>)> {
 /// The blocks that count. What follows the first bad one above the durable end is cut off; a bad one below is damage.
 fn cut_tail(
     files: &[Scanned],
+    staged: &StagedFiles,
     stream: Vec<Found>,
     durable: Position,
     begins: Option<BlockRef>,
@@ -278,7 +322,7 @@ fn cut_tail(
     while let Some(found) = stream.next() {
         let file = &files[found.file];
         let intact = match found.block {
-            Some(block) if extents_intact(file, &block, &dead, durable, &mut scratch)? => block,
+            Some(block) if extents_intact(Source { file, staged }, &block, &dead, durable, &mut scratch)? => block,
             bad => {
                 if durable > reached(file, end) {
                     return Err(damaged(&file.path, &format!("what follows position {end} is damaged")));
@@ -329,30 +373,30 @@ fn dead_extents(stream: &[Found], durable: Position) -> HashSet<ExtentId> {
 }
 
 fn extents_intact(
-    file: &Scanned,
+    source: Source,
     block: &Intact,
     dead: &HashSet<ExtentId>,
     durable: Position,
     scratch: &mut Vec<u8>,
 ) -> Result<bool, JournalError> {
-    let mut at = block.body_at;
-    for extent in &block.opened.extents {
+    for (extent, place) in block.opened.places(block.body_at) {
         let unchecked = block.key.position <= durable && dead.contains(&extent.id);
-        if !unchecked && !read_extent(file, extent, at, scratch)? {
+        if !unchecked && !read_extent(source, extent, place, scratch)? {
             return Ok(false);
         }
-        at += u64::from(extent.len);
     }
     Ok(true)
 }
 
 /// Reads an extent into `bytes`, which is used again and again; false if it is not what the table says.
-fn read_extent(file: &Scanned, extent: &TableEntry, at: u64, bytes: &mut Vec<u8>) -> Result<bool, JournalError> {
-    if at + u64::from(extent.len) > file.len {
+fn read_extent(source: Source, extent: &TableEntry, place: Where, bytes: &mut Vec<u8>) -> Result<bool, JournalError> {
+    let Some((Readable { file, path }, at)) = source.find(place)? else { return Ok(false) };
+    // Nothing is allocated for a length that the file does not have.
+    if at + u64::from(extent.len) > file.len().map_err(|e| io_error(path, &e))? {
         return Ok(false);
     }
     bytes.resize(extent.len as usize, 0);
-    let found = read_found(&*file.file, bytes, at).map_err(|e| io_error(&file.path, &e))?;
+    let found = read_found(&*file, bytes, at).map_err(|e| io_error(path, &e))?;
     Ok(found && kdf::hash(bytes) == extent.hash)
 }
 
@@ -387,7 +431,7 @@ fn summarize(mut resume: Resume) -> Recovered {
 #[derive(Clone, Copy, Debug)]
 pub struct ExtentPlace {
     file: usize,
-    at: u64,
+    place: Where,
     len: u32,
 }
 
@@ -397,10 +441,8 @@ impl Recovered {
     pub fn extent_places(&self) -> HashMap<ExtentId, ExtentPlace> {
         let mut places = HashMap::new();
         for Good { file, block } in &self.resume.good {
-            let mut at = block.body_at;
-            for extent in &block.opened.extents {
-                places.insert(extent.id, ExtentPlace { file: *file, at, len: extent.len });
-                at += u64::from(extent.len);
+            for (extent, place) in block.opened.places(block.body_at) {
+                places.insert(extent.id, ExtentPlace { file: *file, place, len: extent.len });
             }
         }
         places
@@ -408,9 +450,11 @@ impl Recovered {
 
     /// The sealed bytes there.
     pub fn read_extent(&self, place: &ExtentPlace) -> Result<Bytes, JournalError> {
-        let file = &self.resume.files[place.file];
+        let source = Source { file: &self.resume.files[place.file], staged: &self.resume.staged };
+        let missing = || damaged(&source.file.path, "a staged file is missing");
+        let (Readable { file, path }, at) = source.find(place.place)?.ok_or_else(missing)?;
         let mut bytes = vec![0; place.len as usize];
-        file.file.read_at(&mut bytes, place.at).map_err(|e| io_error(&file.path, &e))?;
+        file.read_at(&mut bytes, at).map_err(|e| io_error(path, &e))?;
         Ok(bytes.into())
     }
 }
@@ -440,7 +484,8 @@ pub(super) fn resume(
     let (tail, puts) = file::make(&place, &header, &again).map_err(|failed| io_error(&failed.path, &failed.why))?;
     writer::put_all(&mut again, puts);
     let durable_block = again.last().and_then(|block| block.keys.first().copied()).or(base);
-    let table = build_table(&resume, &tail, &header, &again);
+    let table = build_table(&resume, &tail, &header, &again)?;
+    remove_unused(&resume, &table);
     Ok(build(Built { dir, settings, place, tail, table, floor, durable_block, took_cut }))
 }
 
@@ -449,6 +494,9 @@ fn make_safe(resume: &Resume, place: &Place) -> Result<(), (String, io::Error)> 
     let named = |path: &str, result: io::Result<()>| result.map_err(|e| (path.to_owned(), e));
     for file in &resume.files {
         named(&file.path, file.file.sync_data())?;
+    }
+    for path in resume.staged.paths.values() {
+        named(path, place.disk.open(path).and_then(|file| file.sync_data()))?;
     }
     named(&place.dir, place.disk.create_dir(&place.dir))?;
     for path in &resume.unfinished {
@@ -461,16 +509,14 @@ fn make_safe(resume: &Resume, place: &Place) -> Result<(), (String, io::Error)> 
 fn read_again(resume: &Resume) -> Result<Vec<Block>, JournalError> {
     let mut again = Vec::new();
     for Good { file, block } in resume.good.iter().filter(|good| good.block.key.position > resume.durable) {
-        let file = &resume.files[*file];
-        let mut at = block.body_at;
+        let source = Source { file: &resume.files[*file], staged: &resume.staged };
         let mut extents = Vec::new();
-        for extent in &block.opened.extents {
+        for (extent, place) in block.opened.places(block.body_at) {
             let mut bytes = Vec::new();
-            if !read_extent(file, extent, at, &mut bytes)? {
-                return Err(damaged(&file.path, "an extent changed while the journal was being read"));
+            if !read_extent(source, extent, place, &mut bytes)? {
+                return Err(damaged(&source.file.path, "an extent changed while the journal was being read"));
             }
-            extents.push((extent.id, Bytes::from(bytes)));
-            at += u64::from(extent.len);
+            extents.push(BlockExtent { id: extent.id, bytes: bytes.into(), hash: extent.hash, staged: None });
         }
         let keys = [&[block.key], block.opened.aliases.as_slice()].concat();
         let changes = block.opened.changes.clone();
@@ -479,7 +525,7 @@ fn read_again(resume: &Resume) -> Result<Vec<Block>, JournalError> {
     Ok(again)
 }
 
-fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -> Table {
+fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -> Result<Table, JournalError> {
     let mut table = Table::default();
     for file in &resume.files {
         table.add_file(FileState {
@@ -489,21 +535,37 @@ fn build_table(resume: &Resume, tail: &Tail, header: &Header, again: &[Block]) -
             bytes: file.len,
             base: file.header.base_position(),
             live: 0,
+            staged: Vec::new(),
         });
     }
     table.add_file(writer::file_state(tail, header));
     for Good { file, block } in resume.good.iter().filter(|good| good.block.key.position <= resume.durable) {
-        let mut at = block.body_at;
-        for extent in &block.opened.extents {
-            table.insert_file(extent.id, resume.files[*file].name.generation, at, extent.len);
-            at += u64::from(extent.len);
+        let generation = resume.files[*file].name.generation;
+        for (extent, place) in block.opened.places(block.body_at) {
+            if let Where::Staged(at) = place
+                && !table.has_staged(at.file)
+                && let Some(Readable { file, path }) = resume.staged.open(at.file)?
+            {
+                let bytes = file.len().map_err(|e| io_error(path, &e))?;
+                table.add_staged(generation, at.file, StagedFile::found(bytes));
+            }
+            table.insert_file(extent.id, InFile::new(generation, place, extent.len));
         }
     }
     for block in again {
-        block.extents.iter().for_each(|(id, bytes)| table.insert_memory(*id, bytes.clone()));
+        block.extents.iter().for_each(|extent| table.insert_memory(extent.id, extent.bytes.clone()));
         table.settle(block, tail.name.generation);
     }
-    table
+    Ok(table)
+}
+
+/// Staged files that no block names, or only one that was written again: the new file supersedes it.
+fn remove_unused(resume: &Resume, table: &Table) {
+    for (_, path) in resume.staged.paths.iter().filter(|(id, _)| !table.has_staged(**id)) {
+        if let Err(why) = resume.disk.remove(path) {
+            log::warn!("{path}: not removed: {why}; the next mount tries again");
+        }
+    }
 }
 
 struct Built {
@@ -536,6 +598,7 @@ fn build(built: Built) -> Arc<Journal> {
         cut_moved: false,
         closing: false,
         begin: None,
+        close: Vec::new(),
         ends: VecDeque::new(),
         took: Vec::new(),
         took_cut,

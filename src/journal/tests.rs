@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::base::disk::simulated::{Dice, SeededBytes, SimulatedDisk};
 use crate::base::{Ino, Sequence};
+use crate::crypto::kdf;
 use crate::crypto::secret::Key as SecretKey;
 use crate::format::key::Key;
 use crate::format::record::Place;
+
+mod staged;
 
 const DIR: &str = "journal";
 /// Stands for a change that only carries a note.
@@ -32,6 +35,7 @@ fn settings() -> Settings {
         memory_bytes: 64 << 20,
         disk_bytes: 1 << 30,
         reserve_bytes: 0,
+        stage_least: STAGE_LEAST,
     }
 }
 
@@ -66,7 +70,7 @@ fn extent(number: u64) -> SealedExtent {
         place: Place::Local,
         extra: None,
     };
-    SealedExtent { id: extent_id(number), record, bytes }
+    SealedExtent { id: extent_id(number), record, hash: kdf::hash(&bytes), bytes }
 }
 
 fn took(sequence: u64, cut: Position) -> Arc<Change> {
@@ -868,6 +872,9 @@ async fn history(seed: u64) -> Result<(), String> {
         }
         let reserve_bytes = if dice.chance(50) { 10_000 } else { 0 };
         let bounds = Settings { file_bytes: 2000 + dice.below(100_000), reserve_bytes, ..settings() };
+        // Large ones, all, none: of dice of their own, so that the rest of a seed's history is what it was.
+        let stage_least = [60_000, 1, usize::MAX, usize::MAX][(seed % 4) as usize];
+        let bounds = Settings { stage_least, ..bounds };
         if let Ok(journal) = Journal::resume(recovered, random(dice.throw()), bounds, above) {
             disk.stop_after(u64::MAX);
             model.goes_on(found);
@@ -916,6 +923,11 @@ mod planted {
     #[tokio::test(start_paused = true)]
     async fn an_fdatasync_retried_as_if_nothing_had_been_is_found() {
         is_found("J4-retry-fdatasync").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_staged_file_without_an_fdatasync_is_found() {
+        is_found("J1-staged-unsynced").await;
     }
 
     #[tokio::test(start_paused = true)]

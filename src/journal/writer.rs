@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::block::Block;
+use super::block::{Block, BlockExtent};
 use super::extents::FileState;
 use super::file::{self, Header, NotMade, Place, Put, Tail};
 use super::side::Side;
-use super::{Journal, Queue, Queued, io_error};
+use super::staged::{self, Staging};
+use super::{Journal, Queue, Queued, SealedExtent, io_error};
 use crate::base::disk;
-use crate::base::{FileId, Position, plants};
+use crate::base::{FileId, ObjectId, Position, plants};
 use crate::format::commit::BlockRef;
 
 /// How long a change waits in the queue for others to share its block (J1).
@@ -53,6 +54,9 @@ pub(super) struct Writer {
     /// To be written after those: taken from the queue, or only in a file that failed.
     unwritten: VecDeque<Block>,
     side: Side,
+    staging: Staging,
+    /// Staged files of journal files that were dropped.
+    staged_gone: Vec<ObjectId>,
     /// Extent bytes in `unsynced`, and an estimate of its changes.
     unsynced_weight: u64,
     /// When the oldest of `unsynced` was written.
@@ -79,6 +83,8 @@ impl Writer {
             unsynced: Vec::new(),
             unwritten: VecDeque::new(),
             side: Side::default(),
+            staging: Staging::default(),
+            staged_gone: Vec::new(),
             unsynced_weight: 0,
             unsynced_since: Instant::now(),
             durable,
@@ -102,13 +108,17 @@ impl Writer {
             {
                 result = self.sync(journal);
             }
-            if result.is_ok() && (queued.begin.is_some() || self.tail.len >= journal.file_bytes()) {
-                result = self.sync(journal).and_then(|()| self.begin_file(journal));
+            if result.is_ok() && !queued.close.is_empty() {
+                result = self.sync(journal).and_then(|()| self.close_staged(journal));
             }
-            if let Some(begun) = queued.begin {
-                // Nobody may wait any more.
-                let _ = begun.send(());
+            if result.is_ok() && (queued.begin.is_some() || self.file_len(journal) >= journal.file_bytes()) {
+                result = self
+                    .sync(journal)
+                    .and_then(|()| self.close_staged(journal))
+                    .and_then(|()| self.begin_file(journal));
             }
+            // Nobody may wait any more.
+            queued.begin.into_iter().chain(queued.close).for_each(|tell| _ = tell.send(()));
             if let Err(why) = result
                 && !self.start_over(journal, why).await
             {
@@ -142,7 +152,8 @@ impl Writer {
 
     fn due(&self, journal: &Journal) -> Due {
         let queue = journal.queue.lock();
-        if queue.closing || queue.begin.is_some() || queue.wanted > self.durable || queue.cut_moved || full(&queue) {
+        let asked = queue.closing || queue.begin.is_some() || !queue.close.is_empty();
+        if asked || queue.wanted > self.durable || queue.cut_moved || full(&queue) {
             return Due::Now;
         }
         let gather = (!queue.changes.is_empty()).then(|| queue.since + GATHER_TIME);
@@ -169,10 +180,43 @@ impl Writer {
         self.unsynced_weight += weight;
         let from = self.unsynced.len();
         self.unsynced.extend(self.unwritten.drain(..));
+        self.stage(journal, from)?;
         let puts = self.tail.append(&self.place, self.durable, self.unsynced[from..].iter())?;
         put_all(&mut self.unsynced[from..], puts);
         self.tell_written(journal);
         Ok(())
+    }
+
+    /// Writes the bulk extents of these blocks to staged files.
+    fn stage(&mut self, journal: &Journal, from: usize) -> io::Result<()> {
+        let bulk = |extent: &&mut BlockExtent| extent.bytes.len() >= journal.settings.stage_least;
+        for extent in self.unsynced[from..].iter_mut().flat_map(|block| &mut block.extents).filter(bulk) {
+            if let Some(begun) = self.staging.begin(&self.place, extent.bytes.len())? {
+                journal.table.lock().staging(self.tail.name.generation, begun);
+            }
+            let staged = self.staging.put(&extent.bytes)?;
+            journal.table.lock().staged_more(staged.file, extent.bytes.len() as u64);
+            extent.staged = Some(staged);
+        }
+        Ok(())
+    }
+
+    /// The open staged file is one that may travel from now on.
+    fn close_staged(&mut self, journal: &Journal) -> io::Result<()> {
+        self.staging.close(&self.place)?;
+        self.sync_staged(journal)
+    }
+
+    fn sync_staged(&mut self, journal: &Journal) -> io::Result<()> {
+        let closed = self.staging.sync(&self.place)?;
+        let mut table = journal.table.lock();
+        closed.into_iter().for_each(|(id, len)| table.staged_closed(id, len));
+        Ok(())
+    }
+
+    /// The current file's bytes, those of its staged files included.
+    fn file_len(&self, journal: &Journal) -> u64 {
+        self.tail.len + journal.table.lock().staged_bytes(self.tail.name.generation)
     }
 
     /// How long the current file is, and what waits to be written.
@@ -186,6 +230,7 @@ impl Writer {
         if self.unsynced.is_empty() {
             return Ok(());
         }
+        self.sync_staged(journal)?;
         if let Err(why) = self.tail.file.sync_data() {
             if !plants::on("J4-retry-fdatasync") {
                 return Err(why);
@@ -249,7 +294,8 @@ impl Writer {
 
     /// Nothing that is not durable is believed to be written any more.
     fn take_back(&mut self) {
-        for block in self.unsynced.drain(..).rev() {
+        for mut block in self.unsynced.drain(..).rev() {
+            block.extents.iter_mut().for_each(|extent| extent.staged = None);
             self.unwritten.push_front(block);
         }
         self.unsynced_weight = 0;
@@ -266,7 +312,8 @@ impl Writer {
         {
             let bytes = file.len().unwrap_or(0);
             let (generation, path, base) = (failed.generation, failed.path, self.base_position());
-            journal.table.lock().add_file(FileState { generation, path, file, bytes, base, live: 0 });
+            let staged = Vec::new();
+            journal.table.lock().add_file(FileState { generation, path, file, bytes, base, live: 0, staged });
         }
         failed.why
     }
@@ -316,6 +363,10 @@ impl Writer {
         if let Some(len) = if cut { Some(self.tail.durable_len) } else { self.tail.file.len().ok() } {
             self.tail.len = len;
         }
+        {
+            let mut table = journal.table.lock();
+            self.staging.leave(full).into_iter().for_each(|(id, len)| table.staged_left(id, len));
+        }
         self.tell_written(journal);
         if full {
             journal.use_reserve();
@@ -342,17 +393,14 @@ impl Writer {
 
     /// Moves what alone keeps the oldest file from being dropped out of it. False if nothing does, or something else.
     fn empty_oldest(&mut self, journal: &Journal, cut: Position) -> io::Result<bool> {
-        let (file, held) = {
-            let table = journal.table.lock();
-            let Some((oldest, held)) = table.held_by_oldest(cut) else { return Ok(false) };
-            (oldest.file.clone(), held)
-        };
+        let Some(held) = journal.table.lock().held_by_oldest(cut) else { return Ok(false) };
         let mut bytes = Vec::new();
-        for (id, offset, len) in held {
-            bytes.resize(len as usize, 0);
-            file.read_at(&mut bytes, offset)?;
+        for (id, place) in held {
+            let Some((file, _)) = journal.file_of(&place)? else { continue };
+            bytes.resize(place.len as usize, 0);
+            file.read_at(&mut bytes, place.offset)?;
             let (side, at) = self.side.put(&self.place, &bytes)?;
-            journal.table.lock().move_to_side(id, side, at, len);
+            journal.table.lock().move_to_side(id, side, at, place.len);
         }
         journal.disk_changed();
         Ok(true)
@@ -399,10 +447,20 @@ impl Writer {
             Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
             _ => self.dir_unsynced = true,
         }
-        journal.table.lock().drop_oldest();
+        self.staged_gone.extend(journal.table.lock().drop_oldest());
         journal.disk_changed();
         journal.room.notify_waiters();
-        self.sync_dir()
+        self.sync_dir()?;
+        for id in self.staged_gone.drain(..) {
+            let path = staged::path(&self.place.dir, id);
+            match self.place.disk.remove(&path) {
+                // The next mount removes it.
+                Err(why) if why.kind() != io::ErrorKind::NotFound => log::warn!("{path}: stays for now: {why}"),
+                _ => {}
+            }
+        }
+        journal.disk_changed();
+        Ok(())
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
@@ -428,6 +486,7 @@ pub(super) fn file_state(tail: &Tail, header: &Header) -> FileState {
         bytes: tail.len,
         base: header.base_position(),
         live: 0,
+        staged: Vec::new(),
     }
 }
 
@@ -454,7 +513,13 @@ fn into_blocks(queued: Vec<Queued>) -> Vec<Block> {
         extents += extent_weight;
         block.weight += change_weight + extent_weight;
         block.changes.push(change);
-        block.extents.extend(brought.into_iter().map(|extent| (extent.id, extent.bytes)));
+        let brought = brought.into_iter();
+        block.extents.extend(brought.map(|SealedExtent { id, bytes, hash, .. }| BlockExtent {
+            id,
+            bytes,
+            hash,
+            staged: None,
+        }));
     }
     blocks
 }

@@ -526,6 +526,7 @@ fn settings(options: &DriveOptions) -> Settings {
         memory_bytes: options.dirty_bytes.max(128 << 20),
         disk_bytes: options.journal_bytes,
         reserve_bytes: (options.journal_bytes / 16).min(RESERVE),
+        stage_least: options.rounds.stage_least,
     }
 }
 
@@ -662,6 +663,7 @@ mod tests {
             memory_bytes: 1 << 20,
             disk_bytes: 1 << 20,
             reserve_bytes: 0,
+            stage_least: crate::journal::STAGE_LEAST,
         };
         let (index, mark) = crate::index::tests::holding(&keys, &[]);
         let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();

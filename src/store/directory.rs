@@ -3,12 +3,13 @@
 //! Owns the one question that a path cannot answer by itself: is this still the directory that was opened? A disk
 //! that was unmounted leaves an empty mount point behind, on which a vault would look as if it had never been.
 //! Invariants: a directory that was seen and is gone, or was replaced by an empty one, is an error, not "not found"; an
-//! object that a create made or met is durable, with every name on the way to it; what is read at hand waits for no disk.
+//! object that a create or a link made or met is durable, with every name on the way to it; what is read at hand waits for
+//! no disk.
 
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, statfs};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::Created;
 use crate::base::disk;
@@ -93,6 +94,18 @@ impl Directory {
         .await
     }
 
+    /// Gives a durable file that nobody writes to any more an object's name, too; `None` where this file system cannot do
+    /// that for this file. Who may enter the directory may read the object.
+    pub(super) async fn link(&self, file: &Path, name: &str) -> io::Result<Option<Created>> {
+        let (root, file, object) = (self.path.clone(), file.to_owned(), self.path.join(name));
+        blocking(move || {
+            let mode = std::fs::metadata(&root)?.mode() & 0o666;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))?;
+            link(&file, &object)
+        })
+        .await
+    }
+
     /// An object that this request made has its bytes and its name on the disk; one that stood there is perhaps what a
     /// try without an answer, or a process that died, left half way. Afterwards both are durable.
     pub(super) async fn settle(&self, name: &str, created: Created) -> io::Result<()> {
@@ -114,6 +127,35 @@ impl Directory {
         })
         .await
     }
+}
+
+fn link(file: &Path, object: &Path) -> io::Result<Option<Created>> {
+    let parent = object.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let linked = match std::fs::hard_link(file, object) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(parent)?;
+            std::fs::hard_link(file, object)
+        }
+        linked => linked,
+    };
+    match linked {
+        Ok(()) => disk::sync_path(parent).map(|()| Some(Created::New)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let (a, b) = (std::fs::metadata(file)?, std::fs::metadata(object)?);
+            let is_same = (a.dev(), a.ino()) == (b.dev(), b.ino());
+            Ok(Some(if is_same { Created::New } else { Created::Exists }))
+        }
+        Err(e) if cannot_link(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Another file system, one without hard links, or too many of them.
+fn cannot_link(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
+    )
 }
 
 fn settle(
@@ -212,5 +254,33 @@ mod tests {
         assert_eq!(directory.at_hand("segments/1", 2..5).as_deref(), Some(&b"cde"[..]));
         assert_eq!(directory.at_hand("segments/1", 6..9), None, "it ends before");
         assert_eq!(directory.at_hand("segments/2", 0..1), None, "there is none");
+    }
+
+    #[tokio::test]
+    async fn a_link_is_a_create_that_copies_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = dir.path().join("vault");
+        std::fs::create_dir(&vault).unwrap();
+        std::fs::set_permissions(&vault, std::fs::Permissions::from_mode(0o750)).unwrap();
+        let directory = Directory::new(vault.clone());
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            path
+        };
+        let (one, two) = (file("one"), file("two"));
+        assert_eq!(directory.link(&one, "segments/aa/1").await.unwrap(), Some(Created::New));
+        let meta = std::fs::metadata(vault.join("segments/aa/1")).unwrap();
+        assert_eq!((meta.ino(), meta.mode() & 0o777), (std::fs::metadata(&one).unwrap().ino(), 0o640));
+        assert_eq!(directory.link(&one, "segments/aa/1").await.unwrap(), Some(Created::New), "an answer that was lost");
+        assert_eq!(directory.link(&two, "segments/aa/1").await.unwrap(), Some(Created::Exists));
+        std::fs::remove_file(&one).unwrap();
+        assert_eq!(std::fs::read(vault.join("segments/aa/1")).unwrap(), b"one");
+        assert!(directory.link(&one, "segments/aa/2").await.is_err(), "there is nothing to link");
+        let elsewhere = std::path::Path::new("/proc/self/status");
+        match link(elsewhere, &vault.join("segments/aa/3")) {
+            Ok(None) => {}
+            other => panic!("over file systems: {other:?}"),
+        }
     }
 }

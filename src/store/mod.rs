@@ -248,19 +248,25 @@ impl Store {
         !self.is_read_only()
     }
 
+    /// Waits until so much may go out, where no transport does it.
+    async fn limited(&self, len: u64) {
+        if !self.inner.upload.is_limited() {
+            return;
+        }
+        let piece = self.inner.upload.piece().unwrap_or(usize::MAX) as u64;
+        let mut left = len;
+        while left > 0 {
+            let next = left.min(piece);
+            self.inner.upload.take(next).await;
+            self.inner.sent.fetch_add(next, Relaxed);
+            left -= next;
+        }
+    }
+
     /// Puts an object only if nothing has that name. What was put, and what stands there, is durable.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let len = bytes.len() as u64;
-        if self.inner.upload.is_limited() {
-            let piece = self.inner.upload.piece().unwrap_or(usize::MAX) as u64;
-            let mut left = len;
-            while left > 0 {
-                let next = left.min(piece);
-                self.inner.upload.take(next).await;
-                self.inner.sent.fetch_add(next, Relaxed);
-                left -= next;
-            }
-        }
+        self.limited(len).await;
         let put = || async {
             let Some(store) = self.writable().await? else { return Err(vanished()) };
             let options = PutOptions { mode: PutMode::Create, ..Default::default() };
@@ -277,6 +283,24 @@ impl Store {
             Ok(created)
         };
         self.request(Kind::Put, name, len, put).await
+    }
+
+    /// Creates an object by giving a file of this machine its name, too: nothing is copied. The file must be durable, and
+    /// never written to again. `None` where that cannot be: then its bytes are to be put.
+    pub async fn link(&self, name: &str, file: &std::path::Path, bytes: u64) -> Result<Option<Created>, StoreError> {
+        let Backend::Directory(directory) = &self.inner.backend else { return Ok(None) };
+        self.limited(bytes).await;
+        let link = || async {
+            if self.writable().await?.is_none() {
+                return Err(vanished());
+            }
+            let linked = directory.link(file, name).await.map_err(local_error)?;
+            if let Some(created) = linked {
+                directory.settle(name, created).await.map_err(local_error)?;
+            }
+            Ok(linked)
+        };
+        self.request(Kind::Put, name, bytes, link).await
     }
 
     /// Writes the untrusted hint `latest`: the only name ever overwritten.

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use super::{Capture, Part, Sealed, UploadError};
 use crate::base::Random;
+use crate::crypto::kdf;
 use crate::crypto::secret::SecretVec;
 use crate::format::extent;
 use crate::format::keys::Keys;
@@ -110,6 +111,7 @@ impl Sealer {
                 extent::seal(&self.keys, &self.random, key_id, &joined, self.compress)
             }
         };
-        Sealed { record, bytes }
+        let hash = kdf::hash(&bytes);
+        Sealed { record, bytes, hash }
     }
 }

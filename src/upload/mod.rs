@@ -34,6 +34,7 @@ use thiserror::Error;
 
 use crate::base::{Ino, Position};
 use crate::crypto::secret::SecretVec;
+use crate::format::commit::Hash;
 use crate::format::record::Extent;
 use crate::journal::JournalError;
 use crate::pipeline::Lost;
@@ -68,8 +69,8 @@ pub trait Source: Send + Sync + 'static {
     fn append(&self, sealed: Vec<Sealed>) -> Result<Position, UploadError>;
     /// They could not be kept: they are dirty again.
     fn give_back(&self, error: &UploadError);
-    /// There was nothing to capture any more when its turn came.
-    fn passed_over(&self);
+    /// It is no longer in line: whoever needs another capture may start it from now on.
+    fn out_of_line(&self);
 }
 
 /// Frozen bytes of one file, cut to extents. What they are in the file, the source knows.
@@ -85,6 +86,8 @@ pub type Part = Vec<Arc<SecretVec>>;
 pub struct Sealed {
     pub record: Extent,
     pub bytes: Vec<u8>,
+    /// BLAKE3 of `bytes`, for the journal: taken here, where there are several threads.
+    pub hash: Hash,
 }
 
 impl Capture {

@@ -1,8 +1,10 @@
 //! RemoteStorage: packs a round's extents into segments, pads them, puts them.
 //!
-//! Extents of one file lie side by side, files in the order of their inode numbers, so that what was made together is
+//! Bulk lies in staged files already, each a segment that is sent as it lies, by a hard link where the store can (J8). Of
+//! the rest, extents of one file lie side by side, files in the order of their inode numbers, so that what was made together is
 //! read together. What an earlier mount may have sent is sealed anew on its way (A24). A segment aims at 8 MiB. Nothing in it says what lies where: records do.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -21,7 +23,7 @@ use crate::format::commit::segment_name;
 use crate::format::keys::Keys;
 use crate::format::record::{Extent, Place};
 use crate::format::{extent, padding};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Whole};
 use crate::pipeline::{Class, Demand, Job, Lost, Memory, Permit, Settings, Stage, Urgency, Use};
 use crate::store::retry::{self, Backoff, Stopped};
 use crate::store::{Created, Store, StoreError};
@@ -53,7 +55,10 @@ pub struct Outgoing {
 pub struct Packed {
     pub id: ObjectId,
     pub extents: Vec<(Outgoing, u32)>,
+    /// Bytes of these extents.
     pub len: u32,
+    /// The staged file that is this segment.
+    pub whole: Option<Arc<Whole>>,
 }
 
 /// Decides what travels together. `outgoing` is in key order.
@@ -65,7 +70,7 @@ pub fn pack(outgoing: Vec<Outgoing>, random: &Random) -> Vec<Packed> {
             .last()
             .is_some_and(|s| s.len as usize + stored as usize <= CLASS_MAX && (s.len as usize) < SEGMENT_TARGET);
         if !fits {
-            segments.push(Packed { id: ObjectId(random.bytes()), extents: Vec::new(), len: 0 });
+            segments.push(Packed { id: ObjectId(random.bytes()), extents: Vec::new(), len: 0, whole: None });
         }
         if let Some(segment) = segments.last_mut() {
             let offset = segment.len;
@@ -74,6 +79,14 @@ pub fn pack(outgoing: Vec<Outgoing>, random: &Random) -> Vec<Packed> {
         }
     }
     segments
+}
+
+/// A staged file as a segment, of the extents that are about to be sent.
+fn staged(whole: Whole, outgoing: &mut HashMap<ExtentId, Outgoing>) -> Packed {
+    let extents: Vec<_> =
+        whole.extents.iter().filter_map(|(id, offset)| Some((outgoing.remove(id)?, *offset))).collect();
+    let len = extents.iter().map(|(extent, _)| extent.record.stored).sum();
+    Packed { id: whole.id, extents, len, whole: Some(Arc::new(whole)) }
 }
 
 /// Would reading again say the same?
@@ -110,9 +123,15 @@ pub struct RemoteStorage {
 pub struct Put {
     remote: RemoteStorage,
     name: String,
-    object: Bytes,
+    object: Object,
     /// Rides along.
     _memory: Permit,
+}
+
+enum Object {
+    Bytes(Bytes),
+    /// With what should lie in it, and where.
+    Staged(Arc<Whole>, Vec<(Extent, u32)>),
 }
 
 impl Job for Put {
@@ -120,7 +139,13 @@ impl Job for Put {
     type Error = SendError;
 
     fn run(self: Arc<Self>) -> BoxFuture<'static, Result<(), SendError>> {
-        async move { self.remote.create(&self.name, self.object.clone()).await }.boxed()
+        async move {
+            match &self.object {
+                Object::Bytes(bytes) => self.remote.create(&self.name, bytes.clone()).await,
+                Object::Staged(whole, extents) => self.remote.create_whole(&self.name, whole, extents).await,
+            }
+        }
+        .boxed()
     }
 }
 
@@ -145,6 +170,26 @@ impl RemoteStorage {
     /// With a stage and a budget that others know.
     pub fn staged(self, puts: Stage<Put>, memory: Memory) -> RemoteStorage {
         RemoteStorage { puts, memory, ..self }
+    }
+
+    /// Decides what travels together: what is staged as it lies, where it may; else as [`pack`] does. `outgoing` is in key
+    /// order.
+    pub async fn pack(&self, outgoing: Vec<Outgoing>) -> Vec<Packed> {
+        // What is sealed anew, or lies elsewhere, is not what a staged file holds.
+        let as_it_lies = |extent: &&Outgoing| extent.sent.is_none() && extent.bytes.is_none();
+        let ids = outgoing.iter().filter(as_it_lies).map(|extent| extent.id).collect();
+        let whole = self.journal.take_whole(&ids).await;
+        if whole.is_empty() {
+            return pack(outgoing, &self.random);
+        }
+        let staged_ids: HashSet<ExtentId> =
+            whole.iter().flat_map(|whole| whole.extents.iter().map(|(id, _)| *id)).collect();
+        let (lying, rest): (Vec<_>, Vec<_>) = outgoing.into_iter().partition(|extent| staged_ids.contains(&extent.id));
+        let mut lying = lying.into_iter().map(|extent| (extent.id, extent)).collect();
+        log::debug!("{} staged files travel as they lie, {} extents by themselves", whole.len(), rest.len());
+        let mut segments: Vec<Packed> = whole.into_iter().map(|whole| staged(whole, &mut lying)).collect();
+        segments.extend(pack(rest, &self.random));
+        segments
     }
 
     /// Puts all segments, several at a time; returns each segment's padded length. `left` is lowered by each one's
@@ -179,9 +224,19 @@ impl RemoteStorage {
 
     /// A segment is put together when there is memory for it and the stage asks for one more.
     async fn send_one(&self, segment: &Packed, urgency: &Urgency) -> Result<(ObjectId, u32), SendError> {
-        let bytes = padding::class(segment.len as usize).unwrap_or(CLASS_MAX);
+        let bytes = match &segment.whole {
+            Some(whole) => whole.len as usize,
+            None => padding::class(segment.len as usize).unwrap_or(CLASS_MAX),
+        };
         let memory = self.memory.take(Use::Put, urgency, bytes).await;
         let asked = self.puts.offer(urgency, bytes).await;
+        if let Some(whole) = &segment.whole {
+            let extents = segment.extents.iter().map(|(extent, offset)| (extent.record.clone(), *offset)).collect();
+            let (remote, name, object) =
+                (self.clone(), segment_name(segment.id), Object::Staged(whole.clone(), extents));
+            asked.give(Put { remote, name, object, _memory: memory }).await?;
+            return Ok((segment.id, whole.len));
+        }
         let mut object = Vec::with_capacity(bytes);
         for (extent, _) in &segment.extents {
             object.extend_from_slice(&self.sealed_bytes(extent).await?);
@@ -197,17 +252,22 @@ impl RemoteStorage {
             return Ok((segment.id, len));
         }
         let (remote, name) = (self.clone(), segment_name(segment.id));
-        asked.give(Put { remote, name, object: object.into(), _memory: memory }).await?;
+        asked.give(Put { remote, name, object: Object::Bytes(object.into()), _memory: memory }).await?;
         Ok((segment.id, len))
     }
 
-    /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end. A disk that does
-    /// not give them now is asked again until the mount ends: they are nowhere else. One that gives others is asked
-    /// again, too, and if it goes on so, nothing is sent.
+    /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end.
     pub async fn sealed_bytes(&self, extent: &Outgoing) -> Result<Bytes, SendError> {
+        self.journal.travels_alone(extent.id);
+        self.reading(|| self.read_sealed(extent)).await
+    }
+
+    /// Reads what is nowhere else than on this machine's disk. One that does not give it now is asked again until the mount
+    /// ends. One that gives other bytes is asked again, too, and if it goes on so, nothing is sent.
+    async fn reading(&self, read: impl Fn() -> Result<Bytes, JournalError>) -> Result<Bytes, SendError> {
         let mut failures = 0u32;
         loop {
-            match self.read_sealed(extent) {
+            match read() {
                 Err(JournalError::Io { file, kind, why }) if !is_final(kind) => {
                     failures = failures.saturating_add(1);
                     if failures % LOG_EVERY == 1 {
@@ -235,16 +295,48 @@ impl RemoteStorage {
         let bytes = self.journal.read(extent.id, 0..extent.record.stored);
         let bytes = bytes.unwrap_or_else(|| Err(damaged("is not there")))?;
         match &extent.sent {
-            None if plants::on("upload-unchecked") => Ok(bytes),
-            None => match extent::check_sealed(&self.keys, &extent.record, &bytes) {
-                Ok(()) => Ok(bytes),
-                Err(error) => Err(damaged(&format!("is not as it was written: {error}"))),
-            },
+            None => self.check(&extent.record, &bytes).map(|()| bytes),
             Some(sent) => match extent::seal_anew(&self.keys, sent, &extent.record, &bytes) {
                 Ok(bytes) => Ok(bytes.into()),
                 Err(error) => Err(damaged(&format!("does not open: {error}"))),
             },
         }
+    }
+
+    /// Are these sealed bytes as they were written?
+    fn check(&self, record: &Extent, bytes: &[u8]) -> Result<(), JournalError> {
+        if plants::on("upload-unchecked") {
+            return Ok(());
+        }
+        extent::check_sealed(&self.keys, record, bytes).map_err(|error| {
+            JournalError::Damaged(format!("an extent that a commit needs is not as it was written: {error}"))
+        })
+    }
+
+    /// Creates a segment that is a staged file. A link to it has the bytes that this machine's disk has, right or wrong:
+    /// reading them first would ask the kernel's memory of them and not the disk.
+    async fn create_whole(&self, name: &str, whole: &Whole, extents: &[(Extent, u32)]) -> Result<(), SendError> {
+        if let Some(path) = self.journal.path_of(whole) {
+            let (store, object, len) = (self.store.clone(), name.to_owned(), u64::from(whole.len));
+            let linked = self.retrying(move |_| {
+                let (store, object, path) = (store.clone(), object.clone(), path.clone());
+                async move { store.link(&object, &path, len).await }.boxed()
+            });
+            match linked.await? {
+                Some(Created::New) => return Ok(()),
+                Some(Created::Exists) => return Err(SendError::Taken(name.to_owned())),
+                None => {}
+            }
+        }
+        let read = || {
+            let object = self.journal.read_whole(whole)?;
+            for (record, offset) in extents {
+                let range = *offset as usize..(*offset + record.stored) as usize;
+                self.check(record, &object[range])?;
+            }
+            Ok(object)
+        };
+        self.create(name, self.reading(read).await?).await
     }
 
     /// Creates an object under a name drawn at random; a lost answer may make it look as if it had been there.
@@ -348,6 +440,7 @@ mod tests {
     use super::*;
     use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
     use crate::base::{Ino, Position};
+    use crate::crypto::kdf;
     use crate::crypto::secret::Key;
     use crate::format::change::Change;
     use crate::format::keys::Keys;
@@ -371,18 +464,25 @@ mod tests {
             memory_bytes: 1 << 20,
             disk_bytes: 1 << 20,
             reserve_bytes: 0,
+            stage_least: crate::journal::STAGE_LEAST,
         };
         let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).unwrap();
         let (record, bytes) = extent::seal(&keys(), random, [0; 16], &[7; LEN as usize - 16], false);
         assert_eq!(record.stored, LEN);
         let bytes = Bytes::from(bytes);
         let id = |number| ExtentId { owner: Ino(9), number };
-        let sealed = |number| SealedExtent { id: id(number), record: record.clone(), bytes: bytes.clone() };
+        let sealed = |number| SealedExtent {
+            id: id(number),
+            record: record.clone(),
+            bytes: bytes.clone(),
+            hash: kdf::hash(&bytes),
+        };
         journal.append(Arc::new(Change::default()), (0..count).map(sealed).collect());
         let segments = (0..count).map(|number| Packed {
             id: ObjectId(random.bytes()),
             extents: vec![(Outgoing { id: id(number), record: record.clone(), sent: None, bytes: None }, 0)],
             len: LEN,
+            whole: None,
         });
         (journal, segments.collect())
     }

@@ -101,8 +101,8 @@ impl Starter {
             // Before the source hears of it: whoever waits may start it again at once.
             this.started.lock().remove(&owner);
             match result {
-                Ok(Some(_)) => {}
-                Ok(None) => source.passed_over(),
+                // Whoever heard of the append itself, and needs more, was told that something is under way.
+                Ok(_) => source.out_of_line(),
                 Err(error) => source.give_back(&error),
             }
         });
@@ -132,5 +132,97 @@ impl Starter {
         urgency: &Urgency,
     ) -> Result<Position, UploadError> {
         self.journal.append(source.clone(), sealed, urgency).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::base::Random;
+    use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
+    use crate::crypto::secret::{Key, SecretVec};
+    use crate::format::keys::Keys;
+    use crate::journal::{Journal, STAGE_LEAST, Settings};
+    use crate::pipeline::{self, Cpu};
+
+    /// A file of which somebody needs several captures, and asks for the next as soon as one is in the journal.
+    struct Hasty {
+        this: Weak<Hasty>,
+        starter: Starter,
+        left: Mutex<u32>,
+        look: Notify,
+    }
+
+    impl Hasty {
+        fn start(&self) -> Started {
+            self.starter.start(self.this.upgrade().unwrap(), Class::Waited).unwrap()
+        }
+    }
+
+    impl Source for Hasty {
+        fn owner(&self) -> Ino {
+            Ino(7)
+        }
+
+        fn dirty(&self) -> usize {
+            2 * INLINE_BYTES
+        }
+
+        fn capture(&self) -> Option<Capture> {
+            let mut run = SecretVec::with_capacity(self.dirty());
+            run.extend_from_slice(&vec![7; self.dirty()]);
+            Some(Capture { owner: self.owner(), parts: vec![vec![Arc::new(run)]] })
+        }
+
+        fn append(&self, _: Vec<Sealed>) -> Result<Position, UploadError> {
+            *self.left.lock() -= 1;
+            assert_eq!(self.start(), Started::Running, "this one is in line still");
+            Ok(Position(1))
+        }
+
+        fn give_back(&self, error: &UploadError) {
+            panic!("{error}");
+        }
+
+        fn out_of_line(&self) {
+            self.look.notify_one();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_at_the_append_is_told_when_the_line_is_free() {
+        let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
+        let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
+        let bounds = Settings {
+            file_bytes: 1 << 20,
+            sync_interval: Duration::from_secs(5),
+            sync_bytes: 1 << 20,
+            memory_bytes: 1 << 20,
+            disk_bytes: 1 << 24,
+            reserve_bytes: 0,
+            stage_least: STAGE_LEAST,
+        };
+        let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys.clone(), Position(0)).unwrap();
+        let journal = Journal::resume(recovered, random.clone(), bounds, Position(0)).unwrap();
+        let settings = pipeline::Settings::default();
+        let sealing = Encryption::new(keys, random, false, Cpu::inline(), settings.seal);
+        let stage = JournalStage::new(journal, settings.append);
+        let starter = Starter::new(sealing, stage, Memory::new(settings.inflight_bytes));
+        let source = Arc::new_cyclic(|this| {
+            let (this, left) = (this.clone(), Mutex::new(3));
+            Hasty { this, starter, left, look: Notify::new() }
+        });
+        let all = async {
+            while *source.left.lock() > 0 {
+                source.start();
+                source.look.notified().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("nobody says that it may go on");
     }
 }

@@ -23,7 +23,7 @@ use crate::format::change::Note;
 use crate::format::record::Extent;
 use crate::history::Ahead;
 use crate::pipeline::Class;
-use crate::upload::remote_storage::{Outgoing, pack, places};
+use crate::upload::remote_storage::{Outgoing, places};
 
 /// So much is sent at a time: what several requests in flight can hold. A round that takes the file waits for it.
 const BATCH: u64 = 4 * SEGMENT_TARGET as u64;
@@ -82,7 +82,7 @@ async fn send(rounds: &Rounds, ahead: Ahead) -> Result<(), RoundError> {
     let mut outgoing: Vec<Outgoing> =
         ahead.extents.into_iter().map(|(id, record)| Outgoing { id, record, sent: None, bytes: None }).collect();
     rounds.renew(&mut outgoing);
-    let segments = pack(outgoing, &rounds.random);
+    let segments = rounds.remote.pack(outgoing).await;
     let ids: Vec<ObjectId> = segments.iter().map(|segment| segment.id).collect();
     rounds.keeper.sends_ahead(ids.iter().copied());
     let sent = async {

@@ -287,6 +287,7 @@ const PLANT_SEEDS: u64 = 2000;
 fn plants() {
     use dripfs::base::plants;
     let names = [
+        "J1-staged-unsynced",
         "J2-ack-before-sync",
         "J3-tail-kept",
         "J3-positions-again",

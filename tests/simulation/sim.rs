@@ -130,7 +130,8 @@ fn rounds(seed: u64) -> round::Settings {
     let usual = round::Settings::default();
     let [budget, little] = [8 << 20, 1 << 20].map(|usual| [usual, 0, 0, 500, 3000][dice.below(5) as usize]);
     let ahead_least = [usual.ahead_least, 1, 300][dice.below(3) as usize];
-    round::Settings { spill_above, budget, little, ahead_least, ..usual }
+    let stage_least = [usual.stage_least, 1, 300, 3000][dice.below(4) as usize];
+    round::Settings { spill_above, budget, little, ahead_least, stage_least, ..usual }
 }
 
 /// What was tried.

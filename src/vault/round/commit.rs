@@ -21,7 +21,7 @@ use crate::format::record::{Extent, Place, Record, Segment};
 use crate::journal::JournalError;
 use crate::pipeline::{Class, Moved};
 use crate::store::Created;
-use crate::upload::remote_storage::{self, Outgoing, SendError, places};
+use crate::upload::remote_storage::{Outgoing, SendError, places};
 use crate::vault::VaultError;
 use crate::vault::checkpoint::{Fetch, Upload, end};
 use crate::vault::pin::Pin;
@@ -150,7 +150,7 @@ impl Rounds {
         records: &mut Records,
         last: bool,
     ) -> Result<Vec<(ExtentId, Extent)>, RoundError> {
-        let segments = remote_storage::pack(outgoing, &self.random);
+        let segments = self.remote.pack(outgoing).await;
         if segments.is_empty() {
             return Ok(Vec::new());
         }

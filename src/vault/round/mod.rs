@@ -37,7 +37,7 @@ use crate::format::commit::{ChainLink, Hash};
 use crate::format::extent;
 use crate::format::keys::Keys;
 use crate::history::{History, Limits};
-use crate::journal::Journal;
+use crate::journal::{Journal, STAGE_LEAST};
 use crate::store::retry::Stopped;
 use crate::upload::notifier::Notifier;
 use crate::upload::remote_storage::{Outgoing, RemoteStorage, SendError};
@@ -92,6 +92,8 @@ pub struct Settings {
     pub ahead_least: u64,
     /// How long a truncation to nothing keeps a file back that nobody closes (L3).
     pub hold: Duration,
+    /// Extents of so many sealed bytes lie in staged files, which travel as they lie (J8).
+    pub stage_least: usize,
 }
 
 impl Default for Settings {
@@ -102,6 +104,7 @@ impl Default for Settings {
             little: 1 << 20,
             ahead_least: 1 << 20,
             hold: Duration::from_secs(60),
+            stage_least: STAGE_LEAST,
         }
     }
 }
