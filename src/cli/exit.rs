@@ -98,7 +98,7 @@ mod tests {
         let text = String::new;
         let cases: Vec<(VaultError, u8)> = vec![
             (VaultError::NotFound { url: text() }, 10),
-            (VaultError::InUse { host: text(), time: text() }, 11),
+            (VaultError::InUse { url: text(), host: text(), time: text() }, 11),
             (VaultError::StateInUse { path: text() }, 11),
             (VaultError::WrongPassphrase { url: text() }, 12),
             (VaultError::Tampered(text()), 13),

@@ -41,7 +41,11 @@ pub fn search(args: &Search) -> Result<u8, Failure> {
     let path = if args.all { room.join("all") } else { room.clone() };
     let name = query.name();
     if name.len() > NAME_MAX {
-        return Err(fails(format!("the pattern is too long: {} bytes, of which {NAME_MAX} may be", name.len())));
+        return Err(fails(format!(
+            "the pattern is too long: with its options {} bytes, where {NAME_MAX} may be (it is asked for by a file's name, \
+             and the kernel takes no longer one): search for parts of it one after another, or use grep",
+            name.len()
+        )));
     }
     let path = path.join(OsStr::from_bytes(&name));
     let (answer, summary) = open(&path).map_err(|e| match room.is_dir() {
