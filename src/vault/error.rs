@@ -34,6 +34,12 @@ pub enum VaultError {
     /// Exit 12.
     #[error("wrong passphrase for {url}: try again; the recovery key opens it too, in the passphrase's place")]
     WrongPassphrase { url: String },
+    /// Exit 12: most likely the keys were changed on another machine.
+    #[error(
+        "wrong passphrase for {url}: its keys were changed since this machine saw it (header {known} then, {newest} now): \
+         give the new passphrase, or the recovery key; if nobody changed them, somebody has tampered with the vault"
+    )]
+    ChangedPassphrase { url: String, known: u64, newest: u64 },
     /// Exit 13.
     #[error("{0}")]
     Tampered(String),
