@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::args::Search;
 use super::exit::{self, Failure};
-use super::printable;
+use super::{client, printable};
 use crate::search::pattern::{Case, Output, Query};
 
 /// Told by a directory: its room's name. By an answer: what it says of itself.
@@ -112,6 +112,9 @@ fn room(dir: &Path) -> Result<PathBuf, String> {
             "{shown}: not on a drive of dripfs, or on one that was mounted with -o search=off; grep searches it"
         )),
         Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Err(format!("{shown}: not a directory")),
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED) => {
+            Err(client::silent(&crate::mount::mountpoint::drive_of(dir)))
+        }
         Err(e) => Err(format!("{shown}: {}", io::Error::from(e))),
     }
 }
