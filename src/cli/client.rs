@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::args::Status;
 use super::exit::{self, Failure};
-use super::progress::Display;
+use super::interrupt::Interrupt;
+use super::progress::{Display, Look, SENT};
 use super::{Voice, human_bytes, mount, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::mountpoint::{self, Mount};
@@ -27,20 +28,24 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an unmount waits for pages of memory maps before it asks for its own.
 const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who leaves an unmount does not end it.
+const GOES_ON: &str = "\ndripfs: the unmounting goes on without this command: `dripfs status` shows how far it is\n";
+
 pub fn sync(path: &Path, voice: Voice) -> Result<u8, Failure> {
     let dir = &mountpoint::drive_of(path);
     let stream = find(dir)?;
-    let mut display = Display::new(voice.quiet);
+    let mut display = Display::new(voice.quiet, SENT);
     write_back(dir)?;
-    control::call(stream, &Command::Sync, |now| display.show(now)).map_err(failure)?;
+    control::call(stream, &Command::Sync, |now| display.show(now, || look(dir))).map_err(failure)?;
     Ok(exit::OK)
 }
 
 pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     let stream = find(dir)?;
-    let mut display = Display::new(voice.quiet);
+    let mut display = Display::new(voice.quiet, SENT);
     write_back_in_time(dir);
-    let ended = control::call(stream, &Command::Umount, |now| display.show(now)).map_err(failure)?;
+    let _leaving = Interrupt::saying(GOES_ON);
+    let ended = control::call(stream, &Command::Umount, |now| display.show(now, || look(dir))).map_err(failure)?;
     drop(display);
     let ended: Ended = serde_json::from_value(ended).map_err(|e| failure(CallError::Strange(e.to_string())))?;
     wait_for_exit(ended.pid);
@@ -48,6 +53,14 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
         true => Ok(exit::OK),
         false => Err(mount::not_drained(ended.pending_bytes)),
     }
+}
+
+/// What moves, and why it may not.
+fn look(dir: &Path) -> Option<Look> {
+    let status = status_of(dir).ok()?.status;
+    let trouble = status.state != "ready";
+    let trouble = trouble.then(|| printable(&format!("{}: {}", status.state, status.reason.unwrap_or_default())));
+    Some(Look { sent: status.sent_bytes, trouble })
 }
 
 /// A line for each event, until the mount ends or nobody reads any more.
@@ -306,6 +319,10 @@ fn pending(mount: &MountStatus) -> String {
     let status = &mount.status;
     match (status.pending_files, status.pending_bytes) {
         (0, 0) => "nothing: everything is in the vault".into(),
+        // They are of no file any more once a round has them.
+        (0, bytes) => {
+            format!("{} on the way, the oldest for {:.0} s", human_bytes(bytes), status.oldest_pending_seconds)
+        }
         (files, bytes) => {
             format!("{} in {files} files, the oldest for {:.0} s", human_bytes(bytes), status.oldest_pending_seconds)
         }
@@ -338,7 +355,7 @@ pub fn find(dir: &Path) -> Result<UnixStream, Failure> {
 }
 
 /// A drive that nobody answers for: its process died, or listens where this user does not look.
-fn silent(dir: &Path) -> String {
+pub fn silent(dir: &Path) -> String {
     let shown = dir.display();
     match mountpoint::is_dead(dir) {
         true => format!(
@@ -387,6 +404,7 @@ mod tests {
                 followed_seconds_ago: Some(2.6),
                 cache: CacheStatus::default(),
                 journal_bytes: 8192,
+                sent_bytes: 77,
                 remote: RemoteStatus { requests: 5, errors: 1, ..Default::default() },
                 pipelines: PipelinesStatus {
                     inflight_bytes: 1024,

@@ -35,6 +35,14 @@ impl Failure {
         Failure::new(ERROR, message)
     }
 
+    /// The same, about this vault: whoever reads it in a log has not typed it.
+    pub fn at(self, url: &str) -> Failure {
+        match self.message.contains(url) {
+            true => self,
+            false => Failure { message: format!("{url}: {}", self.message), ..self },
+        }
+    }
+
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::new(USAGE, format!("{}; see `dripfs --help`", message.into()))
     }
@@ -66,7 +74,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
     match error {
         VaultError::NotFound { .. } => NO_VAULT,
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
-        VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
+        VaultError::WrongPassphrase { .. } | VaultError::ChangedPassphrase { .. } => WRONG_PASSPHRASE,
         VaultError::Tampered(_)
         | VaultError::OtherHeader { .. }
         | VaultError::RolledBack(_)
@@ -98,9 +106,10 @@ mod tests {
         let text = String::new;
         let cases: Vec<(VaultError, u8)> = vec![
             (VaultError::NotFound { url: text() }, 10),
-            (VaultError::InUse { host: text(), time: text() }, 11),
+            (VaultError::InUse { url: text(), host: text(), time: text() }, 11),
             (VaultError::StateInUse { path: text() }, 11),
             (VaultError::WrongPassphrase { url: text() }, 12),
+            (VaultError::ChangedPassphrase { url: text(), known: 1, newest: 2 }, 12),
             (VaultError::Tampered(text()), 13),
             (VaultError::RolledBack(text()), 13),
             (VaultError::Unreachable { store: StoreError::BadUrl(text()), why: text() }, 1),
