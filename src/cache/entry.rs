@@ -139,8 +139,9 @@ impl Entry {
         self.inner.lock()
     }
 
-    pub fn hit(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
+    /// Memory answered so often.
+    pub fn hit(&self, times: u64) {
+        self.hits.fetch_add(times, Ordering::Relaxed);
     }
 
     pub fn hits(&self) -> u64 {

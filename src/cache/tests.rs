@@ -225,14 +225,15 @@ proptest! {
             let key = (entry.ino, id, number);
             let at = model.iter().position(|(k, _)| *k == key);
             if put {
-                frames.put(entry, id, number, frame(len));
+                frames.put(entry, id, number, &[frame(len)]);
                 at.map(|at| model.remove(at));
                 model.push((key, len));
                 while model.iter().map(|(_, len)| len + FRAME_COST).sum::<usize>() > most {
                     model.remove(0);
                 }
             } else {
-                prop_assert_eq!(frames.get(entry, id, number).map(|frame| frame.len()), at.map(|at| model[at].1));
+                let found = frames.leading(entry, id, number..number + 1);
+                prop_assert_eq!(found.first().map(|frame| frame.len()), at.map(|at| model[at].1));
                 if let Some(at) = at {
                     let used = model.remove(at);
                     model.push(used);
