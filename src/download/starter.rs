@@ -248,12 +248,10 @@ impl Starter {
         let (this, extent) = (self.clone(), extent.clone());
         tokio::spawn(async move {
             let (run, place) = (frames.clone(), extent.place);
-            let watched = this.watched(reader, id, &extent, &run);
             // A panic must not leave the range marked as being fetched for ever.
-            let bringing = AssertUnwindSafe(this.bring(id, extent, frames, urgency, permit)).catch_unwind();
-            let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
+            let bringing = AssertUnwindSafe(this.bring_and_keep(reader, id, extent, frames, urgency, permit));
+            let result = bringing.catch_unwind().await.unwrap_or(Err(DownloadError::Opening));
             // It is where it is kept before it is no longer on its way: nobody fetches it in between.
-            let result = this.filled(reader, id, &run, result, watched);
             this.ended(id, &run, place);
             sender.send_replace(Some(result));
         });
@@ -276,6 +274,26 @@ impl Starter {
                 coming.remove(&id);
             }
         }
+    }
+
+    async fn bring_and_keep(
+        &self,
+        reader: Ino,
+        id: ExtentId,
+        extent: Extent,
+        frames: Range<u32>,
+        urgency: Urgency,
+        permit: Option<Permit>,
+    ) -> Result<Frames, DownloadError> {
+        // Who waits has looked already. Little that is at hand is opened sooner than it goes through the stages.
+        if permit.is_some()
+            && let Some(result) = self.ready(reader, id, &extent, &frames)
+        {
+            return result;
+        }
+        let watched = self.watched(reader, id, &extent, &frames);
+        let result = self.bring(id, extent, frames.clone(), urgency, permit).await;
+        self.filled(reader, id, &frames, result, watched)
     }
 
     /// What does not open is fetched once more: a block kept since an earlier fetch may be wrong where nobody looked.
