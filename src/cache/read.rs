@@ -230,6 +230,10 @@ impl Cache {
         });
         let mut runs = plan::runs(stretches, GAP, most);
         runs.sort_by_key(|run| run.at);
+        if runs.len() > 1 {
+            let absent = runs.iter().filter(|run| !self.frames.has(ino, run.id, run.frames.start));
+            self.downloads.announce(absent.map(|run| (run.extent, run.frames.clone())));
+        }
         for plan::Run { id, extent, mut frames, at } in runs {
             while !frames.is_empty() {
                 if self.frames.has(ino, id, frames.start) {
