@@ -5,7 +5,8 @@
 //! Small files that were made together lie side by side in one segment. When whole small extents of *different* files of
 //! one segment are missed one after the other, a directory is being read: each further miss brings a larger run around it
 //! (1, 4, 16, then 32 blocks), so that a segment of two thousand files costs a handful of requests, in whatever order they
-//! are read. Reads in one file never bring a neighbour.
+//! are read. Reads in one file never bring a neighbour; but where many small extents of it are read ahead, whoever does so
+//! says which blocks they lie in first, and those that lie side by side come together ([`Blocks::announce`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
