@@ -3,6 +3,9 @@
 //! Owns the active dirty runs, at most one frozen set (L1: a capture takes all dirty bytes at one instant; one in
 //! flight a file), and the attributes that belong to them. Reads look active, frozen, stored.
 //!
+//! The runs of a capture, in the file's order, lie side by side in as few extents as hold them, however far they are from
+//! each other in the file. So an extent may have many pieces, which die one by one: it lives as long as one of them.
+//!
 //! Invariants
 //! - `live` is set while anything is active or frozen; then it is what stat tells.
 //! - What a truncation to nothing threw away is looked at by nobody: active bytes go at once, a frozen set stays only
@@ -139,8 +142,9 @@ impl Entry {
         self.inner.lock()
     }
 
-    pub fn hit(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
+    /// Memory answered so often.
+    pub fn hit(&self, times: u64) {
+        self.hits.fetch_add(times, Ordering::Relaxed);
     }
 
     pub fn hits(&self) -> u64 {

@@ -64,13 +64,18 @@ impl Frames {
         }
     }
 
-    /// A frame that a read of this entry needs. Counted if it is here.
-    pub fn get(&self, entry: &Entry, id: ExtentId, frame: u32) -> Option<Arc<Frame>> {
-        let found = self.inner.lock().frames.get(&(entry.ino, id, frame)).cloned();
-        if found.is_some() {
-            entry.hit();
-            self.hit();
+    /// The leading ones of these frames, which a read of this entry needs, as far as they are here. Those are counted.
+    pub fn leading(&self, entry: &Entry, id: ExtentId, frames: Range<u32>) -> Vec<Arc<Frame>> {
+        let mut found = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            for frame in frames {
+                let Some(plain) = inner.frames.get(&(entry.ino, id, frame)) else { break };
+                found.push(plain.clone());
+            }
         }
+        entry.hit(found.len() as u64);
+        self.hits.fetch_add(found.len() as u64, Ordering::Relaxed);
         found
     }
 
@@ -103,22 +108,51 @@ impl Frames {
         self.inner.lock().order.range((ino, id, frames.start)..(ino, id, frames.end)).count()
     }
 
-    /// Keeps a frame. Who holds the entry keeps it from dying meanwhile: no frame is left without one.
-    pub fn put(&self, entry: &Entry, id: ExtentId, frame: u32, plain: Arc<Frame>) {
-        let mut gone = Vec::new();
+    /// The leading ones of these frames that are not here; the first one is not.
+    pub fn absent(&self, ino: Ino, id: ExtentId, frames: Range<u32>) -> Range<u32> {
+        let (from, to) = ((ino, id, frames.start + 1), (ino, id, frames.end));
+        let known = if from < to { self.inner.lock().order.range(from..to).next().map(|(_, _, n)| *n) } else { None };
+        frames.start..known.unwrap_or(frames.end)
+    }
+
+    /// Puts frames here, from the first on. Who holds the entry keeps it from dying meanwhile: no frame is left without one.
+    pub fn put(&self, entry: &Entry, id: ExtentId, first: u32, frames: &[Arc<Frame>]) {
+        self.put_some(entry, id, first, frames, |_, _| true);
+    }
+
+    /// As [`Frames::put`], of those that are not here.
+    pub fn keep(&self, entry: &Entry, id: ExtentId, first: u32, frames: &[Arc<Frame>]) {
+        self.put_some(entry, id, first, frames, |inner, key| !inner.order.contains(key));
+    }
+
+    fn put_some(
+        &self,
+        entry: &Entry,
+        id: ExtentId,
+        first: u32,
+        frames: &[Arc<Frame>],
+        is_put: impl Fn(&Inner, &Key) -> bool,
+    ) {
+        let (mut gone, mut came) = (Vec::new(), 0);
         {
             let mut inner = self.inner.lock();
-            let key = (entry.ino, id, frame);
-            inner.take(&key, &mut gone);
-            inner.bytes += plain.len();
-            let held = inner.held.entry(entry.ino).or_default();
-            held.bytes += plain.len() as u64;
-            held.frames += 1;
-            inner.frames.push(key, plain);
-            inner.order.insert(key);
-            inner.shrink(self.most, &mut gone);
+            for (number, plain) in (first..).zip(frames) {
+                let key = (entry.ino, id, number);
+                if !is_put(&inner, &key) {
+                    continue;
+                }
+                inner.take(&key, &mut gone);
+                inner.bytes += plain.len();
+                let held = inner.held.entry(entry.ino).or_default();
+                held.bytes += plain.len() as u64;
+                held.frames += 1;
+                inner.frames.push(key, plain.clone());
+                inner.order.insert(key);
+                inner.shrink(self.most, &mut gone);
+                came += 1;
+            }
         }
-        self.arrivals.fetch_add(1, Ordering::Relaxed);
+        self.arrivals.fetch_add(came, Ordering::Relaxed);
         // Wiped here, outside the lock.
         drop(gone);
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dirty::Runs;
-use super::read::{holds, subtract};
+use super::plan::{holds, subtract};
 use super::{Cache, CacheError};
 use crate::base::{ExtentId, Ino, Position};
 use crate::download::DownloadError;
@@ -226,7 +226,7 @@ impl Cache {
         if let Some(frame) = glance.opened(id, number) {
             return Ok(Some(frame));
         }
-        let absent = (number + 1..frames.end).find(|n| self.frames.has(glance.ino, id, *n)).unwrap_or(frames.end);
+        let absent = self.frames.absent(glance.ino, id, frames).end;
         let several = self.downloads.peek(id, extent, number..absent);
         let opened = match several {
             None if absent > number + 1 => self.downloads.peek(id, extent, number..number + 1),
@@ -283,7 +283,7 @@ impl Cache {
                         frames.start += 1;
                         continue;
                     }
-                    let run = self.absent(glance.ino, piece.extent, frames.clone());
+                    let run = self.frames.absent(glance.ino, piece.extent, frames.clone());
                     frames.start = run.end;
                     let id = piece.extent;
                     asked.push((id, run.start, self.downloads.ask_in_background(glance.ino, id, known, run)));

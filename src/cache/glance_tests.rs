@@ -1,4 +1,4 @@
-//! What a glance sees is what the file held when it was taken.
+//! What a glance sees is what the file held when it was taken; and what a read sees is what it holds.
 
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ enum Step {
     Forget,
     Truncate(usize),
     Punch(usize, usize),
+    Read(usize, usize),
     Glance,
 }
 
@@ -28,6 +29,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Forget),
         1 => (0..SIZE).prop_map(Step::Truncate),
         1 => place().prop_map(|(at, len)| Step::Punch(at, len)),
+        2 => place().prop_map(|(at, len)| Step::Read(at, len)),
         3 => Just(Step::Glance),
     ];
     prop::collection::vec(step, 1..30)
@@ -59,6 +61,11 @@ async fn run(steps: Vec<Step>) {
                 cache.punch(ino, at as u64..(at + len) as u64, None).await.unwrap();
                 let end = model.len().min(at + len);
                 model[at.min(end)..end].fill(0);
+            }
+            Step::Read(at, len) => {
+                let read = cache.read(ino, at as u64, len).await.unwrap();
+                let end = model.len().min(at + len);
+                assert_eq!(read[..], model[at.min(end)..end]);
             }
             Step::Glance => glances.push((cache.glance(ino).unwrap(), model.clone())),
         }

@@ -7,7 +7,7 @@
 //! | `frames` | clean plaintext of all entries, least recently used first to go |
 //! | `budget`, `dirty` | memory for written bytes |
 //! | `fresh` | what was written a moment ago, for searches |
-//! | `read`, `edit` | what is asked of contents |
+//! | `read`, `plan`, `edit` | what is asked of contents |
 //! | `glance` | reading a file without using it: what a search does |
 //! | `whereabouts` | where a file's bytes are; fetching and dropping them on request |
 //! | `disk` | sealed blocks on this machine's disk, below the download pipeline |
@@ -37,6 +37,7 @@ mod fresh;
 pub mod glance;
 #[cfg(test)]
 mod glance_tests;
+mod plan;
 mod read;
 #[cfg(test)]
 mod read_tests;

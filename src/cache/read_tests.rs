@@ -1,11 +1,13 @@
 //! What reads ask of a distant store: how many GETs, in which order, and how many round trips; what an outage leaves.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::*;
+use crate::base::sizes::READ_GRID;
 use crate::base::{Epoch, ExtentId, Position};
 use crate::download::encryption::Encryption;
 use crate::download::recorder::{DISTANCE, Recorder, id, keys};
@@ -41,7 +43,7 @@ fn head(extents: &[(ExtentId, Extent)]) -> Head {
 
 /// Files of so many bytes, in extents of 4 MiB, two a segment, on a machine that has nothing of them.
 async fn files(lens: &[usize], readahead_bytes: usize) -> World {
-    let (recorder, keys) = (Recorder::new(), keys());
+    let recorder = Recorder::new();
     let (mut records, mut files, mut segment) = (Vec::new(), Vec::new(), 0);
     for (k, len) in lens.iter().enumerate() {
         let (ino, bytes) = (Ino(100 + k as u64), noise(k as u64, *len));
@@ -50,12 +52,60 @@ async fn files(lens: &[usize], readahead_bytes: usize) -> World {
         for pair in parts.chunks(2) {
             segment += 1;
             let pair: Vec<_> = pair.iter().map(|(id, part)| (*id, part.to_vec())).collect();
-            all.extend(recorder.pack(&keys, segment, &pair).await);
+            all.extend(recorder.pack(&keys(), segment, &pair).await);
         }
         records.push((Key::head(ino), Record::Head(head(&all))));
         records.extend(all.into_iter().map(|(id, extent)| (Key::extent(id), Record::Extent(extent))));
         files.push((ino, bytes));
     }
+    world(recorder, records, files, readahead_bytes)
+}
+
+/// A file that was written whole, and then over in pieces: the places of one capture after the other, each in rising order
+/// and each capture one extent.
+async fn rewritten(len: usize, captures: &[Vec<Range<usize>>], readahead_bytes: usize) -> World {
+    let (recorder, ino) = (Recorder::new(), Ino(100));
+    let mut bytes = noise(0, len);
+    let mut plain: Vec<_> = bytes.chunks(EXTENT_MAX).map(<[u8]>::to_vec).collect();
+    let whole = plain.iter().enumerate().map(|(n, part)| {
+        let (offset, extent) = ((n * EXTENT_MAX) as u64, id(ino.0, n as u64));
+        Piece { offset, len: part.len() as u32, extent, start: 0 }
+    });
+    let mut pieces: Vec<Piece> = whole.collect();
+    for (number, places) in (plain.len() as u64..).zip(captures) {
+        let mut extent = Vec::new();
+        for place in places {
+            let new = noise(number << 20 | place.start as u64, place.len());
+            bytes[place.clone()].copy_from_slice(&new);
+            let (offset, start) = (place.start as u64, extent.len() as u32);
+            let new_piece = Piece { offset, len: new.len() as u32, extent: id(ino.0, number), start };
+            let outside = [0..offset, new_piece.end()..u64::MAX];
+            pieces =
+                pieces.iter().flat_map(|old| outside.each_ref().map(|range| old.within(range))).flatten().collect();
+            pieces.push(new_piece);
+            extent.extend_from_slice(&new);
+        }
+        plain.push(extent);
+    }
+    let plain: Vec<_> = (0..).zip(plain).map(|(number, plain)| (id(ino.0, number), plain)).collect();
+    let mut extents = Vec::new();
+    for (segment, part) in (1..).zip(plain.chunks(2)) {
+        extents.extend(recorder.pack(&keys(), segment, part).await);
+    }
+    let mut records: Vec<_> = pieces.iter().map(|piece| (Key::map(ino, piece.offset), Record::Map(*piece))).collect();
+    let head = Head { size: len as u64, pieces: Vec::new(), spilled: true, ..head(&[]) };
+    records.push((Key::head(ino), Record::Head(head)));
+    records.extend(extents.into_iter().map(|(id, extent)| (Key::extent(id), Record::Extent(extent))));
+    world(recorder, records, vec![(ino, bytes)], readahead_bytes)
+}
+
+fn world(
+    recorder: Arc<Recorder>,
+    mut records: Vec<(Key, Record)>,
+    files: Vec<(Ino, Vec<u8>)>,
+    readahead_bytes: usize,
+) -> World {
+    let keys = keys();
     records.sort_by_key(|(key, _)| *key);
     let (index, mark) = crate::index::tests::holding(&keys, &records);
     let history = Arc::new(History::new(index, &mark, None, Clock::System, Epoch(0)));
@@ -95,6 +145,79 @@ async fn a_sequential_reader_waits_for_a_few_round_trips_and_gets_each_block_onc
     assert!(blocks <= 12 * 16 + 6, "{blocks} blocks of 193: {gets:?}");
     assert!(world.recorder.most_in_flight() >= 4, "several at once");
     assert_eq!(gets[0], (0, 3), "what is asked for comes first, and alone");
+}
+
+/// Pages of 4 KiB of a file of so many, at random: captures of so many each.
+fn pages(pages: usize, captures: usize, each: usize) -> Vec<Vec<Range<usize>>> {
+    let mut at = 7usize;
+    let mut random = || {
+        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (at >> 33) % pages * 4096
+    };
+    let mut capture = || (0..each).map(|_| random()).collect::<std::collections::BTreeSet<usize>>();
+    (0..captures).map(|_| capture().into_iter().map(|page| page..page + 4096).collect()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_rewritten_in_pieces_is_read_extent_by_extent() {
+    let captures = pages(12 * 256, 8, 128);
+    let world = rewritten(12 * MIB, &captures, 32 * MIB).await;
+    let began = Instant::now();
+    world.read_through(0).await;
+    let trips = began.elapsed().as_millis() / DISTANCE.as_millis();
+    let gets = world.recorder.gets();
+    // A thousand pieces in eleven extents: a few windows, and in each a run or two of each extent.
+    assert!(gets.len() <= 100, "{} GETs: {gets:?}", gets.len());
+    assert!(trips <= 16, "{trips} round trips for 12 MiB: {gets:?}");
+    let blocks: u64 = gets.iter().map(|(_, blocks)| blocks).sum();
+    let all = (12 * MIB + 8 * 128 * 4096) / READ_GRID;
+    assert!(blocks <= all as u64 * 5 / 4, "{blocks} blocks of {all}: {gets:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_that_lie_side_by_side_in_an_extent_come_together_wherever_they_are_in_the_file() {
+    // Sixteen pages, 1 MiB from each other.
+    let world = rewritten(16 * MIB, &[(0..16).map(|k| k * MIB..k * MIB + 4096).collect()], 0).await;
+    let gets = async |at: usize, len: usize| {
+        world.read(0, at, len).await;
+        world.recorder.gets().len()
+    };
+    assert_eq!(gets(3 * MIB, 4096).await, 1);
+    assert_eq!(gets(5 * MIB, 4096).await, 0, "its frame's grid block came with the other's");
+    assert_eq!(gets(0, 16 * MIB).await, 5, "one for each extent that it was written in, and the other's second block");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    /// Whatever was written over in whatever pieces, a read gives the bytes that were written last there.
+    #[test]
+    fn reads_of_a_rewritten_file_are_right(
+        len in 100_000usize..400_000,
+        captures in proptest::collection::vec(proptest::collection::btree_map(0usize..395_000, 1usize..5000, 1..20), 0..5),
+        reads in proptest::collection::vec((0usize..400_000, 1usize..150_000), 1..12),
+        ahead in proptest::bool::ANY,
+    ) {
+        let captures: Vec<Vec<Range<usize>>> = captures.into_iter().map(|places| {
+            let mut end = 0;
+            let clipped = places.into_iter().map(|(at, count)| {
+                let at = at.max(end);
+                end = at + count;
+                at..end.min(len)
+            });
+            clipped.filter(|place| place.start < place.end).collect::<Vec<_>>()
+        }).filter(|places| !places.is_empty()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let world = rewritten(len, &captures, if ahead { MIB } else { 0 }).await;
+            for (at, count) in reads {
+                if at < len {
+                    world.read(0, at, count).await;
+                    world.read(0, (at + count).min(len - 1), count).await;
+                }
+            }
+            world.read_through(0).await;
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]

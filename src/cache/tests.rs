@@ -202,6 +202,50 @@ async fn budget_comes_back_whole_when_a_file_is_truncated_to_nothing() {
     assert!(room.fs.cache.has_room());
 }
 
+/// The pieces of a file's map, in order.
+fn pieces(room: &Room, ino: Ino) -> Vec<crate::format::record::Piece> {
+    let view = room.fs.history.view();
+    let record = view.get(&Key::head(ino)).unwrap().unwrap();
+    let Record::Head(head) = &*record else { panic!("a head") };
+    crate::history::map::pieces(&view, ino, head, 0..head.size).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_here_and_there_in_one_capture_lies_side_by_side_in_one_extent() {
+    let room = room();
+    let ino = room.file("a", &"a".repeat(100 * 1000)).await;
+    let mut model = vec![b'a'; 100 * 1000];
+    for k in (0..100).rev() {
+        model[k * 1000..][..10].fill(b'b');
+        room.fs.cache.write(ino, k as u64 * 1000, &[b'b'; 10]).unwrap();
+    }
+    room.fs.cache.barrier(&[ino]).await.unwrap();
+    let whole = pieces(&room, ino);
+    let (first, written) = (whole[1].extent, whole[0].extent);
+    let of = |id, pieces: &[crate::format::record::Piece]| -> Vec<(u64, u32)> {
+        pieces.iter().filter(|piece| piece.extent == id).map(|piece| (piece.offset, piece.start)).collect()
+    };
+    assert_eq!(of(written, &whole), (0..100).map(|k| (k * 1000, k as u32 * 10)).collect::<Vec<_>>());
+    assert_eq!(of(first, &whole).len(), 100);
+    // It loses its pieces one by one, and is there for those that are left.
+    for k in (0..100).filter(|k| k % 10 != 3) {
+        model[k * 1000..][..10].fill(if k % 2 == 0 { b'c' } else { 0 });
+        match k % 2 {
+            0 => room.fs.cache.write(ino, k as u64 * 1000, &[b'c'; 10]).unwrap(),
+            _ => _ = room.fs.cache.punch(ino, k as u64 * 1000..k as u64 * 1000 + 10, None).await.unwrap(),
+        }
+        room.fs.cache.let_go(ino).unwrap();
+        assert!(room.read(ino).await == model, "{k}");
+    }
+    room.fs.cache.truncate(ino, 53_005).await.unwrap();
+    room.fs.cache.let_go(ino).unwrap();
+    assert!(room.read(ino).await == model[..53_005]);
+    assert_eq!(
+        of(written, &pieces(&room, ino)),
+        (0..6).map(|k| (3000 + k * 10_000, 30 + k as u32 * 100)).collect::<Vec<_>>()
+    );
+}
+
 fn frame(len: usize) -> Arc<SecretBytes> {
     Arc::new(SecretBytes::from(vec![1; len]))
 }
@@ -225,14 +269,15 @@ proptest! {
             let key = (entry.ino, id, number);
             let at = model.iter().position(|(k, _)| *k == key);
             if put {
-                frames.put(entry, id, number, frame(len));
+                frames.put(entry, id, number, &[frame(len)]);
                 at.map(|at| model.remove(at));
                 model.push((key, len));
                 while model.iter().map(|(_, len)| len + FRAME_COST).sum::<usize>() > most {
                     model.remove(0);
                 }
             } else {
-                prop_assert_eq!(frames.get(entry, id, number).map(|frame| frame.len()), at.map(|at| model[at].1));
+                let found = frames.leading(entry, id, number..number + 1);
+                prop_assert_eq!(found.first().map(|frame| frame.len()), at.map(|at| model[at].1));
                 if let Some(at) = at {
                     let used = model.remove(at);
                     model.push(used);

@@ -5,7 +5,8 @@
 //! Small files that were made together lie side by side in one segment. When whole small extents of *different* files of
 //! one segment are missed one after the other, a directory is being read: each further miss brings a larger run around it
 //! (1, 4, 16, then 32 blocks), so that a segment of two thousand files costs a handful of requests, in whatever order they
-//! are read. Reads in one file never bring a neighbour.
+//! are read. Reads in one file never bring a neighbour; but where many small extents of it are read ahead, whoever does so
+//! says which blocks they lie in first, and those that lie side by side come together ([`Blocks::announce`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use super::DownloadError;
 use crate::base::sizes::{CLASS_MAX, READ_GRID};
 use crate::base::{Ino, ObjectId, watch};
-use crate::pipeline::{Memory, Permit, Urgency, Use};
+use crate::pipeline::{Class, Memory, Permit, Urgency, Use};
 
 /// Blocks kept: 32 MiB, four whole segments.
 const KEPT: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
@@ -109,16 +110,7 @@ impl Blocks {
         urgency: &Urgency,
         memory: &Memory,
     ) -> (Vec<Source>, Vec<Run>) {
-        let missing: Vec<u32> = blocks.clone().filter(|n| self.is_missing(object, *n)).collect();
-        let mut runs: Vec<Range<u32>> = Vec::new();
-        for n in missing {
-            match runs.last_mut() {
-                Some(run) if n - run.end <= GAP && (run.end..n).all(|k| !self.coming.contains_key(&(object, k))) => {
-                    run.end = n + 1;
-                }
-                _ => runs.push(n..n + 1),
-            }
-        }
+        let mut runs = self.missing(object, blocks.clone(), u32::MAX);
         let mut neighbours = None;
         if let (Some(SmallFile(ino)), Some(first)) = (small, runs.first().cloned()) {
             let run = self.widen(object, first.clone(), ino);
@@ -130,6 +122,35 @@ impl Blocks {
         let begun = runs.into_iter().map(|run| self.begin(object, run, neighbours.take(), urgency)).collect();
         let sources = blocks.filter_map(|n| self.source(object, n)).collect();
         (sources, begun)
+    }
+
+    /// The GETs that are to be made for blocks of which many will be asked for one by one, in rising order: those that lie
+    /// side by side come together. They are few enough to be kept until then; a block alone is left to who asks for it.
+    pub fn announce(&mut self, object: ObjectId, blocks: impl Iterator<Item = u32>) -> Vec<Run> {
+        let runs = self.missing(object, blocks, SMALL_RUN);
+        let several = runs.into_iter().filter(|run| run.len() > 1);
+        several.map(|run| self.begin(object, run, None, &Urgency::new(Class::Bulk))).collect()
+    }
+
+    /// Runs of at most so many blocks that bring what is neither kept nor on its way.
+    fn missing(&mut self, object: ObjectId, blocks: impl Iterator<Item = u32>, most: u32) -> Vec<Range<u32>> {
+        let mut runs: Vec<Range<u32>> = Vec::new();
+        for n in blocks {
+            if !self.is_missing(object, n) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run)
+                    if n - run.end <= GAP
+                        && n - run.start < most
+                        && (run.end..n).all(|k| !self.coming.contains_key(&(object, k))) =>
+                {
+                    run.end = n + 1;
+                }
+                _ => runs.push(n..n + 1),
+            }
+        }
+        runs
     }
 
     fn is_missing(&mut self, object: ObjectId, n: u32) -> bool {

@@ -5,6 +5,7 @@
 //! ([`super::blocks`]) serves what lies side by side, such as small files packed together; before the store
 //! the sealed cache is asked, if there is one, and given what the store brought. Both hold ciphertext only.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -320,6 +321,24 @@ impl RemoteStorage {
             found.into_iter().zip(wanted).for_each(|(block, n)| _ = block.map(|block| blocks.keep(id, n, block)));
         }
         all
+    }
+
+    /// Sealed bytes that will be asked for one by one: what lies side by side in an object is on its way then, together.
+    /// A store that has no disk cache before it is near, and asked as it is.
+    pub fn announce<'a>(&self, wanted: impl Iterator<Item = (&'a Extent, Range<u32>)>) {
+        let Some(sealed) = &self.sealed else { return };
+        let mut objects: BTreeMap<ObjectId, BTreeSet<u32>> = BTreeMap::new();
+        for (extent, stored) in wanted {
+            if let Place::Segment { id, offset } = extent.place {
+                objects.entry(id).or_default().extend(grid(&(offset + stored.start..offset + stored.end)));
+            }
+        }
+        for (id, wanted) in objects {
+            let absent = wanted.into_iter().filter(|n| !sealed.holds(id, *n));
+            let runs = self.blocks.lock().announce(id, absent);
+            let name = segment_name(id);
+            runs.into_iter().for_each(|run| self.begin(&name, run));
+        }
     }
 
     /// Whoever joins what is on its way for somebody less urgent makes it more so.

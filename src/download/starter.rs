@@ -21,6 +21,10 @@ use crate::format::extent::stored_range;
 use crate::format::record::{Extent, Place};
 use crate::pipeline::{Class, INLINE_BYTES, Memory, Moved, Moves, Permit, StageStatus, Urgency, Use};
 
+/// So much of what is read ahead is opened where it is found, in a task of its own: it takes a tenth of a millisecond, and
+/// the way through the stages and the store's threads as long.
+const AHEAD_AT_HAND: usize = 4 * INLINE_BYTES;
+
 pub struct Starter {
     remote: RemoteStorage,
     encryption: Encryption,
@@ -136,7 +140,7 @@ impl Starter {
 
     fn ask_as(self: &Arc<Self>, class: Class, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> Asked {
         // What this machine holds and is quickly opened needs no task of its own.
-        if let Some(result) = self.ready(reader, id, extent, &frames) {
+        if let Some(result) = self.ready(reader, id, extent, &frames, INLINE_BYTES) {
             return Asked::Here(result);
         }
         let mut coming = self.coming.lock();
@@ -167,6 +171,12 @@ impl Starter {
         Asked::Coming(parts)
     }
 
+    /// These frames of several extents will be asked for with [`Starter::ahead`], one run after the other.
+    pub fn announce<'a>(&self, runs: impl Iterator<Item = (&'a Extent, Range<u32>)>) {
+        let little = |(_, stored): &(&Extent, Range<u32>)| stored.len() <= INLINE_BYTES;
+        self.remote.announce(runs.map(|(extent, frames)| (extent, stored_range(extent, frames))).filter(little));
+    }
+
     /// Begins to bring what is not on its way of these frames, before anybody asks; they go to the sink. False if there
     /// is no room for them now.
     pub fn ahead(self: &Arc<Self>, reader: Ino, id: ExtentId, extent: &Extent, frames: Range<u32>) -> bool {
@@ -194,9 +204,10 @@ impl Starter {
         id: ExtentId,
         extent: &Extent,
         frames: &Range<u32>,
+        most: usize,
     ) -> Option<Result<Frames, DownloadError>> {
         let stored = stored_range(extent, frames.clone());
-        if stored.len() > INLINE_BYTES {
+        if stored.len() > most {
             return None;
         }
         if let Some(sealed) = self.remote.local(id, extent, stored.clone()) {
@@ -248,12 +259,10 @@ impl Starter {
         let (this, extent) = (self.clone(), extent.clone());
         tokio::spawn(async move {
             let (run, place) = (frames.clone(), extent.place);
-            let watched = this.watched(reader, id, &extent, &run);
             // A panic must not leave the range marked as being fetched for ever.
-            let bringing = AssertUnwindSafe(this.bring(id, extent, frames, urgency, permit)).catch_unwind();
-            let result = bringing.await.unwrap_or(Err(DownloadError::Opening));
+            let bringing = AssertUnwindSafe(this.bring_and_keep(reader, id, extent, frames, urgency, permit));
+            let result = bringing.catch_unwind().await.unwrap_or(Err(DownloadError::Opening));
             // It is where it is kept before it is no longer on its way: nobody fetches it in between.
-            let result = this.filled(reader, id, &run, result, watched);
             this.ended(id, &run, place);
             sender.send_replace(Some(result));
         });
@@ -276,6 +285,26 @@ impl Starter {
                 coming.remove(&id);
             }
         }
+    }
+
+    async fn bring_and_keep(
+        &self,
+        reader: Ino,
+        id: ExtentId,
+        extent: Extent,
+        frames: Range<u32>,
+        urgency: Urgency,
+        permit: Option<Permit>,
+    ) -> Result<Frames, DownloadError> {
+        // Who waits has looked already. Little that is at hand is opened sooner than it goes through the stages.
+        if permit.is_some()
+            && let Some(result) = self.ready(reader, id, &extent, &frames, AHEAD_AT_HAND)
+        {
+            return result;
+        }
+        let watched = self.watched(reader, id, &extent, &frames);
+        let result = self.bring(id, extent, frames.clone(), urgency, permit).await;
+        self.filled(reader, id, &frames, result, watched)
     }
 
     /// What does not open is fetched once more: a block kept since an earlier fetch may be wrong where nobody looked.

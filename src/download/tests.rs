@@ -4,13 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::encryption::Encryption;
 use super::recorder::{DISTANCE, Recorder, id, keys};
 use super::remote_storage::RemoteStorage;
+use super::sealed_cache::SealedCache;
 use super::starter::Starter;
 use super::*;
+use crate::base::ObjectId;
 use crate::base::sizes::{EXTENT_MAX, READ_GRID};
 use crate::format::extent::frames_of;
 use crate::format::record::Extent;
@@ -145,6 +148,53 @@ async fn a_file_of_many_small_extents_brings_no_neighbours() {
         starter.fetch(id.owner, *id, extent, 0..1).await.unwrap();
     }
     assert!(recorder.gets().iter().all(|(_, blocks)| *blocks <= 2), "each block when it is asked for");
+}
+
+/// A disk cache that keeps nothing.
+struct Forgetful;
+
+impl SealedCache for Forgetful {
+    fn get(&self, _: ObjectId, _: u32) -> Option<Bytes> {
+        None
+    }
+
+    fn peek(&self, _: ObjectId, _: u32) -> Option<Bytes> {
+        None
+    }
+
+    fn put(&self, _: ObjectId, _: u32, _: &[u8]) {}
+
+    fn holds(&self, _: ObjectId, _: u32) -> bool {
+        false
+    }
+
+    fn forget(&self, _: ObjectId, _: u32) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_small_extents_that_are_read_ahead_share_their_gets() {
+    let (recorder, extents, files) = packed(|_| 100).await;
+    let (settings, memory) = (Settings::default(), Memory::new(64 << 20));
+    let remote = RemoteStorage::new(recorder.store(), keys(), None, settings.get, memory.clone());
+    let remote = remote.keeping(Some(Arc::new(Forgetful)));
+    let starter = Starter::new(remote, Encryption::new(keys(), Cpu::inline(), settings.open), memory);
+    // In an order of their own, as the pages of a table are that was written one by one.
+    let wanted: Vec<usize> = shuffled().take(700).collect();
+    starter.announce(wanted.iter().map(|k| (&extents[*k].1, 0..1)));
+    for k in &wanted {
+        let (id, extent) = &extents[*k];
+        assert!(starter.ahead(id.owner, *id, extent, 0..1));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let gets = recorder.gets();
+    assert!(gets.len() <= 17 && gets.iter().all(|(_, blocks)| *blocks <= 4), "63 blocks, four at a time: {gets:?}");
+    for k in wanted {
+        let (id, extent) = &extents[k];
+        assert!(plain(&starter.fetch(id.owner, *id, extent, 0..1).await.unwrap()) == files[k], "{k}");
+    }
+    assert_eq!(recorder.gets(), [], "each block once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::metrics::Rate;
-use super::urgency::first;
+use super::urgency::{Lines, Urgent};
 use super::{Class, Demand, StageStatus, Urgency};
 
 /// How often a job is tried.
@@ -69,8 +69,8 @@ struct Shared<J: Job> {
 }
 
 struct State<J: Job> {
-    waiting: Vec<Waiting<J>>,
-    queued: Vec<Queued<J>>,
+    waiting: Lines<Waiting<J>>,
+    queued: Lines<Queued<J>>,
     /// Asked for and not given yet.
     asked: usize,
     /// Given and not ended.
@@ -97,19 +97,29 @@ struct Counts {
 /// A producer.
 struct Waiting<J: Job> {
     urgency: Urgency,
-    number: u64,
     bytes: usize,
     since: Instant,
     tell: oneshot::Sender<Asked<J>>,
 }
 
+impl<J: Job> Urgent for Waiting<J> {
+    fn urgency(&self) -> &Urgency {
+        &self.urgency
+    }
+}
+
 /// A job that was given.
 struct Queued<J: Job> {
     job: Arc<J>,
-    number: u64,
     tries: u32,
     tell: oneshot::Sender<Result<J::Done, J::Error>>,
     permit: Asked<J>,
+}
+
+impl<J: Job> Urgent for Queued<J> {
+    fn urgency(&self) -> &Urgency {
+        &self.permit.urgency
+    }
 }
 
 /// The stage asks for one job. Given with the job or dropped without one, it comes back to the stage in the end.
@@ -148,7 +158,7 @@ impl<J: Job> Asked<J> {
         let _ = shared.runtime.get_or_init(Handle::current);
         let mut state = shared.state.lock();
         let number = state.next_number();
-        state.queued.push(Queued { job: Arc::new(job), number, tries: 0, tell, permit: self });
+        state.queued.push(number, Queued { job: Arc::new(job), tries: 0, tell, permit: self });
         shared.settle(state);
         Told(told)
     }
@@ -158,8 +168,8 @@ impl<J: Job> Stage<J> {
     pub fn new(name: &'static str, demand: Demand) -> Stage<J> {
         let demand = demand.sound();
         let state = State {
-            waiting: Vec::new(),
-            queued: Vec::new(),
+            waiting: Lines::new(),
+            queued: Lines::new(),
             asked: demand.max,
             held: 0,
             bytes: 0,
@@ -176,7 +186,7 @@ impl<J: Job> Stage<J> {
             let mut state = self.0.state.lock();
             let (tell, answer) = oneshot::channel();
             let (urgency, number, since) = (urgency.clone(), state.next_number(), Instant::now());
-            state.waiting.push(Waiting { urgency, number, bytes, since, tell });
+            state.waiting.push(number, Waiting { urgency, bytes, since, tell });
             self.0.settle(state);
             answer
         };
@@ -190,7 +200,10 @@ impl<J: Job> Stage<J> {
 
     /// Some job's urgency was raised.
     pub fn look_again(&self) {
-        self.0.settle(self.0.state.lock());
+        let mut state = self.0.state.lock();
+        state.waiting.look_again();
+        state.queued.look_again();
+        self.0.settle(state);
     }
 
     pub fn status(&self) -> StageStatus {
@@ -228,12 +241,11 @@ impl<J: Job> State<J> {
             if self.asked + self.held <= demand.min {
                 self.asked = demand.max - self.held;
             }
-            let place = first(self.waiting.iter().map(|w| (&w.urgency, w.number)))?;
-            if self.waiting[place].tell.is_closed() {
-                self.waiting.remove(place);
+            let waiting = self.waiting.first()?;
+            if waiting.tell.is_closed() {
+                self.waiting.pop();
                 continue;
             }
-            let waiting = &self.waiting[place];
             // What is waited for needs no demand, only room; of that the others leave it some.
             let (room, count, bytes) = match waiting.urgency.class() {
                 Class::Waited => (true, demand.max, demand.bytes),
@@ -242,8 +254,7 @@ impl<J: Job> State<J> {
             if !room || self.held >= count || (self.held > 0 && self.bytes + waiting.bytes > bytes) {
                 return None;
             }
-            let bytes = waiting.bytes;
-            let Waiting { urgency, since, tell, .. } = self.waiting.remove(place);
+            let Waiting { urgency, bytes, since, tell } = self.waiting.pop()?;
             self.asked = self.asked.saturating_sub(1);
             self.held += 1;
             self.bytes += bytes;
@@ -253,14 +264,13 @@ impl<J: Job> State<J> {
 
     /// The next job for a worker, if there is one for it.
     fn next(&mut self, demand: &Demand) -> Option<Queued<J>> {
-        let place = first(self.queued.iter().map(|q| (&q.permit.urgency, q.number)))?;
-        let urgent = self.queued[place].permit.urgency.class() == Class::Waited;
+        let urgent = self.queued.first()?.permit.urgency.class() == Class::Waited;
         let most = if urgent { demand.workers } else { demand.workers - demand.kept };
         if self.running >= most {
             return None;
         }
         self.running += 1;
-        Some(self.queued.remove(place))
+        self.queued.pop()
     }
 }
 
@@ -308,8 +318,8 @@ impl<J: Job> Shared<J> {
             Err(error) if again && (panicked || J::may_pass(&error)) => {
                 log::debug!("{}: {error} (try {}): tried again", self.name, queued.tries);
                 // Behind those of its class that came meanwhile: they are not to wait for it.
-                queued.number = state.next_number();
-                state.queued.push(queued);
+                let number = state.next_number();
+                state.queued.push(number, queued);
                 self.settle(state);
             }
             result => {
