@@ -11,6 +11,7 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 
 bash systemd/deb "$binary" "$work/dripfs.deb"
 dpkg-deb --info "$work/dripfs.deb" | sed -n 's/^ *\(Package\|Version\|Installed-Size\):/\1:/p'
+dpkg-deb --field "$work/dripfs.deb" Depends | grep -Eq '^libc6 \(>= 2\.[0-9]+\), libgcc-s1$' || fail "what it depends on"
 dpkg-deb --contents "$work/dripfs.deb" | grep -q 'usr/sbin/mount.dripfs -> ../bin/dripfs' || fail "the link for mount(8)"
 
 root=$work/root

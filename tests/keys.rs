@@ -180,6 +180,23 @@ fn keys_are_not_changed_while_the_vault_is_open() {
     assert_eq!((mounts(&vault, vault.state(), PASSPHRASE), mounts(&vault, vault.state(), NEW)), (0, 12));
 }
 
+/// The writer is fenced by it, and finds only a header that it has not seen.
+#[test]
+fn after_a_change_elsewhere_the_old_passphrase_is_wrong_and_the_new_one_goes_on() {
+    let Some(mut vault) = made() else { return };
+    vault.mount_again(&[]);
+    let elsewhere = vault.root().join("elsewhere");
+    succeed(change(&vault, &elsewhere).arg("--takeover"));
+    fs::write(vault.mountpoint().join("late"), b"x").unwrap();
+    let umount = run(vault.dripfs(["umount"]).arg(vault.mountpoint()));
+    assert_eq!(umount.status.code(), Some(14), "{}", said(&umount));
+    let mut again = vault.dripfs(["mount", "--background", "--state"]);
+    let refused = run(again.arg(vault.state()).arg(vault.url()).arg(vault.mountpoint()));
+    assert!(refused.status.code() == Some(12), "{}", said(&refused));
+    assert!(said(&refused).contains("keys were changed") && !said(&refused).contains("vanished"), "{}", said(&refused));
+    assert_eq!(mounts(&vault, vault.state(), NEW), 0);
+}
+
 #[test]
 fn of_two_who_change_keys_at_once_each_that_succeeds_is_kept() {
     let Some(vault) = made() else { return };

@@ -104,7 +104,8 @@ pub enum Command {
 const OPTIONS: &str = "\
 Options for -o, separated by commas:
   ro, rw               read-only, or not
-  allow_other          other users may enter; permissions decide (needs user_allow_other in /etc/fuse.conf)
+  allow_other          other users may enter; permissions decide (needs user_allow_other in
+                       /etc/fuse.conf)
   dev, suid, noexec    as in mount(8); nodev and nosuid unless given
   sync                 as in mount(8)
   noatime, relatime    nothing changes: reading never moves a time of last access
@@ -112,24 +113,32 @@ Options for -o, separated by commas:
   state=DIR            the same as --state
   passphrase-file=F    the same as --passphrase-file, for /etc/fstab
   cache=SIZE           decrypted bytes kept in memory for reading (256M)
-  cache_ttl=SECONDS    how long they are kept, and the kernel's copies, when the file is not used (60)
-  disk_cache=SIZE      sealed bytes of the store kept on the local disk (1G; 0, none, for a vault in a local directory)
+  cache_ttl=SECONDS    how long they are kept, and the kernel's copies, when the file is not used
+                       (60)
+  disk_cache=SIZE      sealed bytes of the store kept on the local disk (1G; 0, none, for a vault
+                       in a local directory)
   dirty=SIZE           written bytes kept in memory; writers wait above it (128M)
-  journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it (4G)
+  journal=SIZE         sealed bytes on the local disk that the vault lacks; writers wait above it
+                       (4G)
   follow=SECONDS       how often a read-only mount looks for what others have written (5)
   upload-limit=RATE    the same as --upload-limit; also download-limit
   compress=on|off      compress where it pays (on)
   readahead=SIZE       read ahead at most so much for one sequential reader; 0: not at all (32M)
   inflight=SIZE        memory for what is between the cache and disk or store (128M)
-  search=NAME          the name of the room that answers searches, in each directory (.search); off: there is none
+  search=NAME          the name of the room that answers searches, in each directory (.search);
+                       off: there is none
   search_list=on|off   directories list it (off)
   search_threads=N     files that a search looks at at a time (4)
   search_seconds=N     how long a search may take (10)
-  search_keep=WHERE    what was found is kept for the next time in memory, on disk (sealed), or nowhere (memory)
+  search_keep=WHERE    what was found is kept for the next time in memory, on disk (sealed), or
+                       nowhere (memory)
   search_cache=SIZE    how much of it (32M)
-  metrics=ADDRESS      serve http://ADDRESS/metrics and /health there, such as 127.0.0.1:9090; loopback only
-  STAGE_workers=N      and _min, _max, _bytes, _kept: what a stage of the pipelines takes at once; see dripfs(1)
-  Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean nothing here.
+  metrics=ADDRESS      serve http://ADDRESS/metrics and /health there, such as 127.0.0.1:9090;
+                       loopback only
+  STAGE_workers=N      and _min, _max, _bytes, _kept: what a stage of the pipelines takes at
+                       once; see dripfs(1)
+  Words for mount(8) and systemd (_netdev, nofail, noauto, user, x-*, ...) are accepted and mean
+  nothing here.
 
 Durability, what has happened when fsync returns:
   local    it is sealed in the journal on this machine's disk (default)
@@ -162,7 +171,7 @@ pub struct Mount {
     /// Return once the drive answers, and go on in the background; the log is STATE/log.
     #[arg(long)]
     pub background: bool,
-    /// Write nothing.
+    /// Write nothing, and follow what another machine writes.
     #[arg(long)]
     pub read_only: bool,
     /// Take the vault over from a machine that is gone. If it is not gone, it becomes read-only.

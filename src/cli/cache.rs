@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::args::Cache;
 use super::client::{failure, find};
 use super::exit::{self, Failure};
-use super::progress::Display;
+use super::progress::{Display, FETCHED};
 use super::{Voice, human_bytes, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::drive::{Cached, CachedFile, Moved};
@@ -33,7 +33,7 @@ fn within(path: &Path) -> Result<(PathBuf, PathBuf), Failure> {
 }
 
 fn ask<T: DeserializeOwned>(stream: UnixStream, command: &Command, display: &mut Display) -> Result<T, Failure> {
-    let value = control::call(stream, command, |now| display.show(now)).map_err(failure)?;
+    let value = control::call(stream, command, |now| display.show(now, || None)).map_err(failure)?;
     serde_json::from_value(value).map_err(|e| failure(CallError::Strange(e.to_string())))
 }
 
@@ -41,7 +41,7 @@ fn each(paths: &[PathBuf], voice: Voice, done: &str, command: impl Fn(PathBuf) -
     let mut failed = 0;
     for path in paths {
         let (dir, below) = within(path)?;
-        let mut display = Display::new(voice.quiet);
+        let mut display = Display::new(voice.quiet, FETCHED);
         let moved: Moved = ask(find(&dir)?, &command(below), &mut display)?;
         drop(display);
         failed += moved.failed;
@@ -65,12 +65,14 @@ fn list(dir: Option<&Path>) -> Result<u8, Failure> {
             mine.map(|mount| (mount.dir, PathBuf::new())).collect()
         }
     };
+    // A drive that does not answer shows before anything is printed.
+    drives.iter().try_for_each(|(dir, _)| find(dir).map(drop))?;
     print(&format!("{:>10} {:>8} {:>6}  path\n", "bytes", "hits", "age"))?;
     for (dir, below) in drives {
         let mut from = Some(0);
         while let Some(begin) = from {
             let command = Command::Cached { path: below.clone(), from: begin };
-            let part: Cached = ask(find(&dir)?, &command, &mut Display::new(true))?;
+            let part: Cached = ask(find(&dir)?, &command, &mut Display::new(true, FETCHED))?;
             part.files.iter().try_for_each(|file| print(&row(&dir, file)))?;
             from = part.next;
         }

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::args::Status;
 use super::exit::{self, Failure};
-use super::progress::Display;
+use super::interrupt::Interrupt;
+use super::progress::{Display, Look, SENT};
 use super::{Voice, human_bytes, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::mountpoint::{self, Mount};
@@ -27,20 +28,24 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an unmount waits for pages of memory maps before it asks for its own.
 const WRITE_BACK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who leaves an unmount does not end it.
+const GOES_ON: &str = "\ndripfs: the unmounting goes on without this command: `dripfs status` shows how far it is\n";
+
 pub fn sync(path: &Path, voice: Voice) -> Result<u8, Failure> {
     let dir = &mountpoint::drive_of(path);
     let stream = find(dir)?;
-    let mut display = Display::new(voice.quiet);
+    let mut display = Display::new(voice.quiet, SENT);
     write_back(dir)?;
-    control::call(stream, &Command::Sync, |now| display.show(now)).map_err(failure)?;
+    control::call(stream, &Command::Sync, |now| display.show(now, || look(dir))).map_err(failure)?;
     Ok(exit::OK)
 }
 
 pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     let stream = find(dir)?;
-    let mut display = Display::new(voice.quiet);
+    let mut display = Display::new(voice.quiet, SENT);
     write_back_in_time(dir);
-    let ended = control::call(stream, &Command::Umount, |now| display.show(now)).map_err(failure)?;
+    let _leaving = Interrupt::saying(GOES_ON);
+    let ended = control::call(stream, &Command::Umount, |now| display.show(now, || look(dir))).map_err(failure)?;
     drop(display);
     let ended: Ended = serde_json::from_value(ended).map_err(|e| failure(CallError::Strange(e.to_string())))?;
     wait_for_exit(ended.pid);
@@ -69,14 +74,22 @@ pub fn wait_for_ending(state: &Path, voice: Voice) -> Result<bool, Failure> {
         dir.display(),
         human_bytes(status.status.pending_bytes)
     );
-    let mut display = Display::new(voice.quiet);
+    let mut display = Display::new(voice.quiet, SENT);
     // However it ended: what it could not send is in its journal, which this mount goes on with.
-    if let Err(error) = control::call(stream, &Command::Umount, |now| display.show(now)) {
+    if let Err(error) = control::call(stream, &Command::Umount, |now| display.show(now, || look(dir))) {
         log::debug!("{}", failure(error).message);
     }
     drop(display);
     wait_for_exit(status.pid);
     Ok(true)
+}
+
+/// What moves, and why it may not.
+fn look(dir: &Path) -> Option<Look> {
+    let status = status_of(dir).ok()?.status;
+    let trouble = status.state != "ready";
+    let trouble = trouble.then(|| printable(&format!("{}: {}", status.state, status.reason.unwrap_or_default())));
+    Some(Look { sent: status.sent_bytes, trouble })
 }
 
 /// A line for each event, until the mount ends or nobody reads any more.
@@ -335,6 +348,10 @@ fn pending(mount: &MountStatus) -> String {
     let status = &mount.status;
     match (status.pending_files, status.pending_bytes) {
         (0, 0) => "nothing: everything is in the vault".into(),
+        // They are of no file any more once a round has them.
+        (0, bytes) => {
+            format!("{} on the way, the oldest for {:.0} s", human_bytes(bytes), status.oldest_pending_seconds)
+        }
         (files, bytes) => {
             format!("{} in {files} files, the oldest for {:.0} s", human_bytes(bytes), status.oldest_pending_seconds)
         }
@@ -367,7 +384,7 @@ pub fn find(dir: &Path) -> Result<UnixStream, Failure> {
 }
 
 /// A drive that nobody answers for: its process died, or listens where this user does not look.
-fn silent(dir: &Path) -> String {
+pub fn silent(dir: &Path) -> String {
     let shown = dir.display();
     match mountpoint::is_dead(dir) {
         true => format!(
@@ -416,6 +433,7 @@ mod tests {
                 followed_seconds_ago: Some(2.6),
                 cache: CacheStatus::default(),
                 journal_bytes: 8192,
+                sent_bytes: 77,
                 remote: RemoteStatus { requests: 5, errors: 1, ..Default::default() },
                 pipelines: PipelinesStatus {
                     inflight_bytes: 1024,

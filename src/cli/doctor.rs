@@ -60,6 +60,8 @@ fn wrong(check: &'static str, found: impl Into<String>, advice: &str) -> Answer 
 
 pub fn doctor(args: &Doctor) -> Result<u8, Failure> {
     let mut answers = vec![device(), allow_other(Path::new("/etc/fuse.conf")), sockets(), swap(), locked()];
+    answers.extend(table(Path::new("/etc/mtab")));
+    answers.extend(dead());
     let (url, state) = match &args.url {
         Some(word) => match profile::find(word, &environment) {
             Ok(Some(found)) => {
@@ -125,6 +127,23 @@ fn allow_other(conf: &Path) -> Answer {
             "if other users are to enter your drives, have root add the line user_allow_other there",
         ),
     }
+}
+
+/// fusermount3 unmounts nothing without it; small containers lack it.
+fn table(mtab: &Path) -> Option<Answer> {
+    if rustix::process::geteuid().is_root() || std::fs::File::open(mtab).is_ok() {
+        return None;
+    }
+    let found = format!("{} is missing: fusermount3 will not unmount", mtab.display());
+    Some(wrong("mount table", found, "have root run `ln -s /proc/self/mounts /etc/mtab`"))
+}
+
+/// Drives of this user whose processes are gone.
+fn dead() -> Vec<Answer> {
+    let me = rustix::process::geteuid().as_raw();
+    let mine = mountpoint::drives().into_iter().filter(|mount| mount.owner == Some(me));
+    let dead = mine.filter(|mount| mountpoint::is_dead(&mount.dir));
+    dead.map(|mount| wrong("dead drive", client::silent(&mount.dir), "")).collect()
 }
 
 fn sockets() -> Answer {

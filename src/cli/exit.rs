@@ -36,6 +36,14 @@ impl Failure {
         Failure::new(ERROR, message)
     }
 
+    /// The same, about this vault: whoever reads it in a log has not typed it.
+    pub fn at(self, url: &str) -> Failure {
+        match self.message.contains(url) {
+            true => self,
+            false => Failure { message: format!("{url}: {}", self.message), ..self },
+        }
+    }
+
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::new(USAGE, format!("{}; see `dripfs --help`", message.into()))
     }
@@ -49,7 +57,10 @@ pub fn not_drained(bytes: u64) -> Failure {
     };
     Failure::new(
         NOT_DRAINED,
-        format!("unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them"),
+        format!(
+            "unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them (or, if another \
+             machine has taken the vault over, to have them set aside for `dripfs rescue`)"
+        ),
     )
 }
 
@@ -79,7 +90,7 @@ fn code_of_vault(error: &VaultError) -> u8 {
     match error {
         VaultError::NotFound { .. } => NO_VAULT,
         VaultError::InUse { .. } | VaultError::StateInUse { .. } => IN_USE,
-        VaultError::WrongPassphrase { .. } => WRONG_PASSPHRASE,
+        VaultError::WrongPassphrase { .. } | VaultError::ChangedPassphrase { .. } => WRONG_PASSPHRASE,
         VaultError::Tampered(_)
         | VaultError::OtherHeader { .. }
         | VaultError::RolledBack(_)
@@ -111,9 +122,10 @@ mod tests {
         let text = String::new;
         let cases: Vec<(VaultError, u8)> = vec![
             (VaultError::NotFound { url: text() }, 10),
-            (VaultError::InUse { host: text(), time: text() }, 11),
+            (VaultError::InUse { url: text(), host: text(), time: text() }, 11),
             (VaultError::StateInUse { path: text() }, 11),
             (VaultError::WrongPassphrase { url: text() }, 12),
+            (VaultError::ChangedPassphrase { url: text(), known: 1, newest: 2 }, 12),
             (VaultError::Tampered(text()), 13),
             (VaultError::RolledBack(text()), 13),
             (VaultError::Unreachable { store: StoreError::BadUrl(text()), why: text() }, 1),

@@ -14,6 +14,7 @@ use crate::format::header::{Cost, RecoveryKey};
 use crate::mount::drive::{Closed, DriveOptions, keys};
 use crate::mount::{environment, new_vault, state_dir};
 use crate::store::{self, Store};
+use crate::vault::VaultError;
 
 pub fn key(command: &Key) -> Result<u8, Failure> {
     match command {
@@ -61,10 +62,20 @@ fn place(asked: &KeyPlace, takeover: bool) -> Result<Place, Failure> {
     let stands = runtime()?.block_on(new_vault::stands(&store))?;
     if !stands {
         state_dir::refuse_if_known(&state, store.url())?;
-        return Err(crate::vault::VaultError::NotFound { url: store.url().to_owned() }.into());
+        return Err(VaultError::NotFound { url: store.url().to_owned() }.into());
     }
     state_dir::prepare(&state)?;
-    let _lock = state_dir::lock(&state)?;
+    let _lock = state_dir::lock(&state).map_err(|error| match error {
+        VaultError::StateInUse { .. } => Failure::new(
+            exit::IN_USE,
+            format!(
+                "the vault {} is mounted here, or another command works on it: unmount it first (`dripfs status` lists what \
+                 is mounted)",
+                store.url()
+            ),
+        ),
+        error => error.into(),
+    })?;
     let drive = mount::drive_options(&options, store.url(), state);
     let passphrase = match asked.passphrase.is_given() {
         true => asked.passphrase.clone(),
@@ -76,7 +87,8 @@ fn place(asked: &KeyPlace, takeover: bool) -> Result<Place, Failure> {
 fn list(asked: &KeyPlace) -> Result<u8, Failure> {
     let place = place(asked, false)?;
     let opens = passphrase::get(&place.passphrase, &environment, place.store.url(), false)?;
-    let slots = runtime()?.block_on(keys::slots(&place.store, opens, &place.options))?;
+    let slots = runtime()?.block_on(keys::slots(&place.store, opens, &place.options));
+    let slots = slots.map_err(|error| Failure::from(error).at(place.store.url()))?;
     let text: String = slots.iter().map(line).collect();
     // A closed pipe takes nothing away.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -103,7 +115,8 @@ fn change(
     let place = place(asked, takeover.takeover)?;
     let opens = passphrase::get(&place.passphrase, &environment, place.store.url(), false)?;
     let change = make(place.store.url())?;
-    let closed = runtime()?.block_on(keys::change(&place.store, opens, &place.options, change))?;
+    let closed = runtime()?.block_on(keys::change(&place.store, opens, &place.options, change));
+    let closed = closed.map_err(|error| Failure::from(error).at(place.store.url()))?;
     done(&place.store, closed)
 }
 
@@ -124,7 +137,7 @@ fn add_recovery(asked: &KeyPlace, file: Option<&Path>, takeover: &Takeover) -> R
             if let Some(path) = kept {
                 log::warn!("{}: look with `dripfs key list` whether this key opens anything", path.display());
             }
-            return Err(error.into());
+            return Err(Failure::from(error).at(place.store.url()));
         }
     };
     match &kept {

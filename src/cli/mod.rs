@@ -9,6 +9,7 @@ mod client;
 mod doctor;
 pub mod exit;
 mod helper;
+mod interrupt;
 mod key;
 mod logging;
 mod mount;
@@ -113,11 +114,19 @@ fn command(arguments: Arguments) -> Result<u8, Failure> {
         Command::Key(args) => key::key(&args),
         Command::Rescue(args) => rescue::rescue(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "dripfs", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut shown(), "dripfs", &mut std::io::stdout());
             Ok(exit::OK)
         }
         Command::ServeInBackground { .. } => mount::serve_in_background(level),
     }
+}
+
+/// The command line without what is only for this program itself.
+fn shown() -> clap::Command {
+    let whole = Arguments::command();
+    let commands = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let shown = clap::Command::new("dripfs").version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true);
+    shown.args(whole.get_arguments().cloned()).subcommands(commands)
 }
 
 /// What came from another process, for a terminal: control characters there could move the cursor, or worse.
@@ -145,6 +154,17 @@ mod tests {
     fn sizes_are_readable() {
         let shown: Vec<String> = [0, 1023, 1024, 1536 * 1024, 5 << 30, 3 << 40].map(human_bytes).into();
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 GiB", "3.0 TiB"]);
+    }
+
+    #[test]
+    fn completions_offer_what_is_for_people_and_nothing_else() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut shown(), "dripfs", &mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains("rescue") && text.contains("verbose"), "{shell}");
+            assert!(!text.contains(crate::mount::background::COMMAND), "{shell}");
+        }
     }
 
     #[test]

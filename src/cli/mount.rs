@@ -14,7 +14,7 @@ use super::args::{self, Init, Mount, NewVault};
 use super::exit::{self, Failure};
 use super::options::{self, MountOptions};
 use super::profile::{self, Profile};
-use super::progress::Display;
+use super::progress::{Display, SENT};
 use super::{Voice, client, logging, passphrase, printable};
 use crate::format::header::Cost;
 use crate::fuse;
@@ -53,7 +53,7 @@ pub fn init(args: &Init) -> Result<u8, Failure> {
     let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), true)?;
     let file = request.recovery_file.as_deref();
     let made = new_vault::make(&store, &state, &passphrase, request.cost(), file);
-    let (id, recovery) = runtime.block_on(made)?;
+    let (id, recovery) = runtime.block_on(made).map_err(|error| Failure::from(error).at(store.url()))?;
     eprintln!("dripfs: made vault {id} at {url}; mount it with: dripfs mount {url} DIR", url = store.url());
     match (recovery, file) {
         (Recovery::Written, Some(path)) => say_recovery_written(path),
@@ -147,7 +147,7 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     }
     let dir = prepare_dir(&asked.directory(args)?, args.init, store.url())?;
     let state = choose_state(args, options, &store)?;
-    let makes = !look_for_vault(&store, args.init, *read_only, &state)?;
+    let makes = !look_for_vault(&store, args.init, *read_only, &state).map_err(|failure| failure.at(store.url()))?;
     state_dir::prepare(&state)?;
     // Only a look, before anything is typed: whoever serves takes it again.
     match state_dir::lock(&state) {
@@ -159,12 +159,14 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     log_as_asked(&request);
     drop(store);
     if args.background {
-        background::start(&request, &passphrase, &logging::arguments(voice.verbose, voice.quiet), tell)?;
+        let started = background::start(&request, &passphrase, &logging::arguments(voice.verbose, voice.quiet), tell);
+        started.map_err(|error| Failure::from(error).at(&request.url))?;
         say_ready(&request);
         return Ok(exit::OK);
     }
-    let observer = Arc::new(Foreground { display: Mutex::new(Display::new(voice.quiet)) });
-    closed(serve::serve(request, passphrase, observer)?)
+    let observer = Arc::new(Foreground { display: Mutex::new(Display::new(voice.quiet, SENT)) });
+    let url = request.url.clone();
+    closed(serve::serve(request, passphrase, observer).map_err(|error| Failure::from(error).at(&url))?)
 }
 
 /// A drive that is opened for writing, and nothing else said.
@@ -368,7 +370,7 @@ impl Observer for Foreground {
     }
 
     fn draining(&self, now: Progress) {
-        self.display.lock().show(now);
+        self.display.lock().show(now, || None);
     }
 
     fn reload(&self, request: &Request) -> Result<Limits, String> {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::args;
 use super::exit::{ERROR, Failure, USAGE};
+use super::interrupt::Interrupt;
 use crate::crypto::secret::Passphrase;
 use crate::mount::Environment;
 
@@ -131,6 +132,8 @@ fn from_descriptor(descriptor: RawFd) -> Result<Secret, Failure> {
 
 fn from_terminal(url: &str, new: bool) -> Result<Passphrase, Failure> {
     let ask = |prompt: String| {
+        // Without it the terminal would stay silent after a Ctrl-C.
+        let _shown_again = File::options().read(true).write(true).open("/dev/tty").and_then(Interrupt::restoring);
         rpassword::prompt_password(prompt)
             .map(|text| Zeroizing::new(text.into_bytes()))
             .map_err(|e| Failure::error(format!("the passphrase could not be read from the terminal: {e}")))

@@ -46,7 +46,7 @@ pub fn rescue(args: &Rescue) -> Result<u8, Failure> {
     let request = Request { state, to, remove: args.remove };
     let report = runtime.block_on(rescue::rescue(&store, &passphrase, &request));
     runtime.shutdown_background();
-    let report = report?;
+    let report = report.map_err(|error| Failure::from(error).at(&url))?;
     let text = match args.json {
         true => client::json_line(&serde_json::to_value(&report).map_err(|e| Failure::error(e.to_string()))?),
         false => words(&report),

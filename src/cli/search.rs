@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::args::Search;
 use super::exit::{self, Failure};
-use super::printable;
+use super::{client, printable};
 use crate::search::pattern::{Case, Output, Query};
 
 /// Told by a directory: its room's name. By an answer: what it says of itself.
@@ -41,7 +41,11 @@ pub fn search(args: &Search) -> Result<u8, Failure> {
     let path = if args.all { room.join("all") } else { room.clone() };
     let name = query.name();
     if name.len() > NAME_MAX {
-        return Err(fails(format!("the pattern is too long: {} bytes, of which {NAME_MAX} may be", name.len())));
+        return Err(fails(format!(
+            "the pattern is too long: with its options {} bytes, where {NAME_MAX} may be (it is asked for by a file's name, \
+             and the kernel takes no longer one): search for parts of it one after another, or use grep",
+            name.len()
+        )));
     }
     let path = path.join(OsStr::from_bytes(&name));
     let (answer, summary) = open(&path).map_err(|e| match room.is_dir() {
@@ -108,6 +112,9 @@ fn room(dir: &Path) -> Result<PathBuf, String> {
             "{shown}: not on a drive of dripfs, or on one that was mounted with -o search=off; grep searches it"
         )),
         Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Err(format!("{shown}: not a directory")),
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED) => {
+            Err(client::silent(&crate::mount::mountpoint::drive_of(dir)))
+        }
         Err(e) => Err(format!("{shown}: {}", io::Error::from(e))),
     }
 }

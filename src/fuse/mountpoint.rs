@@ -38,8 +38,8 @@ pub enum MountError {
     #[error("/dev/fuse is missing: load the module (modprobe fuse); in a container, pass --device /dev/fuse")]
     NoDevice,
     #[error(
-        "/dev/fuse cannot be opened: {0}; ask for its mode to be 0666, or mount as root; in a container, pass --device \
-         /dev/fuse"
+        "/dev/fuse cannot be opened: {0}; have root run `chmod 666 /dev/fuse` (as most systems do at their start), or mount \
+         as root; in a container, pass --device /dev/fuse"
     )]
     DeviceClosed(io::Error),
     #[error("no permission to mount: {0}; in a container, pass --device /dev/fuse --cap-add SYS_ADMIN")]
@@ -273,7 +273,10 @@ fn unmount_as_user(place: &Place, lazily: bool) -> Result<bool, MountError> {
         false if said.contains("busy") => Ok(false),
         false => {
             let what = format!("cannot unmount {}", place.path.display());
-            Err(MountError::system(what, io::Error::other(said.trim().to_owned())))
+            // Small containers lack it, and fusermount3 then mounts, but does not unmount.
+            let cure =
+                if said.contains("/etc/mtab") { "; have root run `ln -s /proc/self/mounts /etc/mtab`" } else { "" };
+            Err(MountError::system(what, io::Error::other(format!("{}{cure}", said.trim()))))
         }
     }
 }

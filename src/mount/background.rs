@@ -8,7 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -150,6 +150,8 @@ fn read_line(input: &mut impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 /// of whoever mounts until that is done: all others who come by there wait for the mount.
 pub fn receive() -> Result<(Request, Passphrase), MountError> {
     let fails = |e: io::Error| MountError::io("this command is for dripfs itself; use `dripfs mount --background`", e);
+    // It was executed as /proc/self/exe, and pgrep, ps and top would show the end of that.
+    let _ = rustix::thread::set_name(c"dripfs");
     // Not by way of std's buffer, which is never wiped.
     let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
     let received = input.and_then(|mut input| read_request(&mut input)).map_err(fails)?;
@@ -182,7 +184,13 @@ pub fn serve(request: Request, passphrase: Passphrase, told: Told) -> Result<Clo
     let exit_code = told.exit_code;
     let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
     let out = out.map_err(|e| MountError::io("standard output", e))?;
+    let pipe = out.try_clone().map_err(|e| MountError::io("standard output", e))?;
     let reporter = Arc::new(Reporter { out: Mutex::new(Some(out)), told });
+    let watched = reporter.clone();
+    std::thread::Builder::new()
+        .name("starter".into())
+        .spawn(move || watched.end_if_left(&pipe))
+        .map_err(|e| MountError::io("the thread that watches whoever waits cannot start", e))?;
     let result = serve::serve(request, passphrase, reporter.clone());
     if let Err(error) = &result {
         log::error!("{error}");
@@ -200,12 +208,33 @@ struct Reporter {
 
 impl Reporter {
     fn report(&self, report: &Report) -> io::Result<()> {
+        write_report(&self.out.lock(), report)
+    }
+}
+
+fn write_report(out: &Option<File>, report: &Report) -> io::Result<()> {
+    let Some(mut out) = out.as_ref() else { return Ok(()) };
+    let mut line = Zeroizing::new(Vec::with_capacity(REPORT_MAX));
+    serde_json::to_writer(&mut *line, report)?;
+    line.push(b'\n');
+    out.write_all(&line)
+}
+
+impl Reporter {
+    /// Whoever started this, and waits, may go (Ctrl-C): then nothing is made and nothing is mounted.
+    fn end_if_left(&self, pipe: &File) {
+        let mut wanted = libc::pollfd { fd: pipe.as_raw_fd(), events: 0, revents: 0 };
+        // SAFETY: one valid entry, as its count says. Without events it returns when nobody reads there any more.
+        while unsafe { libc::poll(&mut wanted, 1, -1) } < 0
+            && io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
+        {}
+        // As long as it is held nobody is told that the drive is ready, and then leaves for that reason.
         let out = self.out.lock();
-        let Some(mut out) = out.as_ref() else { return Ok(()) };
-        let mut line = Zeroizing::new(Vec::with_capacity(REPORT_MAX));
-        serde_json::to_writer(&mut *line, report)?;
-        line.push(b'\n');
-        out.write_all(&line)
+        if out.is_some() {
+            log::warn!("whoever started this did not wait until the drive was ready: it is not mounted");
+            // SAFETY: a signal to this process, which ends in order by it.
+            unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+        }
     }
 }
 
@@ -231,8 +260,9 @@ impl Observer for Reporter {
         log::info!("ready: {} on {}", request.url, request.dir.display());
         // It fails where this is a session already.
         let _ = rustix::process::setsid();
-        self.report(&Report::Ready)?;
-        *self.out.lock() = None;
+        let mut out = self.out.lock();
+        write_report(&out, &Report::Ready)?;
+        *out = None;
         Ok(())
     }
 

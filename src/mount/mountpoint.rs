@@ -29,6 +29,11 @@ pub enum MountpointError {
         dir = .0.display()
     )]
     AlreadyOurs(PathBuf),
+    #[error(
+        "{dir} holds a vault: the vault comes first and then an empty directory, `dripfs mount {dir} DIR`",
+        dir = .0.display()
+    )]
+    IsVault(PathBuf),
     #[error("another filesystem ({kind}) is mounted on {} already: choose another directory", dir.display())]
     AlreadyOther { dir: PathBuf, kind: String },
     #[error("you may not mount on {}: {why}", dir.display())]
@@ -133,6 +138,10 @@ pub fn check(dir: &Path) -> Result<PathBuf, MountpointError> {
         return Err(MountpointError::NotDirectory(whole));
     }
     if std::fs::read_dir(&whole).map_err(|e| explain(&whole, e))?.next().is_some() {
+        // Who gives the two in the wrong order has a directory that is not empty.
+        if ["header", "log", "checkpoint"].iter().all(|part| whole.join(part).is_dir()) {
+            return Err(MountpointError::IsVault(whole));
+        }
         return Err(MountpointError::NotEmpty(whole));
     }
     if !rustix::process::geteuid().is_root() && rustix::fs::access(&whole, Access::WRITE_OK).is_err() {

@@ -156,7 +156,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     let metrics_address = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
     let drive = tokio::select! {
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
-        () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted".into() }),
+        () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted before the drive was ready".into() }),
     };
     drive.notices().iter().for_each(|text| observer.notice(text));
     let source = request.source.as_ref().unwrap_or(&request.url);
@@ -370,7 +370,8 @@ impl Server {
             let why = reason.map_or(String::new(), |reason| format!(" ({reason})"));
             format!("{state}{why}: serving {dir}; pending: {pending_files} files, {pending_bytes} bytes")
         };
-        tokio::join!(service::tell_status(line), service::tell_alive(&self.request.dir));
+        let trouble = service::log_trouble(|| self.drive.state());
+        tokio::join!(service::tell_status(line), service::tell_alive(&self.request.dir), trouble);
         std::future::pending().await
     }
 

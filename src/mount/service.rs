@@ -31,6 +31,23 @@ pub(super) async fn tell_status(line: impl Fn() -> String) {
     }
 }
 
+/// Logs when this machine's disk begins to hold up writers, and when that is over. (The store tells of its outages itself.)
+/// Ends only when it is dropped.
+pub(super) async fn log_trouble(state: impl Fn() -> (&'static str, Option<String>)) {
+    let mut told = false;
+    loop {
+        let (word, why) = state();
+        let now = matches!(word, "disk-full" | "disk-failing" | "journal-full");
+        match (told, now) {
+            (false, true) => log::warn!("{word}: {}", why.unwrap_or_default()),
+            (true, false) => log::info!("writers go on: {word}"),
+            _ => {}
+        }
+        told = now;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Asks the drive on `dir` for its space again and again, as any program would, and tells each time it answers. Ends only
 /// when it is dropped; a question that is not answered yet then ends with the mount.
 pub(super) async fn tell_alive(dir: &Path) {

@@ -70,14 +70,19 @@ impl Answer {
 /// What an error of object_store means to us. The innermost cause is what a user can act on.
 pub(super) fn meaning(name: &str, error: &ObjectError) -> StoreError {
     let mut refused = matches!(error, ObjectError::PermissionDenied { .. } | ObjectError::Unauthenticated { .. });
+    let mut full = false;
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
         if let Some(e) = inner.downcast_ref::<io::Error>() {
             refused |= refuses(e.kind());
+            full |= matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         }
     }
     let (name, mut why) = (name.to_owned(), cause.to_string());
+    if full {
+        why = format!("no space is left there ({why}): make room");
+    }
     if let Some(answer) = Answer::of(error) {
         if answer.has_no_bucket() {
             why = "there is no such bucket or container: look at the spelling, or make it with your provider's tools"
@@ -108,6 +113,18 @@ mod tests {
     fn answered(text: &str) -> StoreError {
         let error = ObjectError::Generic { store: "S3", source: text.to_owned().into() };
         meaning("log/1", &error)
+    }
+
+    #[test]
+    fn a_full_disk_is_no_store_that_does_not_answer_and_nothing_more() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = ObjectError::Generic { store: "LocalFileSystem", source: Box::new(full) };
+        let error = meaning("segments/1", &error);
+        assert!(matches!(error, StoreError::Unavailable { .. }), "it passes once there is room: {error}");
+        assert!(
+            error.to_string().contains("no space is left there") && error.to_string().contains("make room"),
+            "{error}"
+        );
     }
 
     #[test]

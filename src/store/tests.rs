@@ -106,10 +106,14 @@ async fn a_directory_that_vanished_or_was_emptied_is_an_outage_not_an_empty_vaul
 
 #[tokio::test]
 async fn a_file_in_place_of_the_vault_is_named() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let store = open(file.path().to_str().unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vault");
+    let store = open(path.to_str().unwrap()).unwrap();
+    std::fs::write(&path, b"").unwrap();
     let error = store.list("", 1).await.unwrap_err();
     assert!(error.to_string().contains("is not a directory"), "{error}");
+    let Err(StoreError::BadUrl(why)) = open(path.to_str().unwrap()).map(drop) else { panic!("a file is no vault") };
+    assert!(why.contains("is a file: a vault lies in a directory"), "{why}");
 }
 
 #[tokio::test]

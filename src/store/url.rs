@@ -76,6 +76,7 @@ pub(super) fn parse(url: &str) -> Result<Place, StoreError> {
         return bad(format!("the URL of the vault is empty: {WORKS}"));
     }
     let Some((scheme, rest)) = url.split_once("://") else {
+        refuse_half_a_scheme(url)?;
         return Ok(Place::Directory(resolve(Path::new(url), url)?));
     };
     match scheme.to_ascii_lowercase().as_str() {
@@ -96,6 +97,24 @@ pub(super) fn parse(url: &str) -> Result<Place, StoreError> {
             None => bad(format!("{}: unknown kind of URL {scheme:?}: {WORKS}", without_secrets(url))),
         },
     }
+}
+
+/// `s3:bucket/x` is no directory that anybody wants.
+fn refuse_half_a_scheme(url: &str) -> Result<(), StoreError> {
+    let Some((word, rest)) = url.split_once(':') else { return Ok(()) };
+    let scheme = word.to_ascii_lowercase();
+    if !matches!(scheme.as_str(), "file" | "memory" | "http" | "https") && Provider::of(&scheme).is_none() {
+        return Ok(());
+    }
+    let shown = without_secrets(url);
+    let meant = match (scheme.as_str(), shown.contains(':')) {
+        (_, false) => format!("{scheme}://..."),
+        ("file", true) => format!("file:///{}", without_secrets(rest).trim_start_matches('/')),
+        (_, true) => format!("{scheme}://{}", without_secrets(rest).trim_start_matches('/')),
+    };
+    Err(StoreError::BadUrl(format!(
+        "{shown}: two slashes are missing: is {meant} meant? (A directory of that name would be ./{shown})"
+    )))
 }
 
 /// What may be repeated in a message: up to where secrets would begin.
@@ -187,10 +206,19 @@ fn resolve(path: &Path, url: &str) -> Result<PathBuf, StoreError> {
     loop {
         match existing.canonicalize() {
             Ok(mut whole) => {
+                if std::fs::metadata(&whole).is_ok_and(|meta| !meta.is_dir()) {
+                    return Err(fails(format!("{} is a file: a vault lies in a directory", whole.display())));
+                }
                 whole.extend(missing.iter().rev());
                 return Ok(whole);
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(fails(format!("a file stands on the way there, not a directory: {}", existing.display())));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(fails("permission denied on the way there: whose are the directories above it?".into()));
+            }
             Err(e) => return Err(fails(e.to_string())),
         }
         match existing.components().next_back() {
@@ -266,6 +294,27 @@ mod tests {
         }
         for url in ["file://host/x", "file://x", "file:///a%2", "file:///a%zz", "/no/such/../x"] {
             assert!(matches!(canonical_url(url), Err(StoreError::BadUrl(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_without_its_slashes_is_no_directory_and_repeats_no_secret() {
+        for (url, meant) in [
+            ("s3:bucket/x", "is s3://bucket/x meant"),
+            ("GS:/b", "is gs://b meant"),
+            ("file:/srv/v", "is file:///srv/v meant"),
+            ("https:host/v", "is https://host/v meant"),
+            ("memory:/", "is memory:// meant"),
+        ] {
+            let error = canonical_url(url).unwrap_err().to_string();
+            assert!(error.contains(meant), "{error}");
+        }
+        for url in ["s3:key:SECRET@bucket", "az:box/x?sig=SECRET"] {
+            let error = canonical_url(url).unwrap_err().to_string();
+            assert!(!error.contains("SECRET"), "{error}");
+        }
+        for path in ["./s3:bucket", "/tmp/a:b", "c:/x", "2026-11-30T12:00"] {
+            assert!(canonical_url(path).unwrap().starts_with("file:///"), "{path}");
         }
     }
 

@@ -105,7 +105,7 @@ pub async fn open(
             Ok(Created::Exists) => match store.get(&name).await? {
                 Some(standing) if standing == object || plants::on("C4-own-by-name") => break,
                 _ => {
-                    return Err(VaultError::in_use_now("mounts it"));
+                    return Err(VaultError::in_use_now(store.url(), "mounts it"));
                 }
             },
             Err(_) if plants::on("E1-record-not-awaited") => break,
@@ -124,7 +124,7 @@ pub async fn open(
 pub async fn check(store: &Store, commit: &NewestCommit) -> Result<(), VaultError> {
     match commit.stands(store).await? {
         true => Ok(()),
-        false => Err(VaultError::in_use_now("writes to it")),
+        false => Err(VaultError::in_use_now(store.url(), "writes to it")),
     }
 }
 

@@ -21,15 +21,25 @@ pub enum VaultError {
     ForeignFiles { url: String, example: String },
     /// Exit 11.
     #[error(
-        "the vault is open elsewhere: on {host}, last commit {time}; unmount it there, or if that machine is gone: --takeover"
+        "the vault {url} is open elsewhere: on {host}, last commit {time}; unmount it there, or if that machine is gone: \
+         --takeover"
     )]
-    InUse { host: String, time: String },
+    InUse { url: String, host: String, time: String },
     /// Exit 11.
-    #[error("the state directory {path} is in use by another process; is the vault already mounted here?")]
+    #[error(
+        "the state directory {path} is in use by another process; is the vault already mounted here? `dripfs status` lists \
+         what is"
+    )]
     StateInUse { path: String },
     /// Exit 12.
-    #[error("wrong passphrase for {url}")]
+    #[error("wrong passphrase for {url}: try again; the recovery key opens it too, in the passphrase's place")]
     WrongPassphrase { url: String },
+    /// Exit 12: most likely the keys were changed on another machine.
+    #[error(
+        "wrong passphrase for {url}: its keys were changed since this machine saw it (header {known} then, {newest} now): \
+         give the new passphrase, or the recovery key; if nobody changed them, somebody has tampered with the vault"
+    )]
+    ChangedPassphrase { url: String, known: u64, newest: u64 },
     /// Exit 13.
     #[error("{0}")]
     Tampered(String),
@@ -69,8 +79,9 @@ pub enum VaultError {
 
 impl VaultError {
     /// Another machine was met at work on the vault; which one, its object does not tell.
-    pub fn in_use_now(does: &str) -> VaultError {
-        VaultError::InUse { host: format!("another machine, which {does} right now"), time: "now".to_owned() }
+    pub fn in_use_now(url: &str, does: &str) -> VaultError {
+        let host = format!("another machine, which {does} right now");
+        VaultError::InUse { url: url.to_owned(), host, time: "now".to_owned() }
     }
 }
 

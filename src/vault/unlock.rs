@@ -88,7 +88,10 @@ async fn unlock_with(
         )));
     }
     let mut tries = vec![newest];
+    let mut changed = None;
     match pin {
+        // Removed, as it is once another machine has changed the keys.
+        Some(pin) if store.can_list() && !numbers.contains(&pin.header) => changed = Some(pin.header),
         Some(pin) => tries.push(pin.header),
         // A change of keys that did not come to its end leaves a newer one that does not count.
         None if numbers.len() > 1 => tries.push(hinted_header(store).await?),
@@ -109,6 +112,10 @@ async fn unlock_with(
                     check_id(store.url(), pin, unlocked.keys.vault)?;
                 }
                 return Err(error);
+            }
+            Err(VaultError::WrongPassphrase { url }) if changed.is_some() => {
+                let known = changed.unwrap_or_default();
+                return Err(VaultError::ChangedPassphrase { url, known, newest });
             }
             Err(error) => first_error = first_error.or(Some(error)),
         }

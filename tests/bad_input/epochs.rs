@@ -104,8 +104,17 @@ fn e3_a_writer_that_slept_through_a_takeover_is_fenced_and_its_files_are_rescued
     let _ = fs::write(dir.join("woken"), b"woken");
     wait_until("the first is fenced", || state_is(&vault, &dir, "fenced"));
     assert!(fs::write(dir.join("late"), b"late").is_err(), "a fenced drive takes no writes");
+    // Each says what to do next.
+    let shown = succeed(vault.dripfs(["status"]).arg(&dir)).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(shown.contains("fenced: another machine has taken") && shown.contains("`dripfs rescue`"), "{shown}");
+    refused(
+        vault.dripfs(["sync"]).arg(&dir),
+        1,
+        &["another machine", "unmount it and mount it again", "dripfs rescue"],
+    );
     let unmounted = run(vault.dripfs(["umount"]).arg(&dir));
-    check_refusal(&unmounted, 14, &["did not reach the vault"]);
+    check_refusal(&unmounted, 14, &["did not reach the vault", "dripfs rescue"]);
     let names = fs::read_dir(&other).expect("a listing").flatten().map(|entry| entry.file_name());
     let seen: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
     assert!(!seen.contains(&"woken".to_owned()), "nothing of the first is written into the new history");

@@ -12,6 +12,7 @@ mod elsewhere;
 mod epochs;
 mod index;
 mod mountpoint;
+mod newcomer;
 mod passphrase;
 mod state;
 mod urls;

@@ -73,6 +73,16 @@ fn a_dead_mount_comes_with_its_cure_and_loses_nothing() {
     let cure = if is_root() { "umount -l" } else { "fusermount3 -uz" };
     refused(&mut mount_on(&vault, &dir), 1, &["dead mount", cure, "nothing that was fsynced is lost"]);
     refused(vault.dripfs(["status"]).arg(&dir), 1, &["is dead", cure]);
+    refused(vault.dripfs(["search", "x"]).arg(&dir), 2, &["is dead", cure]);
+    let list = run(vault.dripfs(["cache", "list"]).arg(&dir));
+    assert!(list.stdout.is_empty(), "nothing before the error");
+    check_refusal(&list, 1, &["is dead", cure]);
+    let doctor = String::from_utf8(run(&mut vault.dripfs(["doctor"])).stdout).expect("UTF-8");
+    let shown = dir.to_str().expect("test paths are UTF-8");
+    assert!(
+        doctor.lines().any(|line| line.starts_with("WRONG") && line.contains(shown) && line.contains(cure)),
+        "{doctor}"
+    );
     common::detach(&dir);
     assert_sound(&mut vault);
 }

@@ -107,6 +107,10 @@ fn j6_a_disk_that_the_journal_fills_refuses_writers_and_frees_itself_when_the_st
         timeout 60 "$DRIPFS" sync "$3" || exit 96
         timeout 60 dd if=/dev/urandom of="$3/large" bs=1M count=40 conv=fsync status=none || exit 97
         "$DRIPFS" status "$3" | grep -q "state *ready" || exit 98
+        # That it was full could not be written to a log on that disk; that it is over is told once.
+        for second in 1 2 3 4 5 6 7 8 9 10; do
+            if grep -q "writers go on" "$1"/*/log; then break; elif [ $second = 10 ]; then exit 99; else sleep 1; fi
+        done
         rm "$3/large"
         timeout 60 "$DRIPFS" sync "$3" || exit 99
 

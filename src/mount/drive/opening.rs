@@ -355,8 +355,8 @@ impl Opening {
         let ground = self.world.ground(&self.keys, index::WRITER_DIR);
         let believed = known.as_ref().filter(|_| !claims.rolled_back);
         let commit = looked.walked.commit.clone();
-        let in_use = || VaultError::in_use_now("writes to it");
         let store = &self.world.store;
+        let in_use = || VaultError::in_use_now(store.url(), "writes to it");
         let ready = match indexer::prepare(ground, store, &self.keys, believed, looked).await {
             // Another machine may make a checkpoint meanwhile, and remove what was to be read here (C6).
             Err(error @ VaultError::Tampered(_)) if walk::has_moved(store, judged.sequence, &commit).await? => {

@@ -68,7 +68,8 @@ pub(super) fn settle(
         });
     }
     if !newest.idle && !claims.takeover && !own {
-        return Err(VaultError::InUse { host: newest.host.clone(), time: show(commit.time) });
+        let (url, host) = (world.store.url().to_owned(), newest.host.clone());
+        return Err(VaultError::InUse { url, host, time: show(commit.time) });
     }
     // Nothing of ours is in it: foreign history is simply followed (E3). The journal stays, for it knows the block of an
     // epoch record that an earlier try of this machine sent and that may still arrive (C4).

@@ -41,6 +41,9 @@ pub struct Status {
     pub followed_seconds_ago: Option<f64>,
     pub cache: CacheStatus,
     pub journal_bytes: u64,
+    /// Bytes of bodies that went out to the store, of requests under way too.
+    #[serde(default)]
+    pub sent_bytes: u64,
     pub remote: RemoteStatus,
     /// What is in flight, and where time goes.
     #[serde(default)]
@@ -205,6 +208,7 @@ impl Drive {
                 disk_misses: kept.misses,
             },
             journal_bytes: self.writer.as_ref().map_or(0, |writer| writer.journal.disk_bytes()),
+            sent_bytes: self.store.sent(),
             remote: self.store.counts().into(),
             pipelines: self.pipelines.status(),
             vault: self
@@ -257,8 +261,10 @@ impl Drive {
             };
         };
         if let Some(why) = writer.notifier.ended() {
-            let state = if why.starts_with("fenced") { "fenced" } else { "read-only" };
-            return (state, Some(why));
+            return match why.strip_prefix("fenced: ") {
+                Some(why) => ("fenced", Some(why.to_owned())),
+                None => ("read-only", Some(why)),
+            };
         }
         if let Some(offline) = writer.offline.as_ref().filter(|_| writer.rounds.get().is_none())
             && writer.journal.trouble().is_none()

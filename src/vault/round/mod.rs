@@ -200,7 +200,10 @@ impl Rounds {
             RoundError::Fenced => {
                 log::error!("{error}; the drive is read-only now, what it could not send stays in the journal");
                 self.history.make_read_only();
-                self.notifier.end("fenced: another machine has taken the vault over");
+                self.notifier.end(
+                    "fenced: another machine has taken the vault over; what this one could not send is in its journal: \
+                     unmount it and mount it again, which sets that aside for `dripfs rescue`",
+                );
             }
             _ => {
                 log::error!("no more commits: {error}; the drive is read-only now");
