@@ -14,7 +14,7 @@ use super::args::Status;
 use super::exit::{self, Failure};
 use super::interrupt::Interrupt;
 use super::progress::{Display, Look, SENT};
-use super::{Voice, human_bytes, mount, printable};
+use super::{Voice, human_bytes, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::mountpoint::{self, Mount};
 use crate::mount::runtime_dir::{self, Found};
@@ -51,8 +51,37 @@ pub fn umount(dir: &Path, voice: Voice) -> Result<u8, Failure> {
     wait_for_exit(ended.pid);
     match ended.drained {
         true => Ok(exit::OK),
-        false => Err(mount::not_drained(ended.pending_bytes)),
+        false => Err(exit::not_drained(ended.pending_bytes)),
     }
+}
+
+/// Is a drive with this state directory being drained, though nothing is mounted there any more? Then waits until it has
+/// ended. (`umount` of the system returns at once.) False if there is none, or it is still mounted.
+pub fn wait_for_ending(state: &Path, voice: Voice) -> Result<bool, Failure> {
+    let me = rustix::process::geteuid().as_raw();
+    let asked =
+        runtime_dir::all(&environment, me).into_iter().map(|stream| control::call(stream, &Command::Status, |_| ()));
+    let theirs = |status: &MountStatus| Path::new(&status.status.state_directory) == state;
+    let mut answers = asked.flatten().filter_map(|value| serde_json::from_value::<MountStatus>(value).ok());
+    let Some(status) = answers.find(theirs) else { return Ok(false) };
+    let dir = &status.mountpoint;
+    if !status.unmounting && mountpoint::mounted_on(dir).is_some_and(|mount| mount.is_dripfs()) {
+        return Ok(false);
+    }
+    let Found::Alive(stream) = runtime_dir::connect(&environment, me, None, dir) else { return Ok(true) };
+    log::warn!(
+        "the drive that was on {} still sends {} to this vault: it is waited for",
+        dir.display(),
+        human_bytes(status.status.pending_bytes)
+    );
+    let mut display = Display::new(voice.quiet, SENT);
+    // However it ended: what it could not send is in its journal, which this mount goes on with.
+    if let Err(error) = control::call(stream, &Command::Umount, |now| display.show(now, || look(dir))) {
+        log::debug!("{}", failure(error).message);
+    }
+    drop(display);
+    wait_for_exit(status.pid);
+    Ok(true)
 }
 
 /// What moves, and why it may not.

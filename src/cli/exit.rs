@@ -1,5 +1,6 @@
 //! Exit codes: an ABI that scripts and services rely on. They are never renumbered.
 
+use super::human_bytes;
 use crate::format::FormatError;
 use crate::journal::JournalError;
 use crate::mount::MountError;
@@ -46,6 +47,21 @@ impl Failure {
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::new(USAGE, format!("{}; see `dripfs --help`", message.into()))
     }
+}
+
+/// A drive that ended before all of it was sent. No bytes: names, attributes, or the mark that nobody writes any more.
+pub fn not_drained(bytes: u64) -> Failure {
+    let left = match bytes {
+        0 => "the last changes".to_owned(),
+        _ => human_bytes(bytes),
+    };
+    Failure::new(
+        NOT_DRAINED,
+        format!(
+            "unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them (or, if another \
+             machine has taken the vault over, to have them set aside for `dripfs rescue`)"
+        ),
+    )
 }
 
 impl<E: Into<MountError>> From<E> for Failure {

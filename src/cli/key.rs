@@ -151,6 +151,6 @@ fn done(store: &Store, closed: Closed) -> Result<u8, Failure> {
     eprintln!("dripfs: the keys of {} are changed", store.url());
     match closed {
         Closed::Drained => Ok(exit::OK),
-        Closed::Pending(bytes) => Err(mount::not_drained(bytes)),
+        Closed::Pending(bytes) => Err(exit::not_drained(bytes)),
     }
 }

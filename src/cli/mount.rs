@@ -15,7 +15,7 @@ use super::exit::{self, Failure};
 use super::options::{self, MountOptions};
 use super::profile::{self, Profile};
 use super::progress::{Display, SENT};
-use super::{Voice, human_bytes, logging, passphrase, printable};
+use super::{Voice, client, logging, passphrase, printable};
 use crate::format::header::Cost;
 use crate::fuse;
 use crate::mount::background::{self, News};
@@ -150,7 +150,10 @@ pub fn mount(args: &Mount, voice: Voice) -> Result<u8, Failure> {
     let makes = !look_for_vault(&store, args.init, *read_only, &state).map_err(|failure| failure.at(store.url()))?;
     state_dir::prepare(&state)?;
     // Only a look, before anything is typed: whoever serves takes it again.
-    drop(state_dir::lock(&state)?);
+    match state_dir::lock(&state) {
+        Err(VaultError::StateInUse { .. }) if client::wait_for_ending(&state, voice)? => drop(state_dir::lock(&state)?),
+        looked => drop(looked?),
+    }
     let passphrase = passphrase::get(&asked.passphrase(args), &environment, store.url(), makes)?;
     let request = request(args, &asked, store.url(), dir, state, new, voice);
     log_as_asked(&request);
@@ -254,7 +257,7 @@ pub fn serve_in_background(level: LevelFilter) -> Result<u8, Failure> {
     match background::serve(request, passphrase, background::Told { exit_code: exit::code_of, reload }) {
         Ok(Closed::Drained) => Ok(exit::OK),
         Ok(Closed::Pending(bytes)) => {
-            log::warn!("{}", not_drained(bytes).message);
+            log::warn!("{}", exit::not_drained(bytes).message);
             Ok(exit::NOT_DRAINED)
         }
         // It was reported and logged.
@@ -340,23 +343,8 @@ fn closed(closed: Closed) -> Result<u8, Failure> {
             log::info!("unmounted; everything is in the vault");
             Ok(exit::OK)
         }
-        Closed::Pending(bytes) => Err(not_drained(bytes)),
+        Closed::Pending(bytes) => Err(exit::not_drained(bytes)),
     }
-}
-
-/// Also what `dripfs umount` says. No bytes: names, attributes, or the mark that nobody writes any more.
-pub fn not_drained(bytes: u64) -> Failure {
-    let left = match bytes {
-        0 => "the last changes".to_owned(),
-        _ => human_bytes(bytes),
-    };
-    Failure::new(
-        exit::NOT_DRAINED,
-        format!(
-            "unmounted, but {left} did not reach the vault: the journal keeps them; mount again to send them (or, if another \
-             machine has taken the vault over, to have them set aside for `dripfs rescue`)"
-        ),
-    )
 }
 
 struct Foreground {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::Vault;
+use crate::common::{Vault, is_root, noise, succeed};
 use crate::{CHEAP, mount_with_state, refused, snapshot};
 
 #[test]
@@ -56,6 +56,27 @@ fn a_state_directory_in_use_is_not_shared() {
     vault.umount();
     crate::assert_sound(&mut vault);
     assert!(!snapshot(vault.state()).is_empty());
+}
+
+/// The system's umount returns at once, and the process goes on to send.
+#[test]
+fn a_vault_that_was_just_unmounted_is_mounted_again_once_all_is_sent() {
+    let Some(mut vault) = Vault::new() else { return };
+    vault.mount_with(&[&CHEAP[..], &["-o", "upload_limit=512K"]].concat());
+    let bytes = noise(1, 1 << 20);
+    fs::write(vault.mountpoint().join("large"), &bytes).expect("a write");
+    let first = vault.daemons();
+    let umount = if is_root() { vec!["umount"] } else { vec!["fusermount3", "-u"] };
+    succeed(std::process::Command::new(umount[0]).args(&umount[1..]).arg(vault.mountpoint()));
+    let (state, dir) = (vault.state().to_owned(), vault.mountpoint());
+    let output = succeed(&mut mount_with_state(&vault, &state, &dir));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("still sends") && said.contains(&dir.display().to_string()), "{said}");
+    let now = vault.daemons();
+    assert!(now.iter().all(|pid| !first.contains(pid)) && now.len() == 1, "the first one ended: {first:?}, {now:?}");
+    assert!(fs::read(dir.join("large")).expect("a read") == bytes);
+    assert_eq!(vault.status()["pending_bytes"], 0, "it was in the vault before");
+    vault.umount();
 }
 
 #[test]
