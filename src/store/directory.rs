@@ -7,9 +7,10 @@
 //! no disk.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, statfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::Created;
+use super::get::Got;
 use crate::base::disk;
 
 pub(super) struct Directory {
@@ -64,16 +66,33 @@ impl Directory {
         let (path, seen, must_exist) = (self.path.clone(), self.seen.clone(), self.must_exist.clone());
         let store = blocking(move || look(&path, &seen)).await?;
         if store.is_none() && must_exist.load(Ordering::Relaxed) {
-            let why = format!("{} does not exist (is its disk mounted?)", self.path.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+            return Err(missing(&self.path));
         }
         Ok(store)
+    }
+
+    /// An object, or bytes of it. One visit of a thread that may wait does it all: going there and back takes as long as
+    /// the disk.
+    pub(super) async fn get(&self, name: &str, range: Option<Range<u64>>, most: u64) -> io::Result<Got> {
+        let (path, seen, object) = (self.path.clone(), self.seen.clone(), self.path.join(name));
+        let must_exist = self.must_exist.clone();
+        blocking(move || match look(&path, &seen)? {
+            Some(_) => read(&object, range, most),
+            None if must_exist.load(Ordering::Relaxed) => Err(missing(&path)),
+            None => Ok(Got::Nothing),
+        })
+        .await
+    }
+
+    /// Is it on a disk of this machine, as far as is known?
+    pub(super) fn is_near(&self) -> bool {
+        self.seen.lock().as_ref().is_some_and(|seen| seen.is_near)
     }
 
     /// Bytes of an object that the kernel has in memory, all of them; `None` where it would have to wait for a disk, or may
     /// have to. Costs some microseconds, so it may be called where nobody may wait.
     pub(super) fn at_hand(&self, name: &str, range: Range<u64>) -> Option<Bytes> {
-        if !self.seen.lock().as_ref()?.is_near {
+        if !self.is_near() {
             return None;
         }
         let path = self.path.join(name);
@@ -127,6 +146,30 @@ impl Directory {
         })
         .await
     }
+}
+
+fn missing(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist (is its disk mounted?)", path.display()))
+}
+
+fn read(object: &Path, range: Option<Range<u64>>, most: u64) -> io::Result<Got> {
+    let file = match File::open(object) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Got::Nothing),
+        opened => opened?,
+    };
+    let len = file.metadata()?.len();
+    let range = match range {
+        Some(range) if range.start >= len => return Ok(Got::Nothing),
+        Some(range) => range.start..range.end.min(len),
+        None => 0..len,
+    };
+    let wanted = range.end - range.start;
+    if wanted > most {
+        return Ok(Got::TooLarge(wanted));
+    }
+    let mut bytes = BytesMut::zeroed(wanted as usize);
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(Got::Bytes(bytes.freeze()))
 }
 
 fn link(file: &Path, object: &Path) -> io::Result<Option<Created>> {
@@ -247,7 +290,7 @@ mod tests {
         std::fs::write(dir.path().join("segments/1"), b"abcdefgh").unwrap();
         assert_eq!(directory.at_hand("segments/1", 2..5), None, "the directory was not looked at");
         directory.store().await.unwrap().unwrap();
-        if !directory.seen.lock().as_ref().unwrap().is_near {
+        if !directory.is_near() {
             eprintln!("SKIPPED: {} is on a file system that is not taken for near", dir.path().display());
             return;
         }
