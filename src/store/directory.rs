@@ -135,15 +135,16 @@ impl Directory {
     /// Gives a durable file that nobody writes to any more an object's name, too; `None` where that cannot be done.
     pub(super) async fn link(&self, file: &Path, name: &str) -> io::Result<Option<Created>> {
         let (root, file, object) = (self.path.clone(), file.to_owned(), self.path.join(name));
-        let linked = blocking(move || match share(&root, &file) {
-            Ok(()) => link(&file, &object, &mut disk::sync_path),
+        let (linked, never) = blocking(move || match share(&root, &file) {
+            Ok(()) => link(&file, &object, &mut disk::sync_path).map(|linked| (linked, linked.is_none())),
             Err(why) => {
                 log::debug!("{}: bulk is copied: {why}", root.display());
-                Ok(None)
+                // Whoever copies it tells what is wrong with a file that is not there.
+                Ok((None, why.kind() != io::ErrorKind::NotFound))
             }
         })
         .await?;
-        self.never_links.fetch_or(linked.is_none(), Ordering::Relaxed);
+        self.never_links.fetch_or(never, Ordering::Relaxed);
         Ok(linked)
     }
 
@@ -366,7 +367,7 @@ mod tests {
         }
         std::fs::remove_file(&one).unwrap();
         assert_eq!(std::fs::read(vault.join("segments/aa/1")).unwrap(), b"one");
-        assert!(directory.link(&one, "segments/aa/2").await.is_err(), "there is nothing to link");
+        assert_eq!(directory.link(&one, "segments/aa/2").await.unwrap(), None, "there is nothing to link");
         let elsewhere = std::path::Path::new("/proc/self/status");
         match link(elsewhere, &vault.join("segments/aa/3"), &mut disk::sync_path) {
             Ok(None) => {}
