@@ -39,6 +39,10 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing file for reading; it may be fdatasynced.
+    fn open_to_read(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        self.open(path)
+    }
     /// rename(2), of a file or of a whole directory; replaces a file, or an empty directory, that stands under the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, path: &str) -> io::Result<()>;
@@ -179,6 +183,10 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(self.path(path))?)))
+    }
+
+    fn open_to_read(&self, path: &str) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(fs::File::open(self.path(path))?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

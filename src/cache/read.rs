@@ -20,6 +20,7 @@ use crate::format::key::Key;
 use crate::format::record::Piece;
 use crate::history::map::Contents;
 use crate::history::versions::VersionId;
+use crate::pipeline::Class;
 
 /// What is read ahead comes in pieces: enough of them at once to fill the window, none larger than this.
 const PIECE_MAX: u32 = 2 * 1024 * 1024;
@@ -38,7 +39,7 @@ const GAP: u32 = 32 * 1024;
 impl Cache {
     /// Reads up to `len` bytes at `offset`; fewer only at the file's end.
     pub async fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Bytes, CacheError> {
-        self.read_of(ino, None, offset, len).await
+        self.read_of(ino, None, Class::Waited, offset, len).await
     }
 
     /// As [`Cache::read`], of what the file held when it was opened.
@@ -49,13 +50,19 @@ impl Cache {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, CacheError> {
-        self.read_of(ino, Some(version), offset, len).await
+        self.read_of(ino, Some(version), Class::Waited, offset, len).await
+    }
+
+    /// As [`Cache::read`], behind all that others wait for.
+    pub async fn read_in_background(&self, ino: Ino, offset: u64, len: usize) -> Result<Bytes, CacheError> {
+        self.read_of(ino, None, Class::Bulk, offset, len).await
     }
 
     async fn read_of(
         &self,
         ino: Ino,
         version: Option<VersionId>,
+        class: Class,
         offset: u64,
         len: usize,
     ) -> Result<Bytes, CacheError> {
@@ -66,7 +73,7 @@ impl Cache {
         let mut lookout = self.lookout.get();
         for _ in 0..LOOKS {
             let Some(mut plan) = self.plan(ino, version, offset, len)? else { return Ok(Bytes::new()) };
-            let asked = self.ask(&entry, &plan, offset);
+            let asked = self.ask(&entry, &plan, class, offset);
             if let Some(range) = ahead.take() {
                 self.bring_ahead(ino, version, range);
             }
@@ -146,7 +153,7 @@ impl Cache {
 
     /// Takes what memory has of a plan's frames, and asks for all the others: runs of them, in the order of extents and
     /// frames.
-    fn ask(&self, entry: &Entry, plan: &Plan, offset: u64) -> Vec<Needed> {
+    fn ask(&self, entry: &Entry, plan: &Plan, class: Class, offset: u64) -> Vec<Needed> {
         if !plan.filled.is_empty() {
             entry.hit(1);
             self.frames.hit();
@@ -164,7 +171,10 @@ impl Cache {
                 let absent = self.frames.absent(entry.ino, id, frames.clone());
                 self.frames.missed(absent.len() as u64);
                 frames.start = absent.end;
-                let asked = self.downloads.ask(entry.ino, id, extent, absent);
+                let asked = match class {
+                    Class::Waited => self.downloads.ask(entry.ino, id, extent, absent),
+                    _ => self.downloads.ask_in_background(entry.ino, id, extent, absent),
+                };
                 needed.push(Needed { id, first, frames: Found::Asked(asked) });
             }
         }

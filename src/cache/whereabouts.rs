@@ -128,7 +128,7 @@ impl Cache {
             };
             while at < next {
                 let len = STEP.min((next - at) as usize);
-                let came = self.read(ino, at, len).await?.len() as u64;
+                let came = self.read_in_background(ino, at, len).await?.len() as u64;
                 told(came);
                 at += len as u64;
             }

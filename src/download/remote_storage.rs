@@ -1,6 +1,7 @@
 //! RemoteStorage: brings sealed bytes, from the journal while it holds them, else from the store.
 //!
-//! Ranges are widened to a 64 KiB grid (A24), and what lies side by side is one GET. Several GETs are in flight; a block
+//! Ranges are widened to a 64 KiB grid (A24), and what lies side by side is one GET; but of a directory on this machine's
+//! own disk, where no provider sees what is read, bytes of a larger extent are read as they are. Several GETs are in flight; a block
 //! that is on its way already is waited for, whoever asked for it. A small memory of sealed grid blocks
 //! ([`super::blocks`]) serves what lies side by side, such as small files packed together; before the store
 //! the sealed cache is asked, if there is one, and given what the store brought. Both hold ciphertext only.
@@ -277,6 +278,9 @@ impl RemoteStorage {
         if let Some(all) = self.look_up(id, wanted.clone()) {
             return join(&all, &range).ok_or_else(|| DownloadError::Missing(name.to_owned()));
         }
+        if small.is_none() && self.sealed.is_none() && self.store.is_near() {
+            return self.exactly(name, range, urgency).await;
+        }
         let (sources, runs) = self.blocks.lock().find(id, wanted.clone(), small, urgency, &self.memory);
         for run in runs {
             self.begin(name, run);
@@ -303,6 +307,14 @@ impl RemoteStorage {
             });
         }
         join(&kept, &range).ok_or_else(missing)
+    }
+
+    /// Bytes of an object on this machine's disk: no more than these, and nothing of it is kept, for the kernel keeps it.
+    async fn exactly(&self, name: &str, range: Range<u32>, urgency: &Urgency) -> Result<Bytes, DownloadError> {
+        let wanted = Some(range.start.into()..range.end.into());
+        let get = Get { store: self.store.clone(), name: name.to_owned(), range: wanted, asked: Instant::now() };
+        let got = self.gets.process(urgency, range.len(), get).await?;
+        if got.len() == range.len() { Ok(got) } else { Err(DownloadError::Missing(name.to_owned())) }
     }
 
     /// All of these blocks, if this machine has them. Where it has only some on its disk they are kept in memory, so that

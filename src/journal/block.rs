@@ -30,7 +30,7 @@ pub const PREFIX_LEN: usize = BOUND_LEN + aead::NONCE_LEN;
 const BOUND_LEN: usize = 16 + 4 + 8 + 8 + 16;
 const VERSION: u8 = 2;
 /// Before there were staged files.
-const NONE_STAGED: u8 = 1;
+const VERSION_1: u8 = 1;
 const WHAT: &str = "a journal block";
 
 /// A block in memory: changes, with the bytes of the extents that they bring, until the durable end covers them (J2).
@@ -271,7 +271,7 @@ fn malformed(why: &'static str) -> FormatError {
 fn decode(plain: &[u8], tag: [u8; 16]) -> Result<Opened, FormatError> {
     let mut rest = Reader(plain);
     let [version] = rest.array()?;
-    if !matches!(version, NONE_STAGED | VERSION) {
+    if !matches!(version, VERSION_1 | VERSION) {
         return Err(FormatError::Newer { what: WHAT, version: version.into() });
     }
     let first = Position(rest.u64()?);
@@ -291,7 +291,7 @@ fn decode(plain: &[u8], tag: [u8; 16]) -> Result<Opened, FormatError> {
     for _ in 0..rest.u32()? {
         let id = ExtentId { owner: Ino(rest.u64()?), number: rest.u64()? };
         let (len, hash) = (rest.u32()?, rest.array()?);
-        let is_staged = version != NONE_STAGED && rest.array::<1>()? != [0];
+        let is_staged = version != VERSION_1 && rest.array::<1>()? != [0];
         let staged = if is_staged { Some(Staged { file: ObjectId(rest.array()?), offset: rest.u32()? }) } else { None };
         opened.extents.push(TableEntry { id, len, hash, staged });
     }
@@ -323,5 +323,31 @@ impl<'a> Reader<'a> {
 
     pub fn u64(&mut self) -> Result<u64, FormatError> {
         self.array().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_version_1_has_an_extent_in_its_own_file() {
+        let bytes = Bytes::from_static(b"sealed bytes");
+        let id = ExtentId { owner: Ino(7), number: 9 };
+        let extents = vec![BlockExtent { id, bytes, hash: [3; 32], staged: None }];
+        let changes = vec![Arc::new(Change { barrier: vec![Ino(7)], ..Change::default() })];
+        let block = Block { first: Position(5), changes, extents, keys: vec![], body_at: 0, weight: 0 };
+        let mut plain = Vec::new();
+        encode(&block, Position(4), &mut plain);
+        let now = decode(&plain, [1; 16]).unwrap();
+        // It said nothing of staged files.
+        assert_eq!(plain.pop(), Some(0));
+        plain[0] = VERSION_1;
+        let then = decode(&plain, [1; 16]).unwrap();
+        assert_eq!(then.extents, now.extents);
+        assert_eq!(then.extents, [TableEntry { id, len: 12, hash: [3; 32], staged: None }]);
+        assert_eq!((then.first, then.durable, then.changes.len()), (Position(5), Position(4), 1));
+        plain[0] = VERSION + 1;
+        assert!(matches!(decode(&plain, [1; 16]), Err(FormatError::Newer { .. })));
     }
 }

@@ -117,6 +117,8 @@ pub struct Table {
     /// Oldest first; the last is the current one.
     files: VecDeque<FileState>,
     staged: HashMap<ObjectId, StagedFile>,
+    /// Bytes of all staged files: whoever looks for room asks often.
+    staged_bytes: u64,
 }
 
 impl Table {
@@ -141,8 +143,7 @@ impl Table {
     /// Bytes of all files, and of the side file.
     pub fn disk_bytes(&self) -> (u64, u64) {
         let files: u64 = self.files.iter().map(|f| f.bytes).sum();
-        let staged: u64 = self.staged.values().map(|f| f.bytes).sum();
-        (files + staged, self.side.as_ref().map_or(0, |side| side.bytes))
+        (files + self.staged_bytes, self.side.as_ref().map_or(0, |side| side.bytes))
     }
 
     /// Bytes of the staged files that belong to this journal file.
@@ -160,6 +161,7 @@ impl Table {
     pub fn add_staged(&mut self, generation: u64, id: ObjectId, state: StagedFile) {
         if let Some(file) = self.file_mut(generation) {
             file.staged.push(id);
+            self.staged_bytes += state.bytes;
             self.staged.insert(id, state);
         }
     }
@@ -172,6 +174,7 @@ impl Table {
     pub fn staged_more(&mut self, id: ObjectId, bytes: u64) {
         if let Some(file) = self.staged.get_mut(&id) {
             file.bytes += bytes;
+            self.staged_bytes += bytes;
             file.content += bytes;
             file.unsettled += 1;
         }
@@ -180,6 +183,7 @@ impl Table {
     /// A staged file is padded to so many bytes, and durable.
     pub fn staged_closed(&mut self, id: ObjectId, bytes: u32) {
         if let Some(file) = self.staged.get_mut(&id) {
+            self.staged_bytes = self.staged_bytes - file.bytes + u64::from(bytes);
             file.bytes = bytes.into();
             file.closed = true;
         }
@@ -188,6 +192,7 @@ impl Table {
     /// The disk failed under a staged file.
     pub fn staged_left(&mut self, id: ObjectId, bytes: u32) {
         if let Some(file) = self.staged.get_mut(&id) {
+            self.staged_bytes = self.staged_bytes - file.bytes + u64::from(bytes);
             file.bytes = bytes.into();
             file.spoiled = true;
         }
@@ -358,7 +363,8 @@ impl Table {
     /// Returns its staged files, which may go after it.
     pub fn drop_oldest(&mut self) -> Vec<ObjectId> {
         let staged = self.files.pop_front().map(|file| file.staged).unwrap_or_default();
-        staged.iter().for_each(|id| _ = self.staged.remove(id));
+        let gone = staged.iter().filter_map(|id| self.staged.remove(id)).map(|file| file.bytes).sum::<u64>();
+        self.staged_bytes -= gone;
         staged
     }
 }

@@ -679,7 +679,7 @@ impl Journal {
         match place.staged {
             Some(id) => {
                 let path = staged::path(&self.dir, id);
-                Ok(Some((self.disk.open(&path)?, path)))
+                Ok(Some((self.disk.open_to_read(&path)?, path)))
             }
             None => Ok(self.table.lock().file(place.generation).map(|file| (file.file.clone(), file.path.clone()))),
         }
@@ -713,7 +713,7 @@ impl Journal {
     /// What a staged file holds, padding included.
     pub fn read_whole(&self, whole: &Whole) -> Result<Bytes, JournalError> {
         let mut out = vec![0; whole.len as usize];
-        let read = self.disk.open(&whole.path).and_then(|file| file.read_at(&mut out, 0));
+        let read = self.disk.open_to_read(&whole.path).and_then(|file| file.read_at(&mut out, 0));
         read.map_err(|e| io_error(&whole.path, &e))?;
         Ok(out.into())
     }

@@ -75,7 +75,8 @@ impl StagedFiles {
     /// `None` if it is not there.
     fn open(&self, id: ObjectId) -> Result<Option<Readable<'_>>, JournalError> {
         let Some(path) = self.paths.get(&id) else { return Ok(None) };
-        let file = self.disk.open(path).map_err(|e| io_error(path, &e))?;
+        // It may be an object of the vault as well, and write-protected as such.
+        let file = self.disk.open_to_read(path).map_err(|e| io_error(path, &e))?;
         Ok(Some(Readable { file, path }))
     }
 }
@@ -496,7 +497,7 @@ fn make_safe(resume: &Resume, place: &Place) -> Result<(), (String, io::Error)> 
         named(&file.path, file.file.sync_data())?;
     }
     for path in resume.staged.paths.values() {
-        named(path, place.disk.open(path).and_then(|file| file.sync_data()))?;
+        named(path, place.disk.open_to_read(path).and_then(|file| file.sync_data()))?;
     }
     named(&place.dir, place.disk.create_dir(&place.dir))?;
     for path in &resume.unfinished {

@@ -203,8 +203,18 @@ impl Writer {
 
     /// The open staged file is one that may travel from now on.
     fn close_staged(&mut self, journal: &Journal) -> io::Result<()> {
-        self.staging.close(&self.place)?;
+        match self.staging.close(&self.place) {
+            // Its extents travel by themselves, then. All of them are durable: whoever closes it has synced before.
+            Err(why) if disk::is_full(why.kind()) => self.leave_staged(journal, true),
+            closed => closed?,
+        }
         self.sync_staged(journal)
+    }
+
+    fn leave_staged(&mut self, journal: &Journal, full: bool) {
+        let left = self.staging.leave(full);
+        let mut table = journal.table.lock();
+        left.into_iter().for_each(|(id, len)| table.staged_left(id, len));
     }
 
     fn sync_staged(&mut self, journal: &Journal) -> io::Result<()> {
@@ -363,10 +373,7 @@ impl Writer {
         if let Some(len) = if cut { Some(self.tail.durable_len) } else { self.tail.file.len().ok() } {
             self.tail.len = len;
         }
-        {
-            let mut table = journal.table.lock();
-            self.staging.leave(full).into_iter().for_each(|(id, len)| table.staged_left(id, len));
-        }
+        self.leave_staged(journal, full);
         self.tell_written(journal);
         if full {
             journal.use_reserve();
@@ -430,6 +437,9 @@ impl Writer {
     /// J5: oldest first, the directory fsynced before the next one goes, so that what a power cut brings back is always
     /// the newest of them.
     fn drop_files(&mut self, journal: &Journal, cut: Position) {
+        if !self.staged_gone.is_empty() && self.sync_dir().is_ok() {
+            self.remove_staged(journal);
+        }
         loop {
             let Some(path) = journal.table.lock().droppable(cut).map(|file| file.path.clone()) else { return };
             if let Err(why) = self.drop_file(journal, &path) {
@@ -451,6 +461,12 @@ impl Writer {
         journal.disk_changed();
         journal.room.notify_waiters();
         self.sync_dir()?;
+        self.remove_staged(journal);
+        Ok(())
+    }
+
+    /// The journal files to which they belong are gone for good.
+    fn remove_staged(&mut self, journal: &Journal) {
         for id in self.staged_gone.drain(..) {
             let path = staged::path(&self.place.dir, id);
             match self.place.disk.remove(&path) {
@@ -460,7 +476,6 @@ impl Writer {
             }
         }
         journal.disk_changed();
-        Ok(())
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {

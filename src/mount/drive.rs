@@ -303,7 +303,7 @@ impl Parts {
             self.stop,
         );
         let remote = match self.flow {
-            Some((puts, memory)) => remote.staged(puts, memory),
+            Some((puts, memory)) => remote.sharing(puts, memory),
             None => remote,
         };
         Arc::new(Rounds {

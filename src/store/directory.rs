@@ -7,9 +7,10 @@
 //! no disk.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, statfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::Created;
+use super::get::Got;
 use crate::base::disk;
 
 pub(super) struct Directory {
@@ -30,6 +32,8 @@ pub(super) struct Directory {
     must_exist: Arc<AtomicBool>,
     /// Directories whose names are known to be durable, up to the vault's own.
     settled: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Files of this machine cannot be linked into it.
+    never_links: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -47,7 +51,13 @@ const NEAR: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_19
 
 impl Directory {
     pub(super) fn new(path: PathBuf) -> Directory {
-        Directory { path, seen: Arc::default(), must_exist: Arc::default(), settled: Arc::default() }
+        Directory {
+            path,
+            seen: Arc::default(),
+            must_exist: Arc::default(),
+            settled: Arc::default(),
+            never_links: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -64,16 +74,33 @@ impl Directory {
         let (path, seen, must_exist) = (self.path.clone(), self.seen.clone(), self.must_exist.clone());
         let store = blocking(move || look(&path, &seen)).await?;
         if store.is_none() && must_exist.load(Ordering::Relaxed) {
-            let why = format!("{} does not exist (is its disk mounted?)", self.path.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+            return Err(missing(&self.path));
         }
         Ok(store)
+    }
+
+    /// An object, or bytes of it. One visit of a thread that may wait does it all: going there and back takes as long as
+    /// the disk.
+    pub(super) async fn get(&self, name: &str, range: Option<Range<u64>>, most: u64) -> io::Result<Got> {
+        let (path, seen, object) = (self.path.clone(), self.seen.clone(), self.path.join(name));
+        let must_exist = self.must_exist.clone();
+        blocking(move || match look(&path, &seen)? {
+            Some(_) => read(&object, range, most),
+            None if must_exist.load(Ordering::Relaxed) => Err(missing(&path)),
+            None => Ok(Got::Nothing),
+        })
+        .await
+    }
+
+    /// Is it on a disk of this machine, as far as is known?
+    pub(super) fn is_near(&self) -> bool {
+        self.seen.lock().as_ref().is_some_and(|seen| seen.is_near)
     }
 
     /// Bytes of an object that the kernel has in memory, all of them; `None` where it would have to wait for a disk, or may
     /// have to. Costs some microseconds, so it may be called where nobody may wait.
     pub(super) fn at_hand(&self, name: &str, range: Range<u64>) -> Option<Bytes> {
-        if !self.seen.lock().as_ref()?.is_near {
+        if !self.is_near() {
             return None;
         }
         let path = self.path.join(name);
@@ -94,16 +121,31 @@ impl Directory {
         .await
     }
 
-    /// Gives a durable file that nobody writes to any more an object's name, too; `None` where this file system cannot do
-    /// that for this file. Who may enter the directory may read the object.
+    /// May a file be given an object's name? Not over file systems, nor after it failed once.
+    pub(super) async fn can_link(&self, file: &Path) -> io::Result<bool> {
+        if self.never_links.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let (root, file) = (self.path.clone(), file.to_owned());
+        let is_same = blocking(move || Ok(std::fs::metadata(&root)?.dev() == std::fs::metadata(&file)?.dev())).await?;
+        self.never_links.fetch_or(!is_same, Ordering::Relaxed);
+        Ok(is_same)
+    }
+
+    /// Gives a durable file that nobody writes to any more an object's name, too; `None` where that cannot be done.
     pub(super) async fn link(&self, file: &Path, name: &str) -> io::Result<Option<Created>> {
         let (root, file, object) = (self.path.clone(), file.to_owned(), self.path.join(name));
-        blocking(move || {
-            let mode = std::fs::metadata(&root)?.mode() & 0o666;
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))?;
-            link(&file, &object)
+        let (linked, never) = blocking(move || match share(&root, &file) {
+            Ok(()) => link(&file, &object, &mut disk::sync_path).map(|linked| (linked, linked.is_none())),
+            Err(why) => {
+                log::debug!("{}: bulk is copied: {why}", root.display());
+                // Whoever copies it tells what is wrong with a file that is not there.
+                Ok((None, why.kind() != io::ErrorKind::NotFound))
+            }
         })
-        .await
+        .await?;
+        self.never_links.fetch_or(never, Ordering::Relaxed);
+        Ok(linked)
     }
 
     /// An object that this request made has its bytes and its name on the disk; one that stood there is perhaps what a
@@ -129,7 +171,46 @@ impl Directory {
     }
 }
 
-fn link(file: &Path, object: &Path) -> io::Result<Option<Created>> {
+fn missing(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist (is its disk mounted?)", path.display()))
+}
+
+fn read(object: &Path, range: Option<Range<u64>>, most: u64) -> io::Result<Got> {
+    let file = match File::open(object) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Got::Nothing),
+        opened => opened?,
+    };
+    let len = file.metadata()?.len();
+    let range = match range {
+        Some(range) if range.start >= len => return Ok(Got::Nothing),
+        Some(range) => range.start..range.end.min(len),
+        None => 0..len,
+    };
+    let wanted = range.end - range.start;
+    if wanted > most {
+        return Ok(Got::TooLarge(wanted));
+    }
+    let mut bytes = BytesMut::zeroed(wanted as usize);
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(Got::Bytes(bytes.freeze()))
+}
+
+/// Who may enter the vault's directory may read what is linked into it, and nobody else may write it: until the vault has
+/// it, it is this machine's journal. It belongs to the directory's group where files made there do.
+fn share(root: &Path, file: &Path) -> io::Result<()> {
+    const SETGID: u32 = 0o2000;
+    let (root, meta) = (std::fs::metadata(root)?, std::fs::metadata(file)?);
+    if root.mode() & SETGID != 0 && root.gid() != meta.gid() {
+        chown(file, None, Some(root.gid()))?;
+    }
+    let mode = 0o600 | (root.mode() & 0o011) << 2;
+    if meta.mode() & 0o777 != mode {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn link(file: &Path, object: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<Option<Created>> {
     let parent = object.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let linked = match std::fs::hard_link(file, object) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -139,22 +220,25 @@ fn link(file: &Path, object: &Path) -> io::Result<Option<Created>> {
         linked => linked,
     };
     match linked {
-        Ok(()) => disk::sync_path(parent).map(|()| Some(Created::New)),
+        Ok(()) => sync(parent).map(|()| Some(Created::New)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             let (a, b) = (std::fs::metadata(file)?, std::fs::metadata(object)?);
-            let is_same = (a.dev(), a.ino()) == (b.dev(), b.ino());
-            Ok(Some(if is_same { Created::New } else { Created::Exists }))
+            if (a.dev(), a.ino()) != (b.dev(), b.ino()) {
+                return Ok(Some(Created::Exists));
+            }
+            // A try without an answer made it: its name may not be durable.
+            sync(parent).map(|()| Some(Created::New))
         }
         Err(e) if cannot_link(&e) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// Another file system, one without hard links, or too many of them.
+/// Another file system, one without hard links, too many of them, or somebody who forbids them.
 fn cannot_link(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
+        Some(Errno::ACCESS | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
     )
 }
 
@@ -247,7 +331,7 @@ mod tests {
         std::fs::write(dir.path().join("segments/1"), b"abcdefgh").unwrap();
         assert_eq!(directory.at_hand("segments/1", 2..5), None, "the directory was not looked at");
         directory.store().await.unwrap().unwrap();
-        if !directory.seen.lock().as_ref().unwrap().is_near {
+        if !directory.is_near() {
             eprintln!("SKIPPED: {} is on a file system that is not taken for near", dir.path().display());
             return;
         }
@@ -274,13 +358,40 @@ mod tests {
         assert_eq!((meta.ino(), meta.mode() & 0o777), (std::fs::metadata(&one).unwrap().ino(), 0o640));
         assert_eq!(directory.link(&one, "segments/aa/1").await.unwrap(), Some(Created::New), "an answer that was lost");
         assert_eq!(directory.link(&two, "segments/aa/1").await.unwrap(), Some(Created::Exists));
+        for (root, linked) in [(0o700, 0o600), (0o775, 0o644), (0o1777, 0o644), (0o2770, 0o640), (0o711, 0o644)] {
+            std::fs::set_permissions(&vault, std::fs::Permissions::from_mode(root)).unwrap();
+            let file = file(&format!("{root:o}"));
+            assert_eq!(directory.link(&file, &format!("segments/{root:o}")).await.unwrap(), Some(Created::New));
+            let mode = std::fs::metadata(&file).unwrap().mode() & 0o777;
+            assert_eq!(mode, linked, "below a directory of mode {root:o}: {mode:o}; it is the journal's, too");
+        }
         std::fs::remove_file(&one).unwrap();
         assert_eq!(std::fs::read(vault.join("segments/aa/1")).unwrap(), b"one");
-        assert!(directory.link(&one, "segments/aa/2").await.is_err(), "there is nothing to link");
+        assert_eq!(directory.link(&one, "segments/aa/2").await.unwrap(), None, "there is nothing to link");
         let elsewhere = std::path::Path::new("/proc/self/status");
-        match link(elsewhere, &vault.join("segments/aa/3")) {
+        match link(elsewhere, &vault.join("segments/aa/3"), &mut disk::sync_path) {
             Ok(None) => {}
             other => panic!("over file systems: {other:?}"),
         }
+        assert!(directory.can_link(&two).await.unwrap());
+        assert!(
+            !directory.can_link(elsewhere).await.unwrap() && !directory.can_link(&two).await.unwrap(),
+            "never again"
+        );
+    }
+
+    #[test]
+    fn a_link_that_a_failed_try_made_is_durable_before_it_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, object) = (dir.path().join("file"), dir.path().join("segments/1"));
+        std::fs::write(&file, b"one").unwrap();
+        link(&file, &object, &mut |_| Err(io::Error::other("disk"))).unwrap_err();
+        let mut synced = Vec::new();
+        let mut sync = |path: &Path| {
+            synced.push(path.to_owned());
+            Ok(())
+        };
+        assert_eq!(link(&file, &object, &mut sync).unwrap(), Some(Created::New));
+        assert_eq!(synced, [dir.path().join("segments")]);
     }
 }

@@ -6,18 +6,16 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::{
-    Error as ObjectError, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt,
-};
+use object_store::{Error as ObjectError, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt};
 use tokio::time::Instant;
 
 use super::error::Answer;
 use super::progress::TRANSFER;
-use super::{Backend, Kind, Store, StoreError, path};
+use super::{Backend, Kind, Store, StoreError, local_error, path};
 use crate::base::sizes::CLASS_MAX;
 
 /// What a get brought.
-enum Got {
+pub(super) enum Got {
     Nothing,
     Bytes(Bytes),
     /// Of so many bytes at least; they were left where they are.
@@ -52,6 +50,12 @@ impl Store {
         }
     }
 
+    /// Is it a directory on a disk of this machine, as far as is known? A request costs next to nothing there, and tells
+    /// nobody anything.
+    pub fn is_near(&self) -> bool {
+        matches!(&self.inner.backend, Backend::Directory(directory) if directory.is_near())
+    }
+
     /// At most `most` bytes are ever held: the provider may put an object of any size under any name.
     async fn get_with(&self, name: &str, range: Option<Range<u64>>, most: u64) -> Result<Option<Bytes>, StoreError> {
         let got = self.request(Kind::Get, name, most, || self.get_once(name, range.clone(), most)).await?;
@@ -69,6 +73,9 @@ impl Store {
     }
 
     async fn get_once(&self, name: &str, range: Option<Range<u64>>, most: u64) -> Result<Got, ObjectError> {
+        if let Backend::Directory(directory) = &self.inner.backend {
+            return directory.get(name, range, most).await.map_err(local_error);
+        }
         let Some(store) = self.readable().await? else { return Ok(Got::Nothing) };
         let path = path(name)?;
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..Default::default() };
@@ -117,10 +124,6 @@ impl Store {
         let told = found.range.end.saturating_sub(found.range.start);
         if told > most {
             return Ok(Got::TooLarge(told));
-        }
-        if matches!(found.payload, GetResultPayload::File(..)) {
-            // Reads no more than the range.
-            return found.bytes().await.map(Got::Bytes);
         }
         let progress = TRANSFER.with(std::sync::Arc::clone);
         let mut stream = found.into_stream();

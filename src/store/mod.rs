@@ -289,6 +289,10 @@ impl Store {
     /// never written to again. `None` where that cannot be: then its bytes are to be put.
     pub async fn link(&self, name: &str, file: &std::path::Path, bytes: u64) -> Result<Option<Created>, StoreError> {
         let Backend::Directory(directory) = &self.inner.backend else { return Ok(None) };
+        // Before anything is counted, or waits for its turn: what cannot be linked is put.
+        if !directory.can_link(file).await.unwrap_or(true) {
+            return Ok(None);
+        }
         self.limited(bytes).await;
         let link = || async {
             if self.writable().await?.is_none() {

@@ -168,7 +168,7 @@ impl RemoteStorage {
     }
 
     /// With a stage and a budget that others know.
-    pub fn staged(self, puts: Stage<Put>, memory: Memory) -> RemoteStorage {
+    pub fn sharing(self, puts: Stage<Put>, memory: Memory) -> RemoteStorage {
         RemoteStorage { puts, memory, ..self }
     }
 
@@ -313,8 +313,8 @@ impl RemoteStorage {
         })
     }
 
-    /// Creates a segment that is a staged file. A link to it has the bytes that this machine's disk has, right or wrong:
-    /// reading them first would ask the kernel's memory of them and not the disk.
+    /// Creates a segment that is a staged file. What is linked is not read first: that would cost as much as sealing it did,
+    /// and ask the kernel's memory rather than the disk.
     async fn create_whole(&self, name: &str, whole: &Whole, extents: &[(Extent, u32)]) -> Result<(), SendError> {
         if let Some(path) = self.journal.path_of(whole) {
             let (store, object, len) = (self.store.clone(), name.to_owned(), u64::from(whole.len));
@@ -329,7 +329,14 @@ impl RemoteStorage {
             }
         }
         let read = || {
-            let object = self.journal.read_whole(whole)?;
+            let object = match self.journal.read_whole(whole) {
+                Err(JournalError::Io { file, kind: io::ErrorKind::NotFound, .. }) => {
+                    return Err(JournalError::Damaged(format!(
+                        "{file}: a staged file that a commit needs is not there"
+                    )));
+                }
+                read => read?,
+            };
             for (record, offset) in extents {
                 let range = *offset as usize..(*offset + record.stored) as usize;
                 self.check(record, &object[range])?;

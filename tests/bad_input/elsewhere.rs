@@ -62,7 +62,7 @@ fn a_state_directory_in_use_is_not_shared() {
 #[test]
 fn a_vault_that_was_just_unmounted_is_mounted_again_once_all_is_sent() {
     let Some(mut vault) = Vault::new() else { return };
-    vault.mount_with(&[&CHEAP[..], &["-o", "upload_limit=512K"]].concat());
+    vault.mount_with(&[&CHEAP[..], &["-o", "upload-limit=512K"]].concat());
     let bytes = noise(1, 1 << 20);
     fs::write(vault.mountpoint().join("large"), &bytes).expect("a write");
     let first = vault.daemons();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use crate::common::{Vault, binary, is_mounted, run, wait_until};
@@ -60,9 +61,11 @@ fn vault_and_mount_point_in_the_wrong_order_are_told_apart() {
 
 /// Types Ctrl-C at the prompt, on a terminal of its own, and looks whether that shows what is typed.
 const CTRL_C: &str = r#"
-import os, pty, sys, termios
+import os, pty, signal, sys, termios
 pid, terminal = pty.fork()
 if pid == 0:
+    # Whoever runs tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(sys.argv[1], sys.argv[1:])
 shows = lambda: bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
 said = b""
@@ -112,6 +115,13 @@ fn who_leaves_an_unmount_hears_that_it_goes_on() {
     vault.mount_with(&["--upload-limit", "200K"]);
     fs::write(vault.mountpoint().join("large"), crate::common::noise(1, 1 << 20)).expect("a write");
     let mut umount = vault.dripfs(["umount"]);
+    let heeds_ctrl_c = || {
+        // SAFETY: async-signal-safe. Whoever runs tests in the background has it ignored.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: see there.
+    unsafe { umount.pre_exec(heeds_ctrl_c) };
     let mut child = umount.arg(vault.mountpoint()).stderr(Stdio::piped()).spawn().expect("the binary");
     let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
     let first = lines.next().expect("it tells how far it is").expect("UTF-8");

@@ -1,11 +1,12 @@
 //! What the drive must show, in figures: each test prints its own on stdout (`--nocapture` shows them).
 //!
 //! DRIPFS_LONG=1 runs the long forms: 200 kills, 50 power cuts, 100 machines lost, 50,000 changes offline, a minute of
-//! rewriting, 10 GiB, an hour of mixed load.
+//! rewriting, 10 GiB, a crowd of large files, an hour of mixed load.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod crowd;
 mod latency;
 mod load;
 mod machine;

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use crate::common::Vault;
-use crate::{files, mounted, noise, number, status, sync};
+use crate::{CHEAP, files, mounted, noise, number, status, sync};
 
 const CLASS_MIN: u64 = 65 * 1024;
 const CLASS_MAX: u64 = 8320 * 1024;
@@ -99,4 +101,25 @@ fn objects_at_rest_have_few_sizes() {
     println!("objects at rest: {} sizes of the {} classes that there are: {sizes:?}", sizes.len(), classes.len());
     assert!(sizes.keys().all(|len| classes.contains(len)), "{sizes:?}");
     assert!(sizes.len() > 3, "the test saw hardly any: {sizes:?}");
+}
+
+/// With a local vault on the same disk what goes there in bulk is not written twice: the segment and the journal's staged
+/// file are one (J8).
+#[test]
+fn bulk_lies_on_the_disk_once() {
+    let Some(mut vault) = mounted() else { return };
+    let bytes = noise(24 << 20);
+    fs::write(vault.mountpoint().join("large"), &bytes).expect("a write");
+    sync(&vault);
+    let segments = files(&vault.remote().join("segments"));
+    let is_linked = |path: &PathBuf| fs::metadata(path).expect("a segment").nlink() == 2;
+    let linked: u64 = segments.iter().filter(|(path, _)| is_linked(path)).map(|(_, len)| len).sum();
+    let all: u64 = segments.iter().map(|(_, len)| len).sum();
+    println!("24 MiB: {} KiB in segments, {} KiB of them linked", all >> 10, linked >> 10);
+    assert!(linked >= bytes.len() as u64 / 2, "of {all} bytes in segments {linked} are the journal's as well");
+    vault.umount();
+    vault.move_to_machine("another");
+    vault.mount_with(&CHEAP);
+    assert!(fs::read(vault.mountpoint().join("large")).expect("a read") == bytes);
+    vault.umount();
 }

@@ -136,7 +136,10 @@ async fn j5_it_goes_with_its_journal_file_and_what_a_crash_left_with_the_next_mo
     journal.wait_durable(noted).await.unwrap();
     let before = disk.copy();
     journal.release(&[extent_id(5), extent_id(10)]);
+    disk.fail_sync_dir(1);
     journal.committed(Position(2));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(staged_files(&disk).len(), 2, "the journal file is not gone for good yet");
     journal.begin_file().await;
     assert_eq!(staged_files(&disk).len(), 1);
     assert!(journal.disk_bytes() < on_disk);
@@ -199,6 +202,22 @@ async fn j4_what_a_failed_write_or_fdatasync_of_it_touched_is_written_again() {
             assert_eq!(journal.read(extent_id(n), 0..50).unwrap().unwrap(), extent_bytes(n).slice(..50));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn j6_a_disk_without_room_for_its_padding_has_not_failed() {
+    let disk = SimulatedDisk::new(1);
+    let (journal, _running) = holding(&disk, [5]).await;
+    disk.set_capacity(Some(0));
+    assert!(journal.take_whole(&ids([5])).await.is_empty());
+    assert_eq!(journal.failures(), 0);
+    disk.set_capacity(None);
+    let wanted = extent_bytes(5);
+    assert_eq!(journal.read(extent_id(5), 0..BULK).unwrap().unwrap(), wanted);
+    journal.append(change(10), vec![extent(10)]);
+    journal.wait_durable(journal.end()).await.unwrap();
+    assert_eq!(journal.take_whole(&ids([10])).await.len(), 1, "later ones travel");
+    assert_eq!(numbers(&recover(&disk, 0).unwrap()), [5, 10]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ pub(super) fn plan(batch: Batch) -> Plan {
                 Some(Record::Extent(extent)) if named.contains(&id) => {
                     outgoing.push(Outgoing { id, record: extent.clone(), sent: None, bytes: None });
                 }
-                // Dead at the cut: it does not travel.
+                // Dead at the cut: it does not travel, but for little that lies in a staged file (J8).
                 _ => {
                     dead.push(id);
                     continue;
