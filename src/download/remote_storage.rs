@@ -131,7 +131,7 @@ impl RemoteStorage {
     /// How much of some sealed bytes is on this machine: in the journal or in the sealed cache.
     pub fn here(&self, id: ExtentId, extent: &Extent, stored: Range<u32>) -> Here {
         match extent.place {
-            Place::Local => match self.journal.as_ref().is_some_and(|journal| journal.read(id, 0..0).is_some()) {
+            Place::Local => match self.journal.as_ref().is_some_and(|journal| journal.holds(id)) {
                 true => Here::All,
                 false => Here::Nothing,
             },

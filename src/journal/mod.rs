@@ -642,46 +642,51 @@ impl Journal {
     /// Sealed bytes of an extent that this journal still holds (memory or file); `None` if it does not hold it.
     pub fn read(&self, id: ExtentId, range: Range<u32>) -> Option<Result<Bytes, JournalError>> {
         let local = self.table.lock().get(id)?.clone();
-        let (found, offset, len) = match &local {
+        let (path, file, offset, len) = match &local {
             Local::Memory(bytes) => {
                 let found = bytes.get(range.start as usize..range.end as usize).map(|part| bytes.slice_ref(part));
                 return Some(found.ok_or_else(|| self.beyond_end()));
             }
-            Local::File(place) => (self.file_of(place), place.offset, place.len),
+            Local::File(place) => {
+                let (path, file) = self.file_of(place)?;
+                (path, file, place.offset, place.len)
+            }
             Local::Side { offset, len } => {
-                let file = self.table.lock().side()?.file.clone();
-                (Ok(Some((file, format!("{}/side", self.dir)))), *offset, *len)
+                (format!("{}/side", self.dir), Ok(self.table.lock().side()?.file.clone()), *offset, *len)
             }
         };
         if range.start > range.end || range.end > len {
             return Some(Err(self.beyond_end()));
         }
         let mut out = vec![0; (range.end - range.start) as usize];
-        let read = match found {
-            Ok(Some((file, path))) => {
-                file.read_at(&mut out, offset + u64::from(range.start)).map_err(|e| io_error(&path, &e))
-            }
-            Ok(None) => return None,
-            Err(error) => Err(io_error(&self.dir, &error)),
-        };
-        let now = self.table.lock().get(id).cloned();
-        match (read, now) {
+        let read = file.and_then(|file| file.read_at(&mut out, offset + u64::from(range.start)));
+        let moved = match self.table.lock().get(id) {
             // Where an extent was that died meanwhile, there may be a hole, or no file any more.
-            (_, None) => None,
-            // It was moved out of a file that was dropped.
-            (Err(_), Some(Local::Side { .. })) if matches!(local, Local::File(_)) => self.read(id, range),
-            (read, _) => Some(read.map(|()| out.into())),
+            None => return None,
+            // Out of a file that was dropped.
+            Some(Local::Side { .. }) => matches!(local, Local::File(_)),
+            Some(_) => false,
+        };
+        match read {
+            Err(_) if moved => self.read(id, range),
+            read => Some(read.map(|()| out.into()).map_err(|e| io_error(&path, &e))),
         }
     }
 
-    /// The file in which an extent lies, and its path; `None` if it was dropped.
-    fn file_of(&self, place: &InFile) -> io::Result<Option<(Arc<dyn File>, String)>> {
+    /// Does this journal still hold an extent?
+    pub fn holds(&self, id: ExtentId) -> bool {
+        self.table.lock().get(id).is_some()
+    }
+
+    /// The path of the file in which an extent lies, and the file; `None` if it was dropped.
+    fn file_of(&self, place: &InFile) -> Option<(String, io::Result<Arc<dyn File>>)> {
         match place.staged {
             Some(id) => {
                 let path = staged::path(&self.dir, id);
-                Ok(Some((self.disk.open_to_read(&path)?, path)))
+                let file = self.disk.open_to_read(&path);
+                Some((path, file))
             }
-            None => Ok(self.table.lock().file(place.generation).map(|file| (file.file.clone(), file.path.clone()))),
+            None => self.table.lock().file(place.generation).map(|file| (file.path.clone(), Ok(file.file.clone()))),
         }
     }
 

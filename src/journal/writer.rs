@@ -403,9 +403,9 @@ impl Writer {
         let Some(held) = journal.table.lock().held_by_oldest(cut) else { return Ok(false) };
         let mut bytes = Vec::new();
         for (id, place) in held {
-            let Some((file, _)) = journal.file_of(&place)? else { continue };
+            let Some((_, file)) = journal.file_of(&place) else { continue };
             bytes.resize(place.len as usize, 0);
-            file.read_at(&mut bytes, place.offset)?;
+            file?.read_at(&mut bytes, place.offset)?;
             let (side, at) = self.side.put(&self.place, &bytes)?;
             journal.table.lock().move_to_side(id, side, at, place.len);
         }
