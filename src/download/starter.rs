@@ -42,6 +42,17 @@ struct Coming {
     answer: watch::Receiver<Answer>,
 }
 
+/// Frames of an extent that are to be brought for somebody who reads this file.
+struct Fetch {
+    reader: Ino,
+    id: ExtentId,
+    extent: Extent,
+    frames: Range<u32>,
+    urgency: Urgency,
+    /// What is read ahead has its memory from the beginning.
+    permit: Option<Permit>,
+}
+
 /// Frames that were asked for.
 pub enum Asked {
     Here(Result<Frames, DownloadError>),
@@ -156,7 +167,9 @@ impl Starter {
                 }
                 None => {
                     let end = gap(coming.get(&id).map_or(&[], Vec::as_slice), extent, at..frames.end);
-                    let answer = self.begin(&mut coming, reader, id, extent, at..end, class, None);
+                    let (extent, urgency) = (extent.clone(), Urgency::new(class));
+                    let fetch = Fetch { reader, id, extent, frames: at..end, urgency, permit: None };
+                    let answer = self.begin(&mut coming, fetch);
                     parts.push((at..end, at, answer));
                     end
                 }
@@ -189,11 +202,13 @@ impl Starter {
                 continue;
             }
             let run = at..gap(all, extent, at..frames.end);
-            let Some(permit) = self.memory.try_take(Use::ReadAhead, stored_range(extent, run.clone()).len()) else {
+            let permit = self.memory.try_take(Use::ReadAhead, stored_range(extent, run.clone()).len());
+            if permit.is_none() {
                 return false;
-            };
+            }
             at = run.end;
-            self.begin(&mut coming, reader, id, extent, run, Class::Bulk, Some(permit));
+            let (extent, urgency) = (extent.clone(), Urgency::new(Class::Bulk));
+            self.begin(&mut coming, Fetch { reader, id, extent, frames: run, urgency, permit });
         }
         true
     }
@@ -240,27 +255,15 @@ impl Starter {
         result
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a fetch is all of this; its two callers are above")]
-    fn begin(
-        self: &Arc<Self>,
-        coming: &mut BTreeMap<ExtentId, Vec<Coming>>,
-        reader: Ino,
-        id: ExtentId,
-        extent: &Extent,
-        frames: Range<u32>,
-        class: Class,
-        permit: Option<Permit>,
-    ) -> watch::Receiver<Answer> {
+    fn begin(self: &Arc<Self>, coming: &mut BTreeMap<ExtentId, Vec<Coming>>, fetch: Fetch) -> watch::Receiver<Answer> {
         let (sender, receiver) = watch::channel(None);
-        let urgency = Urgency::new(class);
-        let one =
-            Coming { frames: frames.clone(), place: extent.place, urgency: urgency.clone(), answer: receiver.clone() };
+        let (id, run, place) = (fetch.id, fetch.frames.clone(), fetch.extent.place);
+        let one = Coming { frames: run.clone(), place, urgency: fetch.urgency.clone(), answer: receiver.clone() };
         coming.entry(id).or_default().push(one);
-        let (this, extent) = (self.clone(), extent.clone());
+        let this = self.clone();
         tokio::spawn(async move {
-            let (run, place) = (frames.clone(), extent.place);
             // A panic must not leave the range marked as being fetched for ever.
-            let bringing = AssertUnwindSafe(this.bring_and_keep(reader, id, extent, frames, urgency, permit));
+            let bringing = AssertUnwindSafe(this.bring_and_keep(fetch));
             let result = bringing.catch_unwind().await.unwrap_or(Err(DownloadError::Opening));
             // It is where it is kept before it is no longer on its way: nobody fetches it in between.
             this.ended(id, &run, place);
@@ -287,67 +290,49 @@ impl Starter {
         }
     }
 
-    async fn bring_and_keep(
-        &self,
-        reader: Ino,
-        id: ExtentId,
-        extent: Extent,
-        frames: Range<u32>,
-        urgency: Urgency,
-        permit: Option<Permit>,
-    ) -> Result<Frames, DownloadError> {
+    async fn bring_and_keep(&self, mut fetch: Fetch) -> Result<Frames, DownloadError> {
+        let permit = fetch.permit.take();
+        let Fetch { reader, id, extent, frames, .. } = &fetch;
         // Who waits has looked already. Little that is at hand is opened sooner than it goes through the stages.
         if permit.is_some()
-            && let Some(result) = self.ready(reader, id, &extent, &frames, AHEAD_AT_HAND)
+            && let Some(result) = self.ready(*reader, *id, extent, frames, AHEAD_AT_HAND)
         {
             return result;
         }
-        let watched = self.watched(reader, id, &extent, &frames);
-        let result = self.bring(id, extent, frames.clone(), urgency, permit).await;
-        self.filled(reader, id, &frames, result, watched)
+        let watched = self.watched(*reader, *id, extent, frames);
+        let result = self.bring(&fetch, permit).await;
+        self.filled(*reader, *id, frames, result, watched)
     }
 
     /// What does not open is fetched once more: a block kept since an earlier fetch may be wrong where nobody looked.
-    async fn bring(
-        &self,
-        id: ExtentId,
-        extent: Extent,
-        frames: Range<u32>,
-        urgency: Urgency,
-        permit: Option<Permit>,
-    ) -> Result<Frames, DownloadError> {
-        let stored = stored_range(&extent, frames.clone());
+    async fn bring(&self, fetch: &Fetch, permit: Option<Permit>) -> Result<Frames, DownloadError> {
+        let Fetch { extent, frames, urgency, .. } = fetch;
+        let stored = stored_range(extent, frames.clone());
         let _permit = match permit {
             Some(permit) => permit,
             // What nobody waited for when it began has the memory of what is read ahead, all the way.
             None => {
                 let of = if urgency.class() == Class::Bulk { Use::ReadAhead } else { Use::Read };
-                self.memory.take(of, &urgency, stored.len()).await
+                self.memory.take(of, urgency, stored.len()).await
             }
         };
         let mut again = true;
         loop {
-            let error = match self.bring_once(id, &extent, frames.clone(), &urgency).await {
+            let error = match self.bring_once(fetch, stored.clone()).await {
                 Err(error) if error.is_of_the_bytes() => error,
                 other => return other,
             };
-            if !self.remote.forget(&extent, stored.clone()) || !std::mem::take(&mut again) {
+            if !self.remote.forget(extent, stored.clone()) || !std::mem::take(&mut again) {
                 return Err(error);
             }
             log::debug!("{error}; fetching once more");
         }
     }
 
-    async fn bring_once(
-        &self,
-        id: ExtentId,
-        extent: &Extent,
-        frames: Range<u32>,
-        urgency: &Urgency,
-    ) -> Result<Frames, DownloadError> {
-        let stored = stored_range(extent, frames.clone());
-        let (sealed, name) = self.remote.sealed_bytes(id, extent, stored, urgency).await?;
-        self.encryption.open(extent.clone(), frames, sealed, name, urgency).await
+    async fn bring_once(&self, fetch: &Fetch, stored: Range<u32>) -> Result<Frames, DownloadError> {
+        let Fetch { id, extent, frames, urgency, .. } = fetch;
+        let (sealed, name) = self.remote.sealed_bytes(*id, extent, stored, urgency).await?;
+        self.encryption.open(extent.clone(), frames.clone(), sealed, name, urgency).await
     }
 }
 
