@@ -28,7 +28,7 @@ mod reserve;
 mod side;
 mod staged;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::collections::{HashSet, VecDeque};

@@ -651,23 +651,15 @@ mod tests {
     use super::*;
     use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
     use crate::crypto::secret::Key;
+    use crate::journal::tests::small;
 
     /// A history that takes changes.
     fn history() -> Arc<History> {
         let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
         let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
-        let settings = Settings {
-            file_bytes: 1 << 20,
-            sync_interval: Duration::from_secs(5),
-            sync_bytes: 1 << 20,
-            memory_bytes: 1 << 20,
-            disk_bytes: 1 << 20,
-            reserve_bytes: 0,
-            stage_least: crate::journal::STAGE_LEAST,
-        };
         let (index, mark) = crate::index::tests::holding(&keys, &[]);
         let recovered = Journal::recover(SimulatedDisk::new(7), JOURNAL_DIR, keys, Position(0)).unwrap();
-        let journal = Journal::resume(recovered, random, settings, Position(0)).unwrap();
+        let journal = Journal::resume(recovered, random, small(), Position(0)).unwrap();
         Arc::new(History::new(index, &mark, Some(journal), Clock::System, Epoch(1)))
     }
 

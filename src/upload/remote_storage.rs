@@ -4,7 +4,7 @@
 //! the rest, extents of one file lie side by side, files in the order of their inode numbers, so that what was made together is
 //! read together. What an earlier mount may have sent is sealed anew on its way (A24). A segment aims at 8 MiB. Nothing in it says what lies where: records do.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -81,14 +81,6 @@ pub fn pack(outgoing: Vec<Outgoing>, random: &Random) -> Vec<Packed> {
     segments
 }
 
-/// A staged file as a segment, of the extents that are about to be sent.
-fn staged(whole: Whole, outgoing: &mut HashMap<ExtentId, Outgoing>) -> Packed {
-    let extents: Vec<_> =
-        whole.extents.iter().filter_map(|(id, offset)| Some((outgoing.remove(id)?, *offset))).collect();
-    let len = extents.iter().map(|(extent, _)| extent.record.stored).sum();
-    Packed { id: whole.id, extents, len, whole: Some(Arc::new(whole)) }
-}
-
 /// Would reading again say the same?
 fn is_final(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof)
@@ -132,6 +124,15 @@ enum Object {
     Bytes(Bytes),
     /// With what should lie in it, and where.
     Staged(Arc<Whole>, Vec<(Extent, u32)>),
+}
+
+impl Object {
+    fn len(&self) -> u32 {
+        match self {
+            Object::Bytes(bytes) => bytes.len() as u32,
+            Object::Staged(whole, _) => whole.len,
+        }
+    }
 }
 
 impl Job for Put {
@@ -179,15 +180,24 @@ impl RemoteStorage {
         let as_it_lies = |extent: &&Outgoing| extent.sent.is_none() && extent.bytes.is_none();
         let ids = outgoing.iter().filter(as_it_lies).map(|extent| extent.id).collect();
         let whole = self.journal.take_whole(&ids).await;
-        if whole.is_empty() {
-            return pack(outgoing, &self.random);
+        let mut places = HashMap::new();
+        for (k, whole) in whole.iter().enumerate() {
+            places.extend(whole.extents.iter().map(|(id, offset)| (*id, (k, *offset))));
         }
-        let staged_ids: HashSet<ExtentId> =
-            whole.iter().flat_map(|whole| whole.extents.iter().map(|(id, _)| *id)).collect();
-        let (lying, rest): (Vec<_>, Vec<_>) = outgoing.into_iter().partition(|extent| staged_ids.contains(&extent.id));
-        let mut lying = lying.into_iter().map(|extent| (extent.id, extent)).collect();
-        log::debug!("{} staged files travel as they lie, {} extents by themselves", whole.len(), rest.len());
-        let mut segments: Vec<Packed> = whole.into_iter().map(|whole| staged(whole, &mut lying)).collect();
+        let as_segment =
+            |whole: Whole| Packed { id: whole.id, extents: Vec::new(), len: 0, whole: Some(Arc::new(whole)) };
+        let mut segments: Vec<Packed> = whole.into_iter().map(as_segment).collect();
+        let mut rest = Vec::new();
+        for extent in outgoing {
+            match places.get(&extent.id) {
+                Some((k, offset)) => {
+                    segments[*k].len += extent.record.stored;
+                    segments[*k].extents.push((extent, *offset));
+                }
+                None => rest.push(extent),
+            }
+        }
+        log::debug!("{} staged files travel as they lie, {} extents by themselves", segments.len(), rest.len());
         segments.extend(pack(rest, &self.random));
         segments
     }
@@ -230,30 +240,37 @@ impl RemoteStorage {
         };
         let memory = self.memory.take(Use::Put, urgency, bytes).await;
         let asked = self.puts.offer(urgency, bytes).await;
-        if let Some(whole) = &segment.whole {
-            let extents = segment.extents.iter().map(|(extent, offset)| (extent.record.clone(), *offset)).collect();
-            let (remote, name, object) =
-                (self.clone(), segment_name(segment.id), Object::Staged(whole.clone(), extents));
-            asked.give(Put { remote, name, object, _memory: memory }).await?;
-            return Ok((segment.id, whole.len));
+        let object = match &segment.whole {
+            Some(whole) => {
+                let extents = segment.extents.iter().map(|(extent, offset)| (extent.record.clone(), *offset));
+                Object::Staged(whole.clone(), extents.collect())
+            }
+            None => Object::Bytes(self.put_together(segment, bytes).await?),
+        };
+        let len = object.len();
+        if plants::on("C3-commit-before-segments")
+            && let Object::Bytes(object) = object
+        {
+            let (store, name) = (self.store.clone(), segment_name(segment.id));
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                store.create(&name, object).await
+            });
+            return Ok((segment.id, len));
         }
+        let (remote, name) = (self.clone(), segment_name(segment.id));
+        asked.give(Put { remote, name, object, _memory: memory }).await?;
+        Ok((segment.id, len))
+    }
+
+    /// The object that a segment is, of so many bytes.
+    async fn put_together(&self, segment: &Packed, bytes: usize) -> Result<Bytes, SendError> {
         let mut object = Vec::with_capacity(bytes);
         for (extent, _) in &segment.extents {
             object.extend_from_slice(&self.sealed_bytes(extent).await?);
         }
         padding::pad(&mut object, &self.random).expect("pack keeps segments below the largest class");
-        let len = object.len() as u32;
-        if plants::on("C3-commit-before-segments") {
-            let (store, name) = (self.store.clone(), segment_name(segment.id));
-            tokio::spawn(async move {
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                store.create(&name, object.into()).await
-            });
-            return Ok((segment.id, len));
-        }
-        let (remote, name) = (self.clone(), segment_name(segment.id));
-        asked.give(Put { remote, name, object: Object::Bytes(object.into()), _memory: memory }).await?;
-        Ok((segment.id, len))
+        Ok(object.into())
     }
 
     /// The sealed bytes of an extent that a round sends: the journal holds them until the round's end.
@@ -451,7 +468,8 @@ mod tests {
     use crate::crypto::secret::Key;
     use crate::format::change::Change;
     use crate::format::keys::Keys;
-    use crate::journal::{SealedExtent, Settings};
+    use crate::journal::SealedExtent;
+    use crate::journal::tests::small;
 
     const LEN: u32 = 1000;
     /// Segments in flight at once.
@@ -464,16 +482,7 @@ mod tests {
     /// A journal that holds so many extents, each packed into a segment of its own.
     fn packed(count: u64, random: &Random) -> (Arc<Journal>, Vec<Packed>) {
         let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys(), Position(0)).unwrap();
-        let settings = Settings {
-            file_bytes: 1 << 20,
-            sync_interval: Duration::from_secs(5),
-            sync_bytes: 1 << 20,
-            memory_bytes: 1 << 20,
-            disk_bytes: 1 << 20,
-            reserve_bytes: 0,
-            stage_least: crate::journal::STAGE_LEAST,
-        };
-        let journal = Journal::resume(recovered, random.clone(), settings, Position(0)).unwrap();
+        let journal = Journal::resume(recovered, random.clone(), small(), Position(0)).unwrap();
         let (record, bytes) = extent::seal(&keys(), random, [0; 16], &[7; LEN as usize - 16], false);
         assert_eq!(record.stored, LEN);
         let bytes = Bytes::from(bytes);

@@ -147,7 +147,8 @@ mod tests {
     use crate::base::disk::simulated::{SeededBytes, SimulatedDisk};
     use crate::crypto::secret::{Key, SecretVec};
     use crate::format::keys::Keys;
-    use crate::journal::{Journal, STAGE_LEAST, Settings};
+    use crate::journal::Journal;
+    use crate::journal::tests::small;
     use crate::pipeline::{self, Cpu};
 
     /// A file of which somebody needs several captures, and asks for the next as soon as one is in the journal.
@@ -198,17 +199,8 @@ mod tests {
     async fn who_asks_again_at_the_append_is_told_when_the_line_is_free() {
         let keys = Arc::new(Keys::from_master(&Key::from_bytes([7; 32])));
         let random = Random::Simulated(Arc::new(SeededBytes::new(7)));
-        let bounds = Settings {
-            file_bytes: 1 << 20,
-            sync_interval: Duration::from_secs(5),
-            sync_bytes: 1 << 20,
-            memory_bytes: 1 << 20,
-            disk_bytes: 1 << 24,
-            reserve_bytes: 0,
-            stage_least: STAGE_LEAST,
-        };
         let recovered = Journal::recover(SimulatedDisk::new(7), "journal", keys.clone(), Position(0)).unwrap();
-        let journal = Journal::resume(recovered, random.clone(), bounds, Position(0)).unwrap();
+        let journal = Journal::resume(recovered, random.clone(), small(), Position(0)).unwrap();
         let settings = pipeline::Settings::default();
         let sealing = Encryption::new(keys, random, false, Cpu::inline(), settings.seal);
         let stage = JournalStage::new(journal, settings.append);

@@ -36,10 +36,10 @@ async fn bulk_is_written_once_beside_the_journal_file_and_found_again() {
     let disk = SimulatedDisk::new(1);
     let before = len(&disk, &{
         let _ = open_with(&disk, stages());
-        newest_journal_file(&disk)
+        newest_file(&disk)
     });
     let (journal, running) = holding(&disk, [5, 6, 10]).await;
-    assert!(len(&disk, &newest_journal_file(&disk)) < before + u64::from(BULK), "it is not there too");
+    assert!(len(&disk, &newest_file(&disk)) < before + u64::from(BULK), "it is not there too");
     let [path] = &staged_files(&disk)[..] else { panic!("{:?}", disk.paths()) };
     assert_eq!(len(&disk, path), 2 * u64::from(BULK));
     drop((journal, running));
@@ -57,11 +57,6 @@ async fn bulk_is_written_once_beside_the_journal_file_and_found_again() {
         }
         assert!(journal.take_whole(&ids([5, 10])).await.is_empty(), "an earlier mount may have sent it");
     }
-}
-
-fn newest_journal_file(disk: &SimulatedDisk) -> String {
-    let names = disk.list(DIR).unwrap();
-    format!("{DIR}/{}", names.iter().rfind(|name| *name != "reserve" && staged::parse(name).is_none()).unwrap())
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,24 +83,18 @@ async fn it_travels_padded_with_all_that_it_holds_and_only_once() {
 
 #[tokio::test(start_paused = true)]
 async fn it_does_not_travel_with_what_must_not_nor_after_a_part_of_it_has() {
-    let one_stays = async |journal: &Journal| journal.take_whole(&ids([5])).await.is_empty();
-    let one_left = async |journal: &Journal| {
-        journal.travels_alone(extent_id(5));
-        true
-    };
-    let mostly_dead = async |journal: &Journal| {
-        journal.release(&[extent_id(5), extent_id(10)]);
-        true
-    };
     let disk = SimulatedDisk::new(1);
     let (journal, _running) = holding(&disk, [5, 10]).await;
-    assert!(one_stays(&journal).await && journal.take_whole(&ids([5, 10])).await.is_empty());
+    assert!(journal.take_whole(&ids([5])).await.is_empty(), "one stays");
+    assert!(journal.take_whole(&ids([5, 10])).await.is_empty());
     let disk = SimulatedDisk::new(2);
     let (journal, _running) = holding(&disk, [5, 10]).await;
-    assert!(one_left(&journal).await && journal.take_whole(&ids([5, 10])).await.is_empty());
+    journal.travels_alone(extent_id(5));
+    assert!(journal.take_whole(&ids([5, 10])).await.is_empty(), "one has left");
     let disk = SimulatedDisk::new(3);
     let (journal, _running) = holding(&disk, [5, 10, 15]).await;
-    assert!(mostly_dead(&journal).await && journal.take_whole(&ids([15])).await.is_empty());
+    journal.release(&[extent_id(5), extent_id(10)]);
+    assert!(journal.take_whole(&ids([15])).await.is_empty(), "it is mostly dead");
     let disk = SimulatedDisk::new(4);
     let (journal, _running) = holding(&disk, [5, 10, 15, 20, 25]).await;
     journal.release(&[extent_id(5)]);
