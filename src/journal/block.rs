@@ -59,10 +59,7 @@ impl Block {
 
     /// Each extent and where it lies.
     pub fn places(&self) -> impl Iterator<Item = (&BlockExtent, Where)> {
-        self.extents.iter().scan(self.body_at, |at, extent| {
-            let place = place(at, extent.bytes.len() as u32, extent.staged);
-            Some((extent, place))
-        })
+        places(&self.extents, self.body_at, |extent| (extent.bytes.len() as u32, extent.staged))
     }
 }
 
@@ -155,23 +152,26 @@ impl Opened {
 
     /// Each extent and where it lies, in a file in which the block's own begin at `body_at`.
     pub fn places(&self, body_at: u64) -> impl Iterator<Item = (&TableEntry, Where)> {
-        self.extents.iter().scan(body_at, |at, extent| {
-            let place = place(at, extent.len, extent.staged);
-            Some((extent, place))
-        })
+        places(&self.extents, body_at, |extent| (extent.len, extent.staged))
     }
 }
 
-/// Where the next extent lies; `at` moves on behind it.
-fn place(at: &mut u64, len: u32, staged: Option<Staged>) -> Where {
-    match staged {
-        Some(staged) => Where::Staged(staged),
-        None => {
-            let here = *at;
-            *at += u64::from(len);
-            Where::Here(here)
-        }
-    }
+/// Each extent and where it lies: those that are not staged one after the other from `body_at` on.
+fn places<T>(
+    extents: &[T],
+    body_at: u64,
+    look: impl Fn(&T) -> (u32, Option<Staged>),
+) -> impl Iterator<Item = (&T, Where)> {
+    extents.iter().scan(body_at, move |at, extent| {
+        let place = match look(extent) {
+            (_, Some(staged)) => Where::Staged(staged),
+            (len, None) => {
+                *at += u64::from(len);
+                Where::Here(*at - u64::from(len))
+            }
+        };
+        Some((extent, place))
+    })
 }
 
 fn associated(keys: &Keys, bound: &[u8]) -> Vec<u8> {

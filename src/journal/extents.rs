@@ -147,7 +147,7 @@ impl Table {
     }
 
     /// Bytes of the staged files that belong to this journal file.
-    pub fn staged_bytes(&self, generation: u64) -> u64 {
+    pub fn staged_bytes_of(&self, generation: u64) -> u64 {
         let ids = self.file(generation).map_or(&[][..], |file| &file.staged);
         ids.iter().filter_map(|id| self.staged.get(id)).map(|file| file.bytes).sum()
     }
@@ -172,29 +172,28 @@ impl Table {
 
     /// An extent of so many bytes was written to the open staged file.
     pub fn staged_more(&mut self, id: ObjectId, bytes: u64) {
-        if let Some(file) = self.staged.get_mut(&id) {
+        self.resize_staged(id, |file| {
             file.bytes += bytes;
-            self.staged_bytes += bytes;
             file.content += bytes;
             file.unsettled += 1;
-        }
+        });
     }
 
     /// A staged file is padded to so many bytes, and durable.
     pub fn staged_closed(&mut self, id: ObjectId, bytes: u32) {
-        if let Some(file) = self.staged.get_mut(&id) {
-            self.staged_bytes = self.staged_bytes - file.bytes + u64::from(bytes);
-            file.bytes = bytes.into();
-            file.closed = true;
-        }
+        self.resize_staged(id, |file| (file.bytes, file.closed) = (bytes.into(), true));
     }
 
     /// The disk failed under a staged file.
     pub fn staged_left(&mut self, id: ObjectId, bytes: u32) {
+        self.resize_staged(id, |file| (file.bytes, file.spoiled) = (bytes.into(), true));
+    }
+
+    fn resize_staged(&mut self, id: ObjectId, change: impl FnOnce(&mut StagedFile)) {
         if let Some(file) = self.staged.get_mut(&id) {
-            self.staged_bytes = self.staged_bytes - file.bytes + u64::from(bytes);
-            file.bytes = bytes.into();
-            file.spoiled = true;
+            self.staged_bytes -= file.bytes;
+            change(file);
+            self.staged_bytes += file.bytes;
         }
     }
 
@@ -215,7 +214,7 @@ impl Table {
         ids.iter().filter_map(file).collect()
     }
 
-    /// Would closing the open staged file let one more of these extents' travel as it lies?
+    /// Does one of these extents lie in the open staged file, which might travel once it is closed?
     pub fn wants_closing(&self, ids: &HashSet<ExtentId>) -> bool {
         let open = |id| self.staged.get(id).is_some_and(|file| !file.closed && !file.spoiled);
         self.staged_of(ids).iter().any(open)

@@ -226,7 +226,7 @@ impl Writer {
 
     /// The current file's bytes, those of its staged files included.
     fn file_len(&self, journal: &Journal) -> u64 {
-        self.tail.len + journal.table.lock().staged_bytes(self.tail.name.generation)
+        self.tail.len + journal.table.lock().staged_bytes_of(self.tail.name.generation)
     }
 
     /// How long the current file is, and what waits to be written.
