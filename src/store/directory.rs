@@ -32,8 +32,8 @@ pub(super) struct Directory {
     must_exist: Arc<AtomicBool>,
     /// Directories whose names are known to be durable, up to the vault's own.
     settled: Arc<Mutex<HashSet<PathBuf>>>,
-    /// Files of this machine cannot be linked into it.
-    never_links: AtomicBool,
+    /// Can files of the state directory be linked into it? `None` while nobody has looked.
+    links: Mutex<Option<bool>>,
 }
 
 #[derive(Clone)]
@@ -56,7 +56,7 @@ impl Directory {
             seen: Arc::default(),
             must_exist: Arc::default(),
             settled: Arc::default(),
-            never_links: AtomicBool::new(false),
+            links: Mutex::new(None),
         }
     }
 
@@ -121,15 +121,15 @@ impl Directory {
         .await
     }
 
-    /// May a file be given an object's name? Not over file systems, nor after it failed once.
+    /// May a file be given an object's name? Not over file systems, nor after it failed once. Looked at once: all of them
+    /// lie in one directory.
     pub(super) async fn can_link(&self, file: &Path) -> io::Result<bool> {
-        if self.never_links.load(Ordering::Relaxed) {
-            return Ok(false);
+        if let Some(known) = *self.links.lock() {
+            return Ok(known);
         }
         let (root, file) = (self.path.clone(), file.to_owned());
         let is_same = blocking(move || Ok(std::fs::metadata(&root)?.dev() == std::fs::metadata(&file)?.dev())).await?;
-        self.never_links.fetch_or(!is_same, Ordering::Relaxed);
-        Ok(is_same)
+        Ok(*self.links.lock().get_or_insert(is_same))
     }
 
     /// Gives a durable file that nobody writes to any more an object's name, too; `None` where that cannot be done.
@@ -144,7 +144,9 @@ impl Directory {
             }
         })
         .await?;
-        self.never_links.fetch_or(never, Ordering::Relaxed);
+        if never {
+            *self.links.lock() = Some(false);
+        }
         Ok(linked)
     }
 
@@ -374,10 +376,10 @@ mod tests {
             other => panic!("over file systems: {other:?}"),
         }
         assert!(directory.can_link(&two).await.unwrap());
-        assert!(
-            !directory.can_link(elsewhere).await.unwrap() && !directory.can_link(&two).await.unwrap(),
-            "never again"
-        );
+        assert_eq!(directory.link(elsewhere, "segments/aa/3").await.unwrap(), None);
+        assert!(!directory.can_link(&two).await.unwrap(), "never again");
+        let directory = Directory::new(vault);
+        assert!(!directory.can_link(elsewhere).await.unwrap() && !directory.can_link(&two).await.unwrap());
     }
 
     #[test]
