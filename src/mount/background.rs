@@ -206,12 +206,6 @@ struct Reporter {
     told: Told,
 }
 
-impl Reporter {
-    fn report(&self, report: &Report) -> io::Result<()> {
-        write_report(&self.out.lock(), report)
-    }
-}
-
 fn write_report(out: &Option<File>, report: &Report) -> io::Result<()> {
     let Some(mut out) = out.as_ref() else { return Ok(()) };
     let mut line = Zeroizing::new(Vec::with_capacity(REPORT_MAX));
@@ -221,6 +215,10 @@ fn write_report(out: &Option<File>, report: &Report) -> io::Result<()> {
 }
 
 impl Reporter {
+    fn report(&self, report: &Report) -> io::Result<()> {
+        write_report(&self.out.lock(), report)
+    }
+
     /// Whoever started this, and waits, may go (Ctrl-C): then nothing is made and nothing is mounted.
     fn end_if_left(&self, pipe: &File) {
         let mut wanted = libc::pollfd { fd: pipe.as_raw_fd(), events: 0, revents: 0 };

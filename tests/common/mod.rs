@@ -242,6 +242,11 @@ pub fn fresh_directory() -> PathBuf {
     path.canonicalize().expect("just made")
 }
 
+/// The long forms are asked for.
+pub fn long() -> bool {
+    std::env::var("DRIPFS_LONG").is_ok_and(|value| value == "1")
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -24,15 +24,11 @@ mod workloads;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use common::long;
 use common::{Vault, succeed};
 
 /// The cheapest passphrase KDF that is accepted: tests mount often.
 pub const CHEAP: [&str; 2] = ["--kdf-memory", "64"];
-
-/// The long forms are asked for.
-pub fn long() -> bool {
-    std::env::var("DRIPFS_LONG").is_ok_and(|value| value == "1")
-}
 
 /// A new vault, mounted.
 pub fn mounted() -> Option<Vault> {

@@ -8,13 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::common::{Vault, noise as text};
+use super::common::{Vault, long, noise as text};
 use super::mounts::read_tree;
 use super::server::{BUCKET, Fault, KEY, S3Server, SECRET};
 
 /// How long each fault lasts, at least: DRIPFS_LONG=1 is for a minute.
 fn lasts() -> Duration {
-    Duration::from_secs(if std::env::var("DRIPFS_LONG").is_ok_and(|value| value == "1") { 60 } else { 12 })
+    Duration::from_secs(if long() { 60 } else { 12 })
 }
 
 /// Nothing that needs no store takes as long, on a machine however busy; what needs one ends before the kernel would.
