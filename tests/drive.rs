@@ -454,7 +454,7 @@ async fn c6_nothing_goes_while_a_part_of_the_newest_checkpoint_is_missing() {
     // The log is long enough for a checkpoint at once, and then for none; no sweep.
     let long = Duration::from_secs(24 * 3600);
     let gc = Settings { first: long, every: long, grace: Duration::from_millis(100), requests: 1000, merge_after: 0 };
-    let checkpoint = When { bytes: u64::MAX, commits: 6 };
+    let checkpoint = When { bytes: u64::MAX, commits: 6, ..When::default() };
     let options = DriveOptions { gc, checkpoint, ..options(&place.state("a")) };
     let drive = Drive::open(place.store(), passphrase(), options.clone()).await.unwrap();
     write(&drive, "first", b"a commit").await;

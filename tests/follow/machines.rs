@@ -85,7 +85,7 @@ impl Place {
             caching: Default::default(),
             dirty_bytes: 8 << 20,
             journal_bytes: 64 << 20,
-            checkpoint: When { bytes: u64::MAX, commits: u64::MAX },
+            checkpoint: When { bytes: u64::MAX, commits: u64::MAX, ..When::default() },
             follow_seconds: 5,
             pipelines: Default::default(),
             gc: Default::default(),
@@ -387,7 +387,7 @@ async fn c6_a_follower_whose_log_was_cut_begins_again_and_open_files_keep_what_t
         let (a, b) = (Machine::new(1), Machine::new(2));
         // The test cuts the log itself; what open files need stays.
         let often = |options: &mut DriveOptions| {
-            options.checkpoint = When { bytes: u64::MAX, commits: 3 };
+            options.checkpoint = When { bytes: u64::MAX, commits: 3, ..When::default() };
             options.gc.grace = Duration::from_secs(1 << 30);
         };
         let writer = place.open(&a, often).await.unwrap();
@@ -432,7 +432,8 @@ async fn c6_a_follower_whose_log_was_cut_begins_again_and_open_files_keep_what_t
 async fn c6_a_fork_that_arrives_late_under_a_removed_number_is_not_shown() {
     let place = Place::new().await;
     let (a, b, c) = (Machine::new(1), Machine::new(2), Machine::new(3));
-    let often = |options: &mut DriveOptions| options.checkpoint = When { bytes: u64::MAX, commits: 3 };
+    let often =
+        |options: &mut DriveOptions| options.checkpoint = When { bytes: u64::MAX, commits: 3, ..When::default() };
     let writer = place.open(&a, often).await.unwrap();
     file(&writer, "common", b"common").await;
     let follower = place.follower(&b).await;

@@ -387,7 +387,7 @@ impl Sim {
             caching: Default::default(),
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
-            checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits },
+            checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits, ..When::default() },
             follow_seconds: 5,
             pipelines: Default::default(),
             gc,

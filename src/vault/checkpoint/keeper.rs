@@ -8,6 +8,8 @@
 //! - by size, as in any merge: what was written since the last one is a quarter of what that one left, or more;
 //! - when files hold less, by a quarter of what they held since the last one (or since the mount) and by 256 MiB: they
 //!   were deleted or cut, which writes little. At once, not when a checkpoint is due anyway;
+//! - when more was sent than files grew by, by 256 MiB, a quarter of what they hold and twice the records' own size:
+//!   they were written over. Twice a minute at most: what is dead stays for a minute's grace anyway;
 //! - when the sweep for orphans asks for it, since the log has grown by enough.
 //!
 //! It also keeps the ledger of deletion: what the checkpoint that counts does not name and the state does (what rounds
@@ -17,6 +19,7 @@
 //! `segments/` that the vault's state names now or that this mount is about to name.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -28,23 +31,27 @@ use crate::base::{ObjectId, Sequence, plants};
 use crate::format::checkpoint::Manifest;
 use crate::format::commit::{ChainLink, Hash};
 
-/// How far the log may grow before the next checkpoint: bytes of log objects and their parts, and their number.
+/// When the next checkpoint is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct When {
+    /// How far the log may grow before it: bytes of log objects and their parts, and their number.
     pub bytes: u64,
     pub commits: u64,
+    /// So many bytes must have died, in files or by writing over them, to be worth a full merge by themselves.
+    pub dead: u64,
 }
 
 impl Default for When {
     fn default() -> When {
-        When { bytes: 64 << 20, commits: 1000 }
+        When { bytes: 64 << 20, commits: 1000, dead: 256 << 20 }
     }
 }
 
 /// Dead segments that one commit lists: with 17 bytes each, less than a commit has beside its records.
 pub const DEAD_MAX: usize = 2000;
-/// So many bytes must have died in files, to be worth a full merge by themselves.
-const DEAD_LEAST: u64 = 256 << 20;
+/// Between two full merges for what was written over, at least.
+const REWRITTEN_PAUSE: Duration = Duration::from_secs(30);
 /// So many checkpoints are remembered of which each covers something that is not removed yet.
 const COVERED_MAX: usize = 128;
 /// The log of a vault that nobody has written to yet: the first commit.
@@ -85,14 +92,22 @@ struct State {
     ahead: HashSet<ObjectId>,
     /// Listed as dead by a commit that stands (since when that is known), and not deleted yet.
     dead: Vec<(Instant, ObjectId)>,
-    /// Bytes in files when most were there since the last full merge, and now.
+    /// Found dead, and for a coming commit to list: one has room for [`DEAD_MAX`].
+    unlisted: Vec<ObjectId>,
+    /// Bytes in files when most were there since the last full merge, and now; by commits that know.
     most: u64,
     now: u64,
+    /// Bytes in files, about, at the last full merge or before the mount's first commit, and now.
+    then: Option<u64>,
+    about: u64,
+    /// Bytes of extents in the segments sent since that merge; when it was ordered.
+    sent_since: u64,
+    merged_at: Option<Instant>,
     volume: Option<Volume>,
 }
 
 /// What lies in the vault's segments: bytes of extents that live, and bytes of segments, both as the last full merge
-/// counted them and as sent since by this mount.
+/// counted them and as sent since by this mount; of that, what files did not grow by is taken for dead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Volume {
     pub live: u64,
@@ -106,6 +121,15 @@ pub struct Counting {
     pub manifest: Manifest,
     /// What it and those before it cover and what is not removed yet, since when, in the time of this mount.
     pub covered: Vec<(Sequence, Instant)>,
+}
+
+/// What files hold, in bytes.
+#[derive(Clone, Copy)]
+pub enum InFiles {
+    /// In the state that the commit says.
+    Exactly(u64),
+    /// In a newer one: some files are still as in an earlier commit (C2).
+    About(u64),
 }
 
 /// What is to be made.
@@ -137,8 +161,13 @@ impl Keeper {
             sent: Vec::new(),
             ahead: HashSet::new(),
             dead: Vec::new(),
+            unlisted: Vec::new(),
             most: 0,
             now: 0,
+            then: None,
+            about: 0,
+            sent_since: 0,
+            merged_at: None,
             volume,
         };
         Keeper { when, state: Mutex::new(state), changed: Notify::new() }
@@ -147,10 +176,14 @@ impl Keeper {
     /// What the next log object names, and the segments that are dead then.
     pub fn next(&self) -> ((ObjectId, Hash), Vec<ObjectId>) {
         let state = self.state.lock();
-        match &state.made {
-            Some(made) => (made.checkpoint, made.dead.iter().take(DEAD_MAX).copied().collect()),
-            None => (state.id, Vec::new()),
-        }
+        let checkpoint = state.made.as_ref().map_or(state.id, |made| made.checkpoint);
+        let made = state.made.iter().flat_map(|made| &made.dead);
+        (checkpoint, made.chain(&state.unlisted).take(DEAD_MAX).copied().collect())
+    }
+
+    /// So many commits are needed to list what was found dead.
+    pub fn lists(&self) -> usize {
+        self.state.lock().unlisted.len().div_ceil(DEAD_MAX)
     }
 
     /// The one that counts.
@@ -232,7 +265,9 @@ impl Keeper {
 
     /// So many bytes of extents went into so many bytes of segments.
     pub fn grew(&self, live: u64, total: u64) {
-        if let Some(volume) = &mut self.state.lock().volume {
+        let mut state = self.state.lock();
+        state.sent_since += live;
+        if let Some(volume) = &mut state.volume {
             volume.live += live;
             volume.total += total;
         }
@@ -240,18 +275,28 @@ impl Keeper {
 
     /// `None` until a full merge was made, in a vault that this mount did not see from its beginning.
     pub fn volume(&self) -> Option<Volume> {
-        self.state.lock().volume
+        let state = self.state.lock();
+        let Volume { live, total } = state.volume?;
+        Some(Volume { live: live.saturating_sub(state.over()), total })
     }
 
-    /// A commit stands that named `id`, and took so many bytes. `in_files`: what files hold then, where that is known.
-    pub fn stands(&self, id: (ObjectId, Hash), bytes: u64, in_files: Option<u64>) {
+    /// A commit stands that named `id`, listed `dead`, and took so many bytes.
+    pub fn stands(&self, id: (ObjectId, Hash), dead: &[ObjectId], bytes: u64, in_files: InFiles) {
         let mut state = self.state.lock();
         state.bytes += bytes;
         state.commits += 1;
-        if let Some(in_files) = in_files {
-            state.now = in_files;
-            state.most = state.most.max(in_files);
+        let (InFiles::Exactly(now) | InFiles::About(now)) = in_files;
+        state.about = now;
+        let before = now.saturating_sub(state.sent_since);
+        state.then.get_or_insert(before);
+        if let InFiles::Exactly(now) = in_files {
+            state.now = now;
+            state.most = state.most.max(now);
         }
+        let since = Instant::now();
+        state.dead.extend(dead.iter().map(|id| (since, *id)));
+        let dead: HashSet<&ObjectId> = dead.iter().collect();
+        state.unlisted.retain(|id| !dead.contains(id));
         let Some(made) = state.made.take_if(|made| made.checkpoint == id) else { return };
         log::info!(
             "checkpoint {} counts: it covers the log up to {} in {} levels",
@@ -260,7 +305,6 @@ impl Keeper {
             made.manifest.levels.len()
         );
         let covered = made.manifest.sequence;
-        let since = Instant::now();
         (state.id, state.manifest, state.own) = (id, made.manifest, true);
         state.covers(covered, since);
         state.fresh.clear();
@@ -268,8 +312,8 @@ impl Keeper {
         if let Some(sweep) = &made.sweep {
             (state.most, state.volume) = (state.now, Some(sweep.volume));
         }
-        // What is not listed is an orphan, and found as such.
-        state.dead.extend(made.dead.into_iter().take(DEAD_MAX).map(|id| (since, id)));
+        // What is not listed when the mount ends is an orphan, and found as such.
+        state.unlisted.extend(made.dead.into_iter().filter(|id| !dead.contains(id)));
         drop(state);
         self.changed.notify_one();
     }
@@ -308,7 +352,7 @@ impl Keeper {
     pub fn order(&self, newest: ChainLink) -> Option<Order> {
         let mut state = self.state.lock();
         let asked = state.asked > state.begun;
-        let full = (asked && state.asked_full) || state.is_mostly_dead();
+        let full = (asked && state.asked_full) || state.is_mostly_dead(&self.when);
         let due = full || asked || state.bytes >= self.when.bytes || state.commits >= self.when.commits;
         if !due || state.making || state.made.is_some() {
             return None;
@@ -319,6 +363,7 @@ impl Keeper {
         state.begun = state.begun.max(state.asked);
         if full {
             (state.asked_full, state.most) = (false, state.now);
+            (state.then, state.sent_since, state.merged_at) = (Some(state.about), 0, Some(Instant::now()));
         }
         Some(Order { base: state.manifest.clone(), to: newest, merge })
     }
@@ -354,9 +399,28 @@ impl State {
     }
 
     /// Enough has died since the last full merge.
-    fn is_mostly_dead(&self) -> bool {
+    fn is_mostly_dead(&self, when: &When) -> bool {
         let gone = self.most - self.now.min(self.most);
-        gone >= DEAD_LEAST && gone >= self.most / 4
+        (gone >= when.dead && gone >= self.most / 4) || self.is_written_over(when)
+    }
+
+    /// So much of what was sent since the last full merge took the place of something, about.
+    fn over(&self) -> u64 {
+        self.then.map_or(0, |then| self.sent_since.saturating_sub(self.about.saturating_sub(then)))
+    }
+
+    /// That is enough.
+    fn is_written_over(&self, when: &When) -> bool {
+        if self.merged_at.is_some_and(|at| at.elapsed() < REWRITTEN_PAUSE) {
+            return false;
+        }
+        let records: u64 = self.manifest.levels.iter().flatten().map(|run| u64::from(run.len)).sum();
+        let least = when.dead.max(2 * records);
+        let over = self.over();
+        // A size may grow without a byte sent, and hide what dies: so twice what lived then is enough by itself.
+        let lived = self.volume.map_or(self.about, |volume| volume.live.saturating_sub(self.sent_since));
+        let hidden = self.sent_since >= 4 * least && self.sent_since >= 2 * lived;
+        hidden || (over >= least && over >= self.about / 4)
     }
 }
 
@@ -378,20 +442,20 @@ mod tests {
     #[test]
     fn one_is_made_at_a_time_and_counts_when_a_commit_that_names_it_stands() {
         let first = (ObjectId([0; 16]), [0; 32]);
-        let keeper = Keeper::new(When { bytes: 100, commits: 3 }, first, Manifest::default(), 0, 0);
-        keeper.stands(first, 10, None);
+        let keeper = Keeper::new(When { bytes: 100, commits: 3, ..When::default() }, first, Manifest::default(), 0, 0);
+        keeper.stands(first, &[], 10, InFiles::About(0));
         assert!(keeper.order(link(1)).is_none());
-        keeper.stands(first, 90, None);
+        keeper.stands(first, &[], 90, InFiles::About(0));
         assert_eq!(keeper.order(link(2)).unwrap().to, link(2));
-        keeper.stands(first, 1000, None);
+        keeper.stands(first, &[], 1000, InFiles::About(0));
         assert!(keeper.order(link(3)).is_none(), "one is being made");
         keeper.ended(Some(made(2)));
         assert!(keeper.order(link(3)).is_none(), "it is not named yet");
         let (named, dead) = keeper.next();
         assert_eq!((named, dead.len(), keeper.counting()), (made(2).checkpoint, 1, first.0));
-        keeper.stands(first, 0, None);
+        keeper.stands(first, &[], 0, InFiles::About(0));
         assert_eq!(keeper.counting(), first.0, "an older commit that stands late does not make it count");
-        keeper.stands(named, 0, None);
+        keeper.stands(named, &dead, 0, InFiles::About(0));
         assert_eq!((keeper.counting(), keeper.next()), (named.0, (named, Vec::new())));
         assert_eq!(keeper.order(link(5)).unwrap().base.sequence, Sequence(2));
         keeper.ended(None);
@@ -401,34 +465,54 @@ mod tests {
     #[test]
     fn d1_what_a_commit_lists_is_dead_once_it_stands_and_not_before() {
         let first = (ObjectId([0; 16]), [0; 32]);
-        let keeper = Keeper::new(When { bytes: 1, commits: 1 }, first, Manifest::default(), 9, 9);
+        let keeper = Keeper::new(When { bytes: 1, commits: 1, ..When::default() }, first, Manifest::default(), 9, 9);
         assert!(keeper.order(link(9)).is_some());
         keeper.ended(Some(made(2)));
         let much_later = Instant::now() + std::time::Duration::from_secs(9);
         assert_eq!(keeper.take_dead(much_later), []);
-        let (named, _) = keeper.next();
+        let (named, dead) = keeper.next();
         assert_eq!(keeper.take_dead(much_later), [], "a commit that is about to list it proves nothing");
-        keeper.stands(named, 0, None);
+        keeper.stands(named, &dead, 0, InFiles::About(0));
         assert_eq!(keeper.take_dead(much_later).len(), 1);
         assert_eq!(keeper.take_dead(much_later), []);
     }
 
     #[test]
+    fn d1_what_one_commit_cannot_list_the_next_ones_do() {
+        let first = (ObjectId([0; 16]), [0; 32]);
+        let keeper = Keeper::new(When { bytes: 1, commits: 1, ..When::default() }, first, Manifest::default(), 9, 9);
+        assert!(keeper.order(link(9)).is_some());
+        let dead: Vec<ObjectId> = (0..2 * DEAD_MAX as u128 + 5).map(|number| ObjectId(number.to_be_bytes())).collect();
+        keeper.ended(Some(Made { dead: dead.clone(), ..made(2) }));
+        let much_later = Instant::now() + Duration::from_secs(9);
+        let mut listed = Vec::new();
+        for left in [2, 1, 0] {
+            let (named, dead) = keeper.next();
+            assert!(dead.len() <= DEAD_MAX);
+            keeper.stands(named, &dead, 0, InFiles::About(0));
+            assert_eq!(keeper.lists(), left);
+            listed.extend(dead);
+        }
+        assert_eq!((listed, keeper.next().1), (dead.clone(), Vec::new()));
+        assert_eq!(keeper.take_dead(much_later).len(), dead.len());
+    }
+
+    #[test]
     fn d2_what_a_round_or_a_checkpoint_sends_is_named_until_the_records_of_one_that_counts_name_it() {
         let first = (ObjectId([0; 16]), [0; 32]);
-        let keeper = Keeper::new(When { bytes: 1, commits: 1 }, first, Manifest::default(), 9, 9);
+        let keeper = Keeper::new(When { bytes: 1, commits: 1, ..When::default() }, first, Manifest::default(), 9, 9);
         let [covered, later, run, lost] = [21, 22, 23, 24].map(|id| ObjectId([id; 16]));
         keeper.sends(Sequence(2), [covered]);
         assert!(keeper.beside().is_none(), "an earlier mount may have sent what nobody here knows");
         assert!(keeper.order(link(2)).is_some());
         keeper.sends_for_checkpoint(&[lost]);
         keeper.ended(None);
-        keeper.stands(first, 9, None);
+        keeper.stands(first, &[], 9, InFiles::About(0));
         assert!(keeper.order(link(2)).is_some());
         keeper.sends(Sequence(3), [later]);
         keeper.sends_for_checkpoint(&[run]);
         keeper.ended(Some(made(2)));
-        keeper.stands(made(2).checkpoint, 9, None);
+        keeper.stands(made(2).checkpoint, &[], 9, InFiles::About(0));
         keeper.sends_for_checkpoint(&[run]);
         let (counting, beside) = keeper.beside().unwrap();
         assert_eq!(counting.id, made(2).checkpoint);
@@ -439,26 +523,65 @@ mod tests {
     #[test]
     fn a_full_merge_is_made_when_asked_for_and_when_much_has_died() {
         let first = (ObjectId([0; 16]), [0; 32]);
-        let keeper = Keeper::new(When { bytes: u64::MAX, commits: u64::MAX }, first, Manifest::default(), 0, 0);
-        keeper.stands(first, 9, Some(10 << 30));
+        let keeper = Keeper::new(
+            When { bytes: u64::MAX, commits: u64::MAX, ..When::default() },
+            first,
+            Manifest::default(),
+            0,
+            0,
+        );
+        keeper.stands(first, &[], 9, InFiles::Exactly(10 << 30));
         assert!(keeper.order(link(1)).is_none());
-        keeper.stands(first, 9, Some(8 << 30));
+        keeper.stands(first, &[], 9, InFiles::Exactly(8 << 30));
         assert!(keeper.order(link(2)).is_none(), "a fifth is not enough");
-        keeper.stands(first, 9, Some(7 << 30));
+        keeper.stands(first, &[], 9, InFiles::Exactly(7 << 30));
         assert_eq!(keeper.order(link(3)).unwrap().merge, Merge::All);
         keeper.ended(Some(made(3)));
-        keeper.stands(made(3).checkpoint, 9, Some(7 << 30));
+        keeper.stands(made(3).checkpoint, &[], 9, InFiles::Exactly(7 << 30));
         assert!(keeper.order(link(4)).is_none(), "it was just made");
         let (number, failures) = (keeper.ask_for(Merge::All), keeper.failures());
         assert_eq!(keeper.has_merged(number, failures), None);
         assert_eq!(keeper.order(link(5)).unwrap().merge, Merge::All);
         keeper.ended(Some(made(5)));
         assert_eq!(keeper.has_merged(number, failures), None, "no commit names it yet");
-        keeper.stands(made(5).checkpoint, 9, None);
+        keeper.stands(made(5).checkpoint, &[], 9, InFiles::About(0));
         assert_eq!(keeper.has_merged(number, failures), Some(true));
         let number = keeper.ask_for(Merge::BySize);
         assert_eq!(keeper.order(link(6)).unwrap().merge, Merge::BySize);
         keeper.ended(None);
         assert_eq!(keeper.has_merged(number, failures), Some(false));
+    }
+
+    #[test]
+    fn a_full_merge_is_made_when_files_are_written_over() {
+        const GIB: u64 = 1 << 30;
+        let first = (ObjectId([0; 16]), [0; 32]);
+        let keeper = |commits: u64, in_files: u64| {
+            let when = When { bytes: u64::MAX, commits: u64::MAX, ..When::default() };
+            let keeper = Keeper::new(when, first, Manifest::default(), 0, commits);
+            keeper.stands(first, &[], 9, InFiles::Exactly(in_files));
+            keeper
+        };
+        let grown = keeper(9, 8 * GIB);
+        grown.grew(2 * GIB, 2 * GIB);
+        grown.stands(first, &[], 9, InFiles::Exactly(10 * GIB));
+        assert!(grown.order(link(2)).is_none(), "files grew by what was sent");
+        grown.grew(2 * GIB, 2 * GIB);
+        grown.stands(first, &[], 9, InFiles::Exactly(10 * GIB));
+        assert!(grown.order(link(3)).is_none(), "a fifth is not enough");
+        grown.grew(GIB, GIB);
+        assert_eq!(grown.order(link(4)).unwrap().merge, Merge::All);
+        grown.ended(Some(made(4)));
+        grown.stands(made(4).checkpoint, &[], 9, InFiles::Exactly(10 * GIB));
+        grown.grew(5 * GIB, 5 * GIB);
+        assert!(grown.order(link(5)).is_none(), "the last one is not half a minute ago");
+        let sparse = keeper(0, 0);
+        sparse.stands(first, &[], 9, InFiles::Exactly(1 << 40));
+        sparse.grew(GIB, GIB);
+        assert_eq!(
+            sparse.order(link(2)).unwrap().merge,
+            Merge::All,
+            "a size of which not a byte was sent hides nothing"
+        );
     }
 }

@@ -23,6 +23,7 @@ use crate::pipeline::{Class, Moved};
 use crate::store::Created;
 use crate::upload::remote_storage::{Outgoing, SendError, places};
 use crate::vault::VaultError;
+use crate::vault::checkpoint::keeper::InFiles;
 use crate::vault::checkpoint::{Fetch, Upload, end};
 use crate::vault::pin::Pin;
 
@@ -51,10 +52,10 @@ impl Rounds {
         let extents = extents(&plan);
         *self.sending.lock() = extents;
         let (checkpoint, dead) = self.keeper.next();
-        let listed = dead.len() * DEAD_LEN;
+        let listed = dead.clone();
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
         let mut records = plan.records;
-        let mut placed = if !plan.moves && extents as usize + records_len(&records) + listed <= SMALL {
+        let mut placed = if !plan.moves && extents as usize + records_len(&records) + listed.len() * DEAD_LEN <= SMALL {
             commit.inline = self.inline(&plan.outgoing).await?;
             inline_places(&plan.outgoing, sequence)
         } else {
@@ -94,7 +95,10 @@ impl Rounds {
             self.notifier.moves().tell(Moved { ino, bytes, took: began.elapsed() });
         }
         *self.usage.lock() = plan.usage;
-        self.keeper.stands(checkpoint, object.len() as u64 + parts, plan.usage.map(|(_, bytes)| bytes));
+        let bytes = object.len() as u64 + parts;
+        let in_files =
+            plan.usage.map_or_else(|| InFiles::About(self.history.usage().0), |(_, bytes)| InFiles::Exactly(bytes));
+        self.keeper.stands(checkpoint, &listed, bytes, in_files);
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
         Ok(())
     }
