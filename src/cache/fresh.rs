@@ -31,6 +31,8 @@ struct Inner {
     kept: LruCache<Key, Arc<Extent>>,
     /// The same by file.
     order: BTreeSet<Key>,
+    /// What it takes, and of that the plaintext.
+    cost: usize,
     bytes: usize,
 }
 
@@ -47,8 +49,12 @@ impl Extent {
         Extent(ends.collect())
     }
 
+    fn bytes(&self) -> usize {
+        self.0.last().map_or(0, |(end, _)| *end)
+    }
+
     fn cost(&self) -> usize {
-        COST + self.0.last().map_or(0, |(end, _)| *end) + self.0.len() * RUN_COST
+        COST + self.bytes() + self.0.len() * RUN_COST
     }
 
     /// Copies bytes from `start` on. Returns how many there were.
@@ -70,25 +76,25 @@ impl Extent {
 
 impl Fresh {
     pub fn new(most: usize) -> Fresh {
-        let inner = Inner { kept: LruCache::unbounded(), order: BTreeSet::new(), bytes: 0 };
+        let inner = Inner { kept: LruCache::unbounded(), order: BTreeSet::new(), cost: 0, bytes: 0 };
         Fresh { inner: Mutex::new(inner), most }
     }
 
     /// The bytes of an extent, run by run.
     pub fn put(&self, ino: Ino, id: ExtentId, runs: Vec<Arc<Plain>>) {
         let extent = Extent::new(runs);
-        let bytes = extent.cost();
-        if bytes > self.most {
+        if extent.cost() > self.most {
             return;
         }
         let mut gone = Vec::new();
         {
             let mut inner = self.inner.lock();
             gone.extend(inner.take(&(ino, id)));
-            inner.bytes += bytes;
+            inner.cost += extent.cost();
+            inner.bytes += extent.bytes();
             inner.order.insert((ino, id));
             inner.kept.push((ino, id), Arc::new(extent));
-            while inner.bytes > self.most
+            while inner.cost > self.most
                 && let Some((oldest, _)) = inner.kept.peek_lru()
             {
                 let oldest = *oldest;
@@ -123,6 +129,11 @@ impl Fresh {
     }
 
     /// What it takes now.
+    pub fn cost(&self) -> usize {
+        self.inner.lock().cost
+    }
+
+    /// Bytes of plaintext.
     pub fn bytes(&self) -> usize {
         self.inner.lock().bytes
     }
@@ -132,7 +143,8 @@ impl Inner {
     fn take(&mut self, key: &Key) -> Option<Arc<Extent>> {
         let extent = self.kept.pop(key)?;
         self.order.remove(key);
-        self.bytes -= extent.cost();
+        self.cost -= extent.cost();
+        self.bytes -= extent.bytes();
         Some(extent)
     }
 }
@@ -167,13 +179,14 @@ mod tests {
         let fresh = Fresh::new(4000);
         for number in 0..100 {
             fresh.put(Ino(number % 2), id(number), vec![run(&"x".repeat(100))]);
-            assert!(fresh.bytes() <= 4000);
+            assert!(fresh.cost() <= 4000);
         }
         assert!(fresh.has(Ino(0), id(98)) && !fresh.has(Ino(0), id(0)));
         assert!(fresh.copy(Ino(1), id(99), 0, &mut [0; 100]));
+        assert_eq!(fresh.bytes() % 100, 0);
         fresh.wipe(Ino(1));
         assert!(fresh.has(Ino(0), id(98)) && !fresh.has(Ino(1), id(99)));
         fresh.wipe(Ino(0));
-        assert_eq!(fresh.bytes(), 0);
+        assert_eq!((fresh.cost(), fresh.bytes()), (0, 0));
     }
 }

@@ -253,7 +253,7 @@ impl Cache {
 
     /// What follows from deaths. They are in the table no more, and under no lock.
     fn bury(&self, dead: Vec<Arc<Entry>>) {
-        self.frames.charge(self.entries.len() * ENTRY_COST + self.fresh.bytes());
+        self.frames.charge(self.entries.len() * ENTRY_COST + self.fresh.cost());
         let mut pages = BTreeSet::new();
         for entry in dead {
             self.frames.wipe(entry.ino);
@@ -496,7 +496,7 @@ impl Cache {
             self.dirty_entries().iter().map(|entry| entry.lock().bytes() as u64).filter(|bytes| *bytes > 0).collect();
         let (hits, misses) = self.frames.counts();
         Counts {
-            clean_bytes: self.frames.bytes() as u64,
+            clean_bytes: (self.frames.bytes() + self.fresh.bytes()) as u64,
             dirty_bytes: dirty.iter().sum(),
             dirty_files: dirty.len() as u64,
             entries: self.entries.len() as u64,

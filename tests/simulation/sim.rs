@@ -107,8 +107,8 @@ pub struct Sim {
     compress: bool,
     pub journal_bytes: u64,
     pub dirty_bytes: u64,
-    /// Log objects until a checkpoint is due.
-    checkpoint_commits: u64,
+    /// When a checkpoint is due.
+    checkpoint: When,
     rounds: round::Settings,
     stamp: Cell<u32>,
     pub tally: RefCell<Tally>,
@@ -310,7 +310,11 @@ impl Sim {
             told,
             journal_bytes,
             dirty_bytes,
-            checkpoint_commits: if seed.is_multiple_of(4) { u64::MAX } else { 2 + seed % 6 },
+            checkpoint: When {
+                bytes: u64::MAX,
+                commits: if seed.is_multiple_of(4) { u64::MAX } else { 2 + seed % 6 },
+                dead: if seed % 3 == 1 { 4096 << (seed % 8) } else { When::default().dead },
+            },
             rounds: rounds(seed),
             stamp: Cell::new(1000),
             tally: RefCell::default(),
@@ -387,7 +391,7 @@ impl Sim {
             caching: Default::default(),
             dirty_bytes: self.dirty_bytes,
             journal_bytes: self.journal_bytes,
-            checkpoint: When { bytes: u64::MAX, commits: self.checkpoint_commits, ..When::default() },
+            checkpoint: self.checkpoint,
             follow_seconds: 5,
             pipelines: Default::default(),
             gc,
