@@ -222,7 +222,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
 /// Wall time goes on from life to life.
 pub fn clock(passed: Duration) -> Clock {
     let wall = Timestamp { secs: 2_000_000_000 + passed.as_secs() as i64, nanos: passed.subsec_nanos() };
-    Clock::Simulated { wall, at: tokio::time::Instant::now() }
+    Clock::Simulated { wall, at: tokio::time::Instant::now(), slept: Default::default() }
 }
 
 /// Everything that a mounted drive shows.
