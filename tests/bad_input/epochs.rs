@@ -130,7 +130,11 @@ fn e3_a_writer_that_slept_through_a_takeover_is_fenced_and_its_files_are_rescued
     let now = status(&vault, &dir);
     if now["set_aside"].as_array().is_some_and(|aside| !aside.is_empty()) {
         assert!(told.contains("dripfs rescue"), "{told}");
+        let rescued = || fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.file_name());
+        let rescued = || rescued().filter(|name| name.to_string_lossy().starts_with("rescued-")).count();
+        succeed(vault.dripfs(["rescue"]).arg(&dir));
         let report = succeed(vault.dripfs(["rescue", "--json", "--remove"]).arg(&dir));
+        assert_eq!(rescued(), 1, "what stands there is not written once more");
         let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
         let out = Path::new(report["to"].as_str().expect("a path")).to_owned();
         assert!(out.starts_with(&dir), "into the drive itself: {report}");

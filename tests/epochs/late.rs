@@ -115,7 +115,7 @@ async fn e1_late_requests_of_an_overtaken_writer_change_nothing() {
         assert_eq!(exists(&first, name).await, there, "{name}");
     }
     let out = place.root.join("out");
-    let request = Request { state: place.state("a"), to: out.clone(), remove: false };
+    let request = Request { state: place.state("a"), to: out.clone(), earlier: None, remove: false };
     let report = rescue::rescue(&direct(), &passphrase(), &request).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
     assert_eq!(std::fs::read(out.join("late")).unwrap(), b"late");
