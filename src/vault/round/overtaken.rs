@@ -16,15 +16,24 @@ impl Rounds {
     /// Returns when it was found, after a standstill, that the vault is another's now.
     pub(super) async fn overtaken(&self) {
         let mut still = Standstill::new(self.clock.clone());
+        let mut took = still.ended().await;
         loop {
-            let took = still.ended().await;
             log::info!("this process stood still for about {} s: whose the vault is, is looked at", took.as_secs());
-            match self.is_overtaken().await {
+            let found = tokio::select! {
+                biased;
+                // An answer that was on its way may be from before.
+                again = still.ended() => {
+                    took = again;
+                    continue;
+                }
+                found = self.is_overtaken() => found,
+            };
+            match found {
                 Ok(true) => return,
-                Ok(false) => {}
-                Err(Stopped::Cancelled) => {}
+                Ok(false) | Err(Stopped::Cancelled) => {}
                 Err(error) => log::warn!("{error}: whose the vault is shows at the next commit"),
             }
+            took = still.ended().await;
         }
     }
 
