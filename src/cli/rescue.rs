@@ -95,7 +95,7 @@ fn history_words(history: &HistoryReport, lines: &mut Vec<String>) {
     let done = match history.found.len() {
         0 => format!("{written} files, links and directories written to {to}"),
         found if written == 0 => {
-            format!("all {found} files, links and directories stand in {to} already, read and equal")
+            format!("{found} files, links and directories stand in {to} already, read and found equal")
         }
         found => format!("{written} files, links and directories written to {to}, where {found} stood already"),
     };
@@ -148,6 +148,9 @@ mod tests {
         let shown = words(&report);
         assert!(shown.contains("a.incomplete: 9 bytes at 7"), "{shown}");
         assert_eq!(shown.lines().count(), 3, "{shown}");
+        let found = HistoryReport { found: vec!["a".into(), "b".into()], ..HistoryReport::default() };
+        let shown = words(&Report { to: "/out".into(), histories: vec![found] });
+        assert!(shown.contains("; 2 files, links and directories stand in"), "{shown}");
         assert_eq!(words(&Report::default()), "nothing is set aside\n");
     }
 }

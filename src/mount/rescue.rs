@@ -188,6 +188,7 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
         report.histories.push(one);
     }
     if let Some(earlier) = request.earlier.as_ref()
+        && !report.histories.is_empty()
         && report.histories.iter().all(|one| one.to.starts_with(earlier))
     {
         report.to = earlier.clone();

@@ -1,7 +1,8 @@
 //! Writing the files of an old history below a directory.
 //!
-//! Invariants: nothing that stands is written over, and what stands there as it would be written is left as it is; a file has its name once all its bytes are in it and safe; one that
-//! lacks bytes bears another name (`.incomplete`) and has holes there; no name leads out of the directory.
+//! Invariants: nothing that stands is written over, and what stands there as it would be written is left as it is; a file
+//! has its name once all its bytes are in it and safe; one that lacks bytes bears another name (`.incomplete`) and has
+//! holes there; no name leads out of the directory.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FileType;
+use zeroize::Zeroizing;
 
 use super::history::{OldHistory, Unread};
 use super::output::Failed;
@@ -77,8 +78,8 @@ async fn holds(old: &OldHistory, file: &File, ino: Ino, head: &Head) -> Result<b
             Err(Unread::Failed(error)) => return Err(Failed::All(error.into())),
         };
         let len = (bytes.len() as u64).min(head.size - piece.offset) as usize;
-        let mut there = vec![0; len];
-        if !filled(file, &mut there, piece.offset)? || there != bytes[..len] {
+        let mut there = Zeroizing::new(vec![0; len]);
+        if !filled(file, &mut there, piece.offset)? || there[..] != bytes[..len] {
             return Ok(false);
         }
         to = piece.offset + u64::from(piece.len);
