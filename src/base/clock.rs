@@ -2,7 +2,11 @@
 //!
 //! Monotonic time is tokio's: in a runtime whose time is paused it moves only when everything waits.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// A point in time as POSIX tells it: seconds since 1970, and nanoseconds (below 1e9) after that second.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -41,7 +45,22 @@ pub enum Clock {
     /// The machine's clock.
     System,
     /// A simulation: this wall time at that instant, and on from there with tokio's (paused) time.
-    Simulated { wall: Timestamp, at: tokio::time::Instant },
+    /// It can be said to have slept for a while, in which tokio's time stood still.
+    Simulated { wall: Timestamp, at: tokio::time::Instant, slept: Slept },
+}
+
+/// How long a simulated machine was suspended.
+#[derive(Clone, Debug, Default)]
+pub struct Slept(Arc<AtomicU64>);
+
+impl Slept {
+    pub fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_millis() as u64, Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Relaxed))
+    }
 }
 
 impl Clock {
@@ -53,7 +72,18 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match self {
             Clock::System => Timestamp::from_system(SystemTime::now()),
-            Clock::Simulated { wall, at } => Timestamp::from_system(wall.to_system() + at.elapsed()),
+            Clock::Simulated { wall, .. } => Timestamp::from_system(wall.to_system() + self.uptime()),
+        }
+    }
+
+    /// Since some time before; goes on while the machine is suspended or this process stopped, and nobody sets it.
+    pub fn uptime(&self) -> Duration {
+        match self {
+            Clock::System => {
+                let now = clock_gettime(ClockId::Boottime);
+                Duration::new(now.tv_sec.max(0) as u64, now.tv_nsec as u32)
+            }
+            Clock::Simulated { at, slept, .. } => at.elapsed() + slept.get(),
         }
     }
 }

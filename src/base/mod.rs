@@ -6,6 +6,7 @@ pub mod ids;
 pub mod plants;
 pub mod random;
 pub mod sizes;
+pub mod standstill;
 pub mod watch;
 
 pub use clock::{Clock, Timestamp};

@@ -266,7 +266,7 @@ pub struct Rescue {
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
-    /// Delete each set-aside history of which every file was written whole and is safe.
+    /// Delete each set-aside history of which every file was written whole and is safe, now or by an earlier rescue.
     #[arg(long)]
     pub remove: bool,
     #[command(flatten)]

@@ -17,6 +17,7 @@ use super::progress::{Display, Look, SENT};
 use super::{Voice, human_bytes, printable};
 use crate::mount::control::{self, CallError, Command};
 use crate::mount::mountpoint::{self, Mount};
+use crate::mount::reception::{OPENING, OpeningStatus};
 use crate::mount::runtime_dir::{self, Found};
 use crate::mount::serve::{Ended, MountStatus};
 use crate::mount::{MountError, environment};
@@ -195,12 +196,24 @@ fn metrics(dir: &Path) -> Result<String, Failure> {
 /// What the process that serves `dir` says of it.
 pub fn status_of(dir: &Path) -> Result<MountStatus, Failure> {
     let value = control::call(find(dir)?, &Command::Status, |_| ()).map_err(failure)?;
+    if is_opening(&value) {
+        return Err(Failure::error(format!("the drive on {} is still being opened: try again", dir.display())));
+    }
     serde_json::from_value(value).map_err(|e| failure(CallError::Strange(e.to_string())))
+}
+
+fn is_opening(value: &Value) -> bool {
+    text(value, "state") == OPENING
 }
 
 fn render(value: &Value, json: bool) -> Result<String, Failure> {
     if json {
         return Ok(json_line(value));
+    }
+    if is_opening(value) {
+        let opening: OpeningStatus =
+            serde_json::from_value(value.clone()).map_err(|e| failure(CallError::Strange(e.to_string())))?;
+        return Ok(opening_table(&opening));
     }
     let status = serde_json::from_value(value.clone()).map_err(|e| failure(CallError::Strange(e.to_string())))?;
     Ok(table(&status))
@@ -317,6 +330,20 @@ fn table(mount: &MountStatus) -> String {
         rows.push(("removed", format!("{segments} segments, {commits} commits, {checkpoints} checkpoints{refused}")));
     }
     rows.extend([("pin", status.pin.clone()), ("process", mount.pid.to_string())]);
+    rows_of(&rows)
+}
+
+fn opening_table(mount: &OpeningStatus) -> String {
+    let OpeningStatus { mountpoint, pid, state, reason, url, .. } = mount;
+    rows_of(&[
+        ("mount point", mountpoint.display().to_string()),
+        ("vault", url.clone()),
+        ("state", format!("{state}: {reason}")),
+        ("process", pid.to_string()),
+    ])
+}
+
+fn rows_of(rows: &[(&str, String)]) -> String {
     rows.iter().map(|(name, value)| format!("{name:<12} {}\n", printable(value))).collect()
 }
 
@@ -492,6 +519,19 @@ mod tests {
         assert!(shown.contains("30 s ago (number 9, epoch 3)"), "{shown}");
         assert!(shown.contains("1.0 KiB of 4.0 KiB in the vault's segments"), "{shown}");
         assert!(shown.contains("0 segments, 7 commits, 0 checkpoints"), "{shown}");
+    }
+
+    #[test]
+    fn a_drive_that_is_being_opened_is_shown_as_that() {
+        let value = serde_json::json!({
+            "mountpoint": "/mnt/x", "pid": 7, "unmounting": false, "state": "opening", "reason": "begun 3 s ago",
+            "url": "s3://b/v", "state_directory": "/state"
+        });
+        let shown = render(&value, false).unwrap();
+        assert!(shown.contains("opening: begun 3 s ago") && shown.contains("s3://b/v"), "{shown}");
+        assert!(!shown.contains("pending"), "nothing is known of that: {shown}");
+        assert_eq!(serde_json::from_str::<Value>(&render(&value, true).unwrap()).unwrap(), value);
+        assert!(serde_json::from_value::<MountStatus>(value).is_err(), "nor taken for one that is mounted");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::store::{self, Store, StoreError};
 
 /// A store that says nothing for so long will not do.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where it may lie that nobody answers.
+const NETWORK: &str = "look at the network, and at the endpoint: http or https, its name and its port";
 /// Seconds by which a clock may differ. Amazon's store refuses requests at 15 minutes.
 const CLOCK_ODD: i64 = 30;
 const CLOCK_WRONG: i64 = 300;
@@ -226,14 +228,18 @@ fn store_answers(url: &str) -> Result<Vec<Answer>, Failure> {
     runtime.shutdown_background();
     Ok(asked.unwrap_or_else(|_| {
         let found = format!("{url} has not answered for {} s", PATIENCE.as_secs());
-        vec![wrong("store", found, "look at the network, the endpoint and its port")]
+        vec![wrong("store", found, NETWORK)]
     }))
 }
 
 async fn ask(store: &Store) -> Vec<Answer> {
     let stands = match new_vault::stands(store).await {
         Ok(stands) => stands,
-        Err(error) => return vec![wrong("store", error.to_string(), "")],
+        // What else it is says itself what to do.
+        Err(error) => {
+            let silent = matches!(error, StoreError::Unavailable { .. }) && !error.has_no_bucket();
+            return vec![wrong("store", error.to_string(), if silent { NETWORK } else { "" })];
+        }
     };
     let mut answers = vec![match stands {
         true => fine("store", format!("it answers, and a vault stands at {}", store.url())),

@@ -14,9 +14,13 @@ use crate::store;
 
 pub fn rescue(args: &Rescue) -> Result<u8, Failure> {
     let mounted = mounted(&args.place)?;
+    let mut earlier = None;
     let (url, state, to) = match (mounted, &args.to) {
         (Some((dir, status)), _) if status.status.state == "fenced" => return Err(fenced(&dir)),
         (Some((dir, status)), to) => {
+            if args.remove && to.is_none() {
+                earlier = rescue::earlier(&dir).map_err(|e| Failure::error(format!("{}: {e}", dir.display())))?;
+            }
             let to = to.clone().unwrap_or_else(|| dir.join(rescue::default_name(SystemTime::now())));
             (status.status.url, PathBuf::from(status.status.state_directory), to)
         }
@@ -43,7 +47,7 @@ pub fn rescue(args: &Rescue) -> Result<u8, Failure> {
     let store = store::open(&url)?;
     let passphrase = passphrase::get(&args.passphrase, &environment, store.url(), false)?;
     let runtime = runtime()?;
-    let request = Request { state, to, remove: args.remove };
+    let request = Request { state, to, earlier, remove: args.remove };
     let report = runtime.block_on(rescue::rescue(&store, &passphrase, &request));
     runtime.shutdown_background();
     let report = report.map_err(|error| Failure::from(error).at(&url))?;
@@ -87,13 +91,15 @@ fn words(report: &Report) -> String {
 
 fn history_words(history: &HistoryReport, lines: &mut Vec<String>) {
     let since = history.set_aside.as_ref().map_or(String::new(), |since| format!(", set aside {since}"));
-    lines.push(format!(
-        "{}{since}: {} changes; {} files, links and directories written to {}",
-        history.directory,
-        history.changes,
-        history.written.len(),
-        history.to.display()
-    ));
+    let (written, to) = (history.written.len(), history.to.display());
+    let done = match history.found.len() {
+        0 => format!("{written} files, links and directories written to {to}"),
+        found if written == 0 => {
+            format!("{found} files, links and directories stand in {to} already, read and found equal")
+        }
+        found => format!("{written} files, links and directories written to {to}, where {found} stood already"),
+    };
+    lines.push(format!("{}{since}: {} changes; {done}", history.directory, history.changes));
     if history.based_on_vault {
         lines.push("  its index was not usable: what it had not changed itself is as the vault has it now".to_owned());
     }
@@ -142,6 +148,9 @@ mod tests {
         let shown = words(&report);
         assert!(shown.contains("a.incomplete: 9 bytes at 7"), "{shown}");
         assert_eq!(shown.lines().count(), 3, "{shown}");
+        let found = HistoryReport { found: vec!["a".into(), "b".into()], ..HistoryReport::default() };
+        let shown = words(&Report { to: "/out".into(), histories: vec![found] });
+        assert!(shown.contains("; 2 files, links and directories stand in"), "{shown}");
         assert_eq!(words(&Report::default()), "nothing is set aside\n");
     }
 }

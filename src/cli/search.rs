@@ -3,12 +3,12 @@
 //! Owns what is printed and the exit code, which is grep's, and one more where not everything was searched. Does not own what
 //! is found: it is the answer in the room, whose own words tell where its last lines begin.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use super::args::Search;
@@ -20,8 +20,10 @@ use crate::search::pattern::{Case, Output, Query};
 const XATTR: &str = "user.dripfs.search";
 /// The longest that either is.
 const XATTR_MAX: usize = 4096;
-/// A longer name the kernel passes to no FUSE filesystem.
-const NAME_MAX: usize = 1024;
+/// A longer name the kernel takes from no program (PATH_MAX, with the zero at its end).
+const NAME_MAX: usize = 4095;
+/// Kernels before 6.14 pass no longer one to a FUSE filesystem.
+const NAME_MAX_ONCE: usize = 1024;
 
 #[derive(Deserialize)]
 struct Summary {
@@ -41,14 +43,10 @@ pub fn search(args: &Search) -> Result<u8, Failure> {
     let path = if args.all { room.join("all") } else { room.clone() };
     let name = query.name();
     if name.len() > NAME_MAX {
-        return Err(fails(format!(
-            "the pattern is too long: with its options {} bytes, where {NAME_MAX} may be (it is asked for by a file's name, \
-             and the kernel takes no longer one): search for parts of it one after another, or use grep",
-            name.len()
-        )));
+        return Err(fails(too_long(name.len(), NAME_MAX)));
     }
-    let path = path.join(OsStr::from_bytes(&name));
-    let (answer, summary) = open(&path).map_err(|e| match room.is_dir() {
+    let (answer, summary) = open(&path, &name).map_err(|e| match room.is_dir() {
+        true if e.raw_os_error() == Some(libc::ENAMETOOLONG) => fails(too_long(name.len(), NAME_MAX_ONCE)),
         true => fails(format!("{}: {e}", printable(&dir.to_string_lossy()))),
         false => fails(format!(
             "{}: this is an entry of the directory's own, so it has no room for searches; mount with -o search=NAME",
@@ -119,8 +117,17 @@ fn room(dir: &Path) -> Result<PathBuf, String> {
     }
 }
 
-fn open(path: &Path) -> io::Result<(File, Summary)> {
-    let answer = File::open(path)?;
+fn too_long(len: usize, most: usize) -> String {
+    format!(
+        "the pattern is too long: with its options {len} bytes, where {most} may be (it is asked for by a file's name, and the \
+         kernel takes no longer one): search for parts of it one after another, or use grep"
+    )
+}
+
+/// From the room itself: its path and a long name together may be more than the kernel takes.
+fn open(room: &Path, name: &[u8]) -> io::Result<(File, Summary)> {
+    let room = rustix::fs::open(room, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let answer = rustix::fs::openat(room, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from)?;
     let mut value = vec![0; XATTR_MAX];
     let len = rustix::fs::fgetxattr(&answer, XATTR, &mut value[..])?;
     let summary = serde_json::from_slice(&value[..len]).map_err(io::Error::other)?;

@@ -14,6 +14,7 @@ pub mod new_vault;
 mod notify;
 mod path_json;
 mod private_dir;
+pub mod reception;
 pub mod rescue;
 pub mod runtime_dir;
 pub mod serve;

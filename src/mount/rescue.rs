@@ -4,15 +4,18 @@
 //! |---|---|
 //! | `history` | one set-aside history: its records, its bytes, what it changed that the vault lacks |
 //! | `output` | writes files out, never over others |
+//! | `same` | whether what stands there is what would be written |
 //!
 //! Owns the order: which histories there are, unlock, write out, remove if asked. Does not own the words that a person
 //! reads, nor how a history comes to be set aside (`vault::aside`).
 //!
-//! Invariants: the vault is only read; a history is removed only after every file of it was written whole and is safe;
+//! Invariants: the vault is only read; a history is removed only after every file of it was written whole (or was read, and
+//! stood there as it would be written) and is safe;
 //! bytes that are not there are told and left out, never made up.
 
 mod history;
 mod output;
+mod same;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,13 +37,16 @@ use crate::vault::pin::{Pin, PinFile};
 use crate::vault::unlock::{self, Unlocked};
 use crate::vault::walk;
 use history::OldHistory;
-pub use output::{Range, default_name};
+use output::Missing;
+pub use output::{Range, default_name, earlier};
 
 /// What is asked for.
 pub struct Request {
     pub state: PathBuf,
     /// A new directory, or one to which files are added.
     pub to: PathBuf,
+    /// Where an earlier rescue may have written them: a history of which all stands there is not written again.
+    pub earlier: Option<PathBuf>,
     /// Remove each history that was written out whole.
     pub remove: bool,
 }
@@ -71,6 +77,8 @@ pub struct HistoryReport {
     /// Its index was not usable: what it had not changed itself was taken from the vault's newest state.
     pub based_on_vault: bool,
     pub written: Vec<String>,
+    /// What stood there already, with the same contents.
+    pub found: Vec<String>,
     pub incomplete: Vec<Incomplete>,
     pub not_written: Vec<NotWritten>,
     /// Names that this history removed; files there are as others have them now.
@@ -158,8 +166,10 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
     }
     let several = places.len() > 1;
     for (number, place) in places.into_iter().enumerate() {
-        let to = if several { request.to.join(format!("history-{}", number + 1)) } else { request.to.clone() };
-        let mut one = match write_out(store, &keys, pins.get().as_ref(), &request.state, &place, &to).await {
+        let of = |to: &PathBuf| if several { to.join(format!("history-{}", number + 1)) } else { to.clone() };
+        let (to, earlier) = (of(&request.to), request.earlier.as_ref().map(of));
+        let old = (store, &keys, pins.get());
+        let mut one = match write_out(old, &request.state, &place, &to, earlier.as_deref()).await {
             // The others come all the same.
             Err(error) if several => {
                 log::error!("{}: {error}", place.directory);
@@ -176,6 +186,12 @@ pub async fn rescue(store: &Store, passphrase: &Passphrase, request: &Request) -
             one.deleted = true;
         }
         report.histories.push(one);
+    }
+    if let Some(earlier) = request.earlier.as_ref()
+        && !report.histories.is_empty()
+        && report.histories.iter().all(|one| one.to.starts_with(earlier))
+    {
+        report.to = earlier.clone();
     }
     drop(held);
     Ok(report)
@@ -249,18 +265,25 @@ async fn foreign_journal(
 }
 
 async fn write_out(
-    store: &Store,
-    keys: &Arc<Keys>,
-    pin: Option<&Pin>,
+    (store, keys, pin): (&Store, &Arc<Keys>, Option<Pin>),
     state: &Path,
     place: &Place,
     to: &Path,
+    earlier: Option<&Path>,
 ) -> Result<HistoryReport, MountError> {
     let scratch = Scratch(state.join(format!("rescue-{}", std::process::id())));
-    let old = OldHistory::open(store, keys, pin, &place.root, &place.about, &scratch.0).await?;
-    let mut report =
-        HistoryReport { to: to.to_owned(), based_on_vault: old.based_on_vault, ..HistoryReport::of(place) };
-    output::write(&old, to, &mut report).await?;
+    let old = OldHistory::open(store, keys, pin.as_ref(), &place.root, &place.about, &scratch.0).await?;
+    let report =
+        |to: &Path| HistoryReport { to: to.to_owned(), based_on_vault: old.based_on_vault, ..HistoryReport::of(place) };
+    if let Some(earlier) = earlier {
+        let mut found = report(earlier);
+        output::write(&old, earlier, Missing::Tell, &mut found).await?;
+        if found.is_whole() {
+            return Ok(found);
+        }
+    }
+    let mut report = report(to);
+    output::write(&old, to, Missing::Write, &mut report).await?;
     Ok(report)
 }
 

@@ -1,6 +1,6 @@
 //! One mount from its first look at the state directory to its last byte in the vault.
 //!
-//! Order: state directory checked and locked; vault made if asked; control socket bound; drive opened; kernel told;
+//! Order: state directory checked and locked; control socket bound; vault made if asked; drive opened; kernel told;
 //! ready. Then serve until a signal, `dripfs umount`, or somebody's umount(8). Then the reverse: the kernel lets go,
 //! the drive drains and closes, waiting clients hear how it ended.
 //!
@@ -24,6 +24,7 @@ use super::control::{self, Command, Handler, Reply};
 use super::drive::{Closed, Drive, DriveOptions, KEEPING, Progress, Status};
 use super::kernel::Attached;
 use super::new_vault::{self, Recovery};
+use super::reception::Reception;
 use super::{MountError, environment, http, kernel, metrics, notify, runtime_dir, service, state_dir};
 use crate::crypto::secret::Passphrase;
 use crate::format::header::Cost;
@@ -154,6 +155,8 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     let (listener, socket) = bind(&request.dir)?;
     let scraped = listen_for_scrapes(request.metrics).await?;
     let metrics_address = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (clients, reception) = (TaskTracker::new(), Arc::new(Reception::new(&request)));
+    let accepting = tokio::spawn(control::serve(listener, reception.clone(), clients.clone()));
     let drive = tokio::select! {
         drive = open(&request, passphrase, &*observer) => Arc::new(drive?),
         () = signals.stop() => return Err(MountError::Reported { code: 1, message: "interrupted before the drive was ready".into() }),
@@ -174,8 +177,7 @@ async fn run(request: Request, passphrase: Passphrase, observer: Arc<dyn Observe
     let (stop, stops) = mpsc::channel(1);
     let (phase, _) = watch::channel(Phase::Serving);
     let server = Arc::new(Server { drive, request, stop, phase, observer, metrics_address });
-    let clients = TaskTracker::new();
-    let accepting = tokio::spawn(control::serve(listener, server.clone(), clients.clone()));
+    reception.pass_on_to(server.clone());
     let scraping = scraped.map(|listener| tokio::spawn(http::serve(listener, server.clone())));
     let result = server.live(attached, stops, &mut signals).await;
     if let Some(scraping) = scraping {
@@ -548,7 +550,7 @@ fn close_to_writes(drive: &Drive) {
 }
 
 /// Sends how far it is at every heartbeat while `work` runs.
-async fn beating<T>(
+pub(super) async fn beating<T>(
     replies: &mpsc::Sender<Reply>,
     now: impl Fn() -> Option<Progress>,
     work: impl Future<Output = T>,

@@ -38,6 +38,7 @@ const AT_ONCE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(55);
 /// Queries that are listed, of each caller in each room; and callers and rooms that are remembered.
 const RECENT: usize = 32;
+const LISTED_MAX: usize = 1024;
 const RECENT_ROOMS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// How often it is looked whose time is over.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -275,6 +276,10 @@ impl Tree {
     }
 
     fn remember(&self, asked: &Asked, name: &[u8]) {
+        // What does not fit the smallest buffer for a listing would end it for whoever reads it.
+        if name.len() > LISTED_MAX {
+            return;
+        }
         let mut inner = self.inner.lock();
         let recent = inner.recent.get_or_insert_mut((asked.rights.uid, asked.room), VecDeque::new);
         recent.retain(|other| **other != *name);

@@ -15,7 +15,7 @@ pub enum StoreError {
     #[error("{0}")]
     BadUrl(String),
     /// The store does not answer, or not in time, or with an error that may pass.
-    #[error("{name}: the store does not answer: {why}")]
+    #[error("{name}: {}{why}", if self.has_no_bucket() { "" } else { "the store does not answer: " })]
     Unavailable { name: String, why: String },
     /// The store refuses (credentials, permissions, read-only).
     #[error("{name}: the store refuses: {why}")]
@@ -28,6 +28,15 @@ pub enum StoreError {
     TooLarge { name: String, bytes: u64, most: u64 },
 }
 
+impl StoreError {
+    /// It answered: what is missing is the bucket.
+    pub fn has_no_bucket(&self) -> bool {
+        matches!(self, StoreError::Unavailable { why, .. } if why.starts_with(THERE_IS_NONE))
+    }
+}
+
+/// What is said of a bucket that is not there.
+const THERE_IS_NONE: &str = "there is no such bucket or container";
 /// Codes in answers that have a status of another meaning.
 const REFUSALS: [&str; 5] =
     ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "AccountIsDisabled", "AuthenticationFailed"];
@@ -85,8 +94,7 @@ pub(super) fn meaning(name: &str, error: &ObjectError) -> StoreError {
     }
     if let Some(answer) = Answer::of(error) {
         if answer.has_no_bucket() {
-            why = "there is no such bucket or container: look at the spelling, or make it with your provider's tools"
-                .to_owned();
+            why = format!("{THERE_IS_NONE}: look at the spelling, or make it with your provider's tools");
             return StoreError::Unavailable { name, why };
         }
         refused |= answer.refuses();
@@ -136,7 +144,7 @@ mod tests {
             ("403 Forbidden: AccessDenied: no", "refuses: 403 Forbidden: AccessDenied: no"),
             ("401 Unauthorized: ", "refuses: 401 Unauthorized"),
             ("400 Bad Request: ExpiredToken: over", "refuses: 400 Bad Request: ExpiredToken: over"),
-            ("404 Not Found: NoSuchBucket: none", "there is no such bucket"),
+            ("404 Not Found: NoSuchBucket: none", "log/1: there is no such bucket"),
             ("404 Not Found: ContainerNotFound: none", "there is no such bucket"),
         ] {
             let error = answered(&format!("{status}{text}")).to_string();

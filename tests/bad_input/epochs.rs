@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use dripfs::base::standstill::LEAST;
 use serde_json::Value;
 
 use crate::common::{Vault, detach, run, succeed, wait_until};
@@ -128,7 +130,11 @@ fn e3_a_writer_that_slept_through_a_takeover_is_fenced_and_its_files_are_rescued
     let now = status(&vault, &dir);
     if now["set_aside"].as_array().is_some_and(|aside| !aside.is_empty()) {
         assert!(told.contains("dripfs rescue"), "{told}");
+        let rescued = || fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.file_name());
+        let rescued = || rescued().filter(|name| name.to_string_lossy().starts_with("rescued-")).count();
+        succeed(vault.dripfs(["rescue"]).arg(&dir));
         let report = succeed(vault.dripfs(["rescue", "--json", "--remove"]).arg(&dir));
+        assert_eq!(rescued(), 1, "what stands there is not written once more");
         let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
         let out = Path::new(report["to"].as_str().expect("a path")).to_owned();
         assert!(out.starts_with(&dir), "into the drive itself: {report}");
@@ -143,6 +149,34 @@ fn e3_a_writer_that_slept_through_a_takeover_is_fenced_and_its_files_are_rescued
     }
     succeed(vault.dripfs(["umount"]).arg(&dir));
     detach(&other);
+}
+
+/// E3: all of the first writer is in the vault, and it is asked for nothing. It finds out by itself that another machine
+/// has taken the vault over while it was stopped, before it takes a write that it could not send.
+#[test]
+fn e3_a_writer_that_was_stopped_through_a_takeover_finds_out_without_being_written_to() {
+    let Some(mut vault) = sound_vault() else { return };
+    let (dir, other) = (vault.mountpoint(), vault.root().join("mnt2"));
+    fs::create_dir(&other).expect("room for a directory");
+    vault.mount_with(&CHEAP);
+    put(&dir.join("sent"), b"sent");
+    succeed(vault.dripfs(["sync"]).arg(&dir));
+    signal(&vault, libc::SIGSTOP);
+    succeed(mount_with_state(&vault, &vault.root().join("second"), &other).arg("--takeover"));
+    std::thread::sleep(LEAST + Duration::from_secs(2));
+    signal(&vault, libc::SIGCONT);
+
+    wait_until("the first is fenced", || state_is(&vault, &dir, "fenced"));
+    assert!(fs::write(dir.join("late"), b"late").is_err(), "a fenced drive takes no writes");
+    assert_eq!(fs::read(dir.join("sent")).expect("a read"), b"sent", "it is read all the same");
+    check_refusal(&run(vault.dripfs(["umount"]).arg(&dir)), 14, &["another machine has taken the vault over"]);
+    assert!(!other.join("late").exists());
+    succeed(vault.dripfs(["umount"]).arg(&other));
+    vault.mount_with(&CHEAP);
+    let now = status(&vault, &dir);
+    assert!(now["set_aside"].as_array().is_some_and(Vec::is_empty), "nothing was lost, and nothing set aside: {now}");
+    vault.umount();
+    assert_sound(&mut vault);
 }
 
 /// A backup of the vault is put back under a machine that has seen more: 13, until somebody accepts it by name.

@@ -1,9 +1,12 @@
-//! Requests that arrive late, clocks that are wrong, epoch numbers that end.
+//! Requests that arrive late, clocks that are wrong, machines that slept, epoch numbers that end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use dripfs::base::clock::Slept;
 use dripfs::base::disk::RealDisk;
+use dripfs::base::standstill::LEAST;
 use dripfs::base::{Clock, Epoch, Ino, Random, Timestamp};
 use dripfs::format::header::Cost;
 use dripfs::index::{SledTables, Tables};
@@ -22,7 +25,7 @@ use object_store::{
 };
 use tokio::sync::watch;
 
-use crate::place::{Place, exists, passphrase, read, until_state, write};
+use crate::place::{Place, exists, passphrase, read, until, until_state, write};
 
 /// A way to a store on which puts wait for the gate; whoever sent them may be gone by then, and they arrive all the same.
 #[derive(Debug)]
@@ -90,7 +93,7 @@ async fn e1_late_requests_of_an_overtaken_writer_change_nothing() {
     late.open.send_replace(false);
     write(&first, "late", b"late").await;
     // A round is due within seconds; whether it has sent by then or not, it may do so only into the gate.
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let taker = DriveOptions { takeover: true, ..place.options("b") };
     let second = Drive::open(direct(), passphrase(), taker).await.unwrap();
     write(&second, "theirs", b"theirs").await;
@@ -112,7 +115,7 @@ async fn e1_late_requests_of_an_overtaken_writer_change_nothing() {
         assert_eq!(exists(&first, name).await, there, "{name}");
     }
     let out = place.root.join("out");
-    let request = Request { state: place.state("a"), to: out.clone(), remove: false };
+    let request = Request { state: place.state("a"), to: out.clone(), earlier: None, remove: false };
     let report = rescue::rescue(&direct(), &passphrase(), &request).await.unwrap();
     assert!(report.is_whole(), "{report:?}");
     assert_eq!(std::fs::read(out.join("late")).unwrap(), b"late");
@@ -121,23 +124,63 @@ async fn e1_late_requests_of_an_overtaken_writer_change_nothing() {
 
 /// A drive whose machine believes that it is so many seconds later than it is.
 async fn open_at(place: &Place, state: &str, shift: i64) -> Drive {
+    let now = Clock::System.now();
+    let wall = Timestamp { secs: now.secs + shift, ..now };
+    open_with(place, state, Clock::Simulated { wall, at: tokio::time::Instant::now(), slept: Slept::default() }).await
+}
+
+async fn open_with(place: &Place, state: &str, clock: Clock) -> Drive {
     let path = place.state(state);
     let disk = Arc::new(RealDisk::new(path.clone()));
     let pins = PinFile::open(disk.clone()).unwrap();
     let unlocked = unlock::unlock(&place.store(), &passphrase(), pins.get().as_ref()).await.unwrap();
-    let now = Clock::System.now();
-    let wall = Timestamp { secs: now.secs + shift, ..now };
     let world = World {
         store: place.store(),
         tables: Arc::new(move |name| Arc::new(SledTables::new(path.join(name))) as Arc<dyn Tables>),
         disk,
         random: Random::Kernel,
-        clock: Clock::Simulated { wall, at: tokio::time::Instant::now() },
+        clock,
         cpu: Cpu::inline(),
         journal_thread: true,
         host: "here".to_owned(),
     };
     Drive::open_in(world, unlocked, pins, place.options(state)).await.unwrap()
+}
+
+/// A machine that was suspended asks once whose the vault is: it works on if nobody has it, and is fenced without writing
+/// anything if another machine took it over meanwhile. One that did not sleep does not ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_a_writer_that_slept_through_a_takeover_is_fenced_before_it_writes() {
+    const NIGHT: Duration = Duration::from_secs(8 * 3600);
+    let place = Place::new().await;
+    let (wall, at, slept) = (Clock::System.now(), tokio::time::Instant::now(), Slept::default());
+    let first = open_with(&place, "a", Clock::Simulated { wall, at, slept: slept.clone() }).await;
+    write(&first, "shared", b"shared").await;
+    first.sync(|_| ()).await.unwrap();
+    let gets = || first.status().remote.get.requests;
+    let before = gets();
+    tokio::time::sleep(LEAST).await;
+    assert_eq!(gets(), before, "nobody asks while nothing slept");
+    slept.add(NIGHT);
+    until("it asked", || gets() > before).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((gets(), first.status().state.as_str()), (before + 1, "ready"), "asked once, and nobody was there");
+    write(&first, "more", b"more").await;
+    first.sync(|_| ()).await.unwrap();
+
+    let second = place.take_over("b").await;
+    let (sequence, puts) = (second.status().sequence, first.status().remote.put.requests);
+    slept.add(NIGHT);
+    until_state(&first, "fenced").await;
+    assert!(first.fs.unlink(Ino::ROOT, b"shared").await.is_err(), "a fenced drive takes no changes");
+    assert_eq!(first.status().remote.put.requests, puts, "it has not tried to write");
+    assert!(matches!(first.close(|_| ()).await.unwrap(), Closed::Pending(0)));
+    assert_eq!(second.status().sequence, sequence);
+    assert_eq!(second.close(|_| ()).await.unwrap(), Closed::Drained);
+    drop((first, second));
+    let again = place.open("a").await;
+    assert!(exists(&again, "more").await && again.status().set_aside.is_empty(), "nothing was lost, nothing set aside");
+    again.close(|_| ()).await.unwrap();
 }
 
 /// Times in records are for display: a machine whose clock is years off, either way, writes, and others go on from it.

@@ -138,6 +138,14 @@ pub async fn until_state(drive: &Drive, state: &str) {
     }
 }
 
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !done() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not yet");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     use rand::{Rng, SeedableRng};
     let mut bytes = vec![0; len];

@@ -15,7 +15,7 @@ use crate::place::{Place, exists, noise, overwrite, passphrase, read, until_stat
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
 async fn rescued(place: &Place, state: &str, to: &Path, remove: bool) -> Report {
-    let request = Request { state: place.state(state), to: to.to_owned(), remove };
+    let request = Request { state: place.state(state), to: to.to_owned(), earlier: None, remove };
     rescue::rescue(&place.store(), &passphrase(), &request).await.unwrap()
 }
 
@@ -100,12 +100,34 @@ async fn e3_what_a_fenced_writer_had_not_sent_is_set_aside_and_rescued_whole() {
     assert_eq!(history.renamed.len(), 1, "{history:?}");
     assert_eq!((history.renamed[0].from.as_str(), history.renamed[0].to.as_str()), ("moved", "moved away"));
 
-    // Nothing is written over: and then nothing is removed.
+    // Nothing is written over: and where another file stands, though of the same size, nothing is removed.
+    let mut other = noise(3, 700_000);
+    other[600_000] ^= 1;
+    fs::write(out.join("new"), &other).unwrap();
     let report = rescued(&place, "a", &out, true).await;
     assert!(!report.is_whole() && !report.histories[0].deleted, "{report:?}");
     assert_eq!(again.status().set_aside.len(), 1);
-    let report = rescued(&place, "a", &place.root.join("third"), true).await;
-    assert!(report.is_whole() && report.histories[0].deleted, "{report:?}");
+    assert!(fs::read(out.join("new")).unwrap() == other);
+    // What an earlier rescue left there counts only if all of it stands.
+    let (third, fourth) = (place.root.join("third"), place.root.join("fourth"));
+    let looks = |to: &Path, earlier: &Path, remove| Request {
+        state: place.state("a"),
+        to: to.to_owned(),
+        earlier: Some(earlier.to_owned()),
+        remove,
+    };
+    let report = rescue::rescue(&place.store(), &passphrase(), &looks(&third, &out, false)).await.unwrap();
+    check_rescued(&third, &report);
+    assert!(report.histories[0].found.is_empty() && report.histories[0].to == third, "{report:?}");
+    // All of it stands: it is read, nothing is written, and the history goes.
+    let before = fs::metadata(third.join("new")).unwrap();
+    let report = rescue::rescue(&place.store(), &passphrase(), &looks(&fourth, &third, true)).await.unwrap();
+    assert!(report.is_whole() && report.histories[0].deleted && report.to == third, "{report:?}");
+    assert!(report.histories[0].written.is_empty() && report.histories[0].to == third, "{report:?}");
+    assert_eq!(report.histories[0].found.len(), 7, "{report:?}");
+    let after = fs::metadata(third.join("new")).unwrap();
+    assert_eq!((before.ino(), before.ctime_nsec()), (after.ino(), after.ctime_nsec()));
+    assert!(!fourth.exists());
     assert!(again.status().set_aside.is_empty());
     again.close(|_| ()).await.unwrap();
     drop(again);
@@ -133,7 +155,7 @@ async fn e3_without_its_index_a_history_is_rescued_over_what_the_vault_has() {
     // A vault that is older than what this machine has seen is no base.
     place.copy("vault", "newest");
     place.copy("older", "vault");
-    let request = Request { state: place.state("a"), to: out.clone(), remove: false };
+    let request = Request { state: place.state("a"), to: out.clone(), earlier: None, remove: false };
     let refused = rescue::rescue(&place.store(), &passphrase(), &request).await.unwrap_err();
     assert!(refused.to_string().contains("rolled back"), "{refused}");
     place.copy("newest", "vault");

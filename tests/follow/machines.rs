@@ -54,8 +54,11 @@ impl Place {
         let objects = Arc::new(InMemory::new());
         let store = Store::over(objects.clone(), "simulated:///");
         let random = Random::Simulated(Arc::new(SeededBytes::new(0)));
-        let clock =
-            Clock::Simulated { wall: Timestamp { secs: 2_000_000_000, nanos: 0 }, at: tokio::time::Instant::now() };
+        let clock = Clock::Simulated {
+            wall: Timestamp { secs: 2_000_000_000, nanos: 0 },
+            at: tokio::time::Instant::now(),
+            slept: Default::default(),
+        };
         let passphrase = Passphrase::new(b"simulated".to_vec());
         init::init(&store, &passphrase, Cost::FLOOR, (0, 0), &random, &clock).await.unwrap();
         let number = init::FIRST_HEADER;

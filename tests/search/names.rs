@@ -77,6 +77,32 @@ fn a_room_lists_recent_queries() {
     assert!(listed.len() == 34 && listed.contains(&"query99".to_owned()) && !listed.contains(&"query0".to_owned()));
 }
 
+/// As long as the kernel takes names: since Linux 6.14 that is all that a path can hold.
+#[test]
+fn long_patterns_are_searched_for_as_far_as_the_kernel_takes_names() {
+    let Some(vault) = mounted("") else { return };
+    let dir = vault.mountpoint();
+    let long = "a".repeat(5000);
+    fs::write(dir.join("f"), format!("{long}\n")).unwrap();
+    ask(&dir, "before");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let takes = (numbers.next(), numbers.next()) >= (Some(6), Some(14));
+    let found = (Some(0), format!("f:1:{long}\n"), String::new());
+    // The command itself puts "-:" before it.
+    for len in [1022, 1023, 4093] {
+        let answer = search(&vault, &dir, &[&long[..len]]);
+        match takes || len <= 1022 {
+            true => assert!(answer == found, "{len}: {:?}, {}", answer.0, answer.2),
+            false => assert!(answer.0 == Some(2) && answer.2.contains("1024 may be"), "{answer:?}"),
+        }
+    }
+    let (code, out, err) = search(&vault, &dir, &[&long[..4094]]);
+    assert!(code == Some(2) && out.is_empty() && err.contains("4096 bytes, where 4095 may be"), "{err}");
+    // A listing goes on behind it.
+    assert_eq!(names(&dir.join(".search")), [&format!("-:{}", &long[..1022]), "all", "before", "files"]);
+}
+
 #[test]
 fn what_editors_and_version_control_look_for_is_not_there() {
     let Some(vault) = mounted("") else { return };

@@ -58,6 +58,34 @@ fn what_is_wrong_is_told_with_what_to_do() {
     assert!(output.status.code() == Some(1) && check(&said, "store")["verdict"] == "wrong", "{said}");
 }
 
+/// One line each, which says what is wrong and what to do.
+#[test]
+fn a_store_that_cannot_be_had_is_told_in_one_line_with_what_to_do() {
+    let server = S3Server::start();
+    let Some(vault) = Vault::at(&format!("s3://{BUCKET}/x"), server.environment()) else { return };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (closed, tls) = (format!("http://127.0.0.1:{port}"), format!("https://{}", server.address));
+    const KEYS: &str = "look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+    for (bucket, name, value, found, todo) in [
+        (BUCKET, "AWS_SECRET_ACCESS_KEY", "wrong", "the store refuses: 403", KEYS),
+        (BUCKET, "AWS_ACCESS_KEY_ID", "wrong", "the store refuses: 403", KEYS),
+        ("nowhere", "AWS_REGION", "us-east-1", "there is no such bucket", "look at the spelling, or make it"),
+        (BUCKET, "AWS_ENDPOINT_URL", &closed, "the store does not answer: 127.0.0.1", "look at the network"),
+        (BUCKET, "AWS_ENDPOINT_URL", "http://store.invalid", "store.invalid", "look at the network"),
+        (BUCKET, "AWS_ENDPOINT_URL", &tls, "the store does not answer", "http or https"),
+    ] {
+        let mut command = vault.dripfs(["doctor", "--json"]);
+        let output = run(command.env(name, value).arg(format!("s3://{bucket}/x")));
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let told = check(&said, "store");
+        let (what, advice) = (told["found"].as_str().unwrap(), told["advice"].as_str().unwrap_or_default());
+        assert!(output.status.code() == Some(1) && what.contains(found), "{name}={value}: {told}");
+        assert!(format!("{what}; {advice}").contains(todo), "{name}={value}: {told}");
+        assert_eq!(what.contains("does not answer"), advice.contains("look at the network"), "{told}");
+        assert!(what.lines().count() == 1 && output.stderr.is_empty(), "{told}, {output:?}");
+    }
+}
+
 #[test]
 fn a_profile_is_looked_at_with_its_mount_point() {
     let Some(vault) = vault() else { return };

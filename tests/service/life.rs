@@ -34,6 +34,37 @@ fn ready_comes_once_the_mount_answers_and_what_is_pending_is_told_until_all_is_s
     assert!(lines.contains("<6>dripfs: ready: "), "{lines}");
 }
 
+/// A store that does not answer keeps one drive from being mounted, and nobody from being told so, or of the others.
+#[test]
+fn status_shows_a_drive_that_is_still_being_opened_beside_the_others() {
+    let Some(mut vault) = vault() else { return };
+    vault.mount_with(&[]);
+    let server = S3Server::start();
+    let Some(mut slow) = Vault::at(&format!("s3://{BUCKET}/slow"), server.environment()) else { return };
+    slow.mount_with(&["--kdf-memory", "64"]);
+    slow.umount();
+    server.set_fault(Fault::Hang);
+    let dir = slow.mountpoint();
+    let mut mount = slow.dripfs(["mount", "--state"]);
+    mount.arg(slow.state()).arg(slow.url()).arg(&dir).stderr(Stdio::null());
+    let mut mount = mount.spawn().unwrap();
+    let all = || {
+        let output = succeed(&mut vault.dripfs(["status", "--json"]));
+        serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout).unwrap()
+    };
+    let of = |dir: &Path| all().into_iter().find(|mount| mount["mountpoint"] == dir.to_str().unwrap());
+    wait_until("it is shown", || of(&dir).is_some_and(|mount| mount["state"] == "opening"));
+    assert_eq!(of(&vault.mountpoint()).unwrap()["state"], "ready");
+    let shown = succeed(vault.dripfs(["status"]).arg(&dir)).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(shown.contains("opening: not mounted yet") && shown.contains("s3://bucket/slow"), "{shown}");
+    // SAFETY: a signal to a child of ours that has not been waited for.
+    unsafe { libc::kill(mount.id() as i32, libc::SIGTERM) };
+    assert_eq!(mount.wait().unwrap().code(), Some(1));
+    assert!(of(&dir).is_none());
+    vault.umount();
+}
+
 #[test]
 fn a_slow_server_is_waited_for_and_everything_arrives() {
     let server = S3Server::start();

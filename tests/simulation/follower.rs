@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dripfs::base::clock::Slept;
 use dripfs::base::disk::Disk;
 use dripfs::base::disk::simulated::{Dice, SeededBytes, SimulatedDisk};
 use dripfs::base::{Ino, Random};
@@ -136,7 +137,7 @@ impl Follower {
             tables: Arc::new(move |dir| Arc::new(TwinTables::new(tables.clone(), dir)) as Arc<dyn Tables>),
             disk: disk.clone(),
             random: Random::Simulated(Arc::new(SeededBytes::new(self.below(u64::MAX)))),
-            clock: clock(sim.remote.now()),
+            clock: clock(sim.remote.now(), Slept::default()),
             cpu: Cpu::inline(),
             journal_thread: false,
             host: "follower".to_owned(),

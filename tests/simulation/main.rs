@@ -23,9 +23,9 @@
 //!   vault (sync, fsync at level remote), and those of earlier looks: it never goes back.
 //! - Of a machine that takes over: exactly what the vault shows, and in it all that the vault acknowledged to the one
 //!   before, also if the acknowledgement comes later than the epoch record.
-//! - Of a machine that was overtaken: no object of it enters the log any more; at its next commit it is fenced, and takes
-//!   no change from then on; at its next mount it follows the successor, and if it had acknowledged what the successor
-//!   did not find, that lies aside in a journal which can be read.
+//! - Of a machine that was overtaken: no object of it enters the log any more; at its next commit, or when it wakes up,
+//!   it is fenced, and takes no change from then on; at its next mount it follows the successor, and if it had
+//!   acknowledged what the successor did not find, that lies aside in a journal which can be read.
 //! - Of a state directory that is a copy: refused, or some state of the history not before what the vault shows; all
 //!   that was owed when it was copied if the log has not moved since. A restored index or pin alone costs nothing.
 //! - Of a machine without the store: what `offline.rs` says.

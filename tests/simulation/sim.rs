@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dripfs::base::clock::Slept;
 use dripfs::base::disk::Disk;
 use dripfs::base::disk::simulated::{Dice, SeededBytes, SimulatedDisk};
 use dripfs::base::{Clock, Ino, Random, Timestamp};
@@ -193,7 +194,7 @@ pub fn born() -> &'static Born {
             let store = Store::over(Arc::new(front), "simulated:///");
             let random = Random::Simulated(Arc::new(SeededBytes::new(0)));
             let passphrase = Passphrase::new(b"simulated".to_vec());
-            init::init(&store, &passphrase, Cost::FLOOR, (0, 0), &random, &clock(Duration::ZERO))
+            init::init(&store, &passphrase, Cost::FLOOR, (0, 0), &random, &clock(Duration::ZERO, Slept::default()))
                 .await
                 .expect("an empty store takes a vault");
             let number = init::FIRST_HEADER;
@@ -220,9 +221,9 @@ pub fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Wall time goes on from life to life.
-pub fn clock(passed: Duration) -> Clock {
+pub fn clock(passed: Duration, slept: Slept) -> Clock {
     let wall = Timestamp { secs: 2_000_000_000 + passed.as_secs() as i64, nanos: passed.subsec_nanos() };
-    Clock::Simulated { wall, at: tokio::time::Instant::now() }
+    Clock::Simulated { wall, at: tokio::time::Instant::now(), slept }
 }
 
 /// Everything that a mounted drive shows.
@@ -401,6 +402,7 @@ impl Sim {
 
     pub fn world(&self, front: Front, disk: Arc<dyn Disk>) -> World {
         let seed = self.below(u64::MAX);
+        let slept = front.power.as_ref().map(|power| power.slept.clone()).unwrap_or_default();
         World {
             store: Store::over(Arc::new(front), "simulated:///"),
             tables: {
@@ -409,7 +411,7 @@ impl Sim {
             },
             disk,
             random: Random::Simulated(Arc::new(SeededBytes::new(seed))),
-            clock: clock(self.remote.now()),
+            clock: clock(self.remote.now(), slept),
             cpu: Cpu::inline(),
             journal_thread: false,
             host: "simulated".to_owned(),

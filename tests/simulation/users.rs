@@ -685,6 +685,8 @@ impl Life {
         self.sim.say(&format!("  machine {} sleeps for {time:?}", self.machine));
         self.power.sleep();
         tokio::time::sleep(time).await;
+        // Its timers went on; that it slept it can tell by this alone.
+        self.power.slept.add(time);
         self.power.wake();
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use dripfs::base::clock::Slept;
 use dripfs::base::disk::simulated::{Dice, SimulatedDisk};
 use dripfs::base::disk::{Disk, File};
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ pub struct Power {
     went: Notify,
     steps: AtomicU64,
     asleep: AtomicBool,
+    /// What the machine's clock shows beyond what its timers have waited.
+    pub slept: Slept,
     woke: Notify,
     /// No faults and no latency of the network for now.
     quiet: AtomicBool,
@@ -48,6 +51,7 @@ impl Power {
             went: Notify::new(),
             steps: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
+            slept: Slept::default(),
             woke: Notify::new(),
             quiet: AtomicBool::new(false),
             faults: faults.map(Mutex::new),

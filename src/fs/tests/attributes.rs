@@ -106,7 +106,7 @@ impl Watch<'_> {
 #[tokio::test(start_paused = true)]
 async fn each_operation_moves_the_times_that_posix_says() {
     let wall = Timestamp { secs: 1_000_000, nanos: 0 };
-    let fs = with_clock(Clock::Simulated { wall, at: tokio::time::Instant::now() });
+    let fs = with_clock(Clock::Simulated { wall, at: tokio::time::Instant::now(), slept: Default::default() });
     let (one, two) = (fs.mkd(Ino::ROOT, "one"), fs.mkd(Ino::ROOT, "two"));
     let (file, dir) = (fs.mk(one, "file"), fs.mkd(one, "dir"));
     let set = |set: SetAttributes| {

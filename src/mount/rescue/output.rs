@@ -1,7 +1,8 @@
 //! Writing the files of an old history below a directory.
 //!
-//! Invariants: nothing that stands is written over; a file has its name once all its bytes are in it and safe; one that
-//! lacks bytes bears another name (`.incomplete`) and has holes there; no name leads out of the directory.
+//! Invariants: nothing that stands is written over, and what stands there as it would be written is left as it is; a file
+//! has its name once all its bytes are in it and safe; one that lacks bytes bears another name (`.incomplete`) and has
+//! holes there; no name leads out of the directory.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -15,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timespec, Timestamps
 use serde::Serialize;
 
 use super::history::{BASE_CHANGED, OldHistory, Unread};
+use super::same::{is_linked, is_same};
 use super::{HistoryReport, Incomplete, MountError, NotWritten, Renamed};
 use crate::base::{Ino, Timestamp, disk};
 use crate::format::record::{Head, Inode};
@@ -24,6 +26,9 @@ const INCOMPLETE: &str = ".incomplete";
 /// What a file is called while it is being written.
 const UNFINISHED: &str = ".dripfs-rescue";
 
+/// Of a file that is not written over.
+const STANDS: &str = "another file of that name stands there already";
+const NOT_THERE: &str = "it does not stand there as it was";
 /// No name is longer, bytes.
 const NAME_MAX: usize = 255;
 
@@ -36,7 +41,7 @@ pub struct Range {
 }
 
 /// Why one file was not written; the others go on.
-enum Failed {
+pub(super) enum Failed {
     This(String),
     All(MountError),
 }
@@ -47,7 +52,7 @@ impl From<io::Error> for Failed {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Failed::All(MountError::io("the directory that files are rescued to", error))
             }
-            io::ErrorKind::AlreadyExists => Failed::This("a file of that name stands there already".to_owned()),
+            io::ErrorKind::AlreadyExists => Failed::This(STANDS.to_owned()),
             _ => Failed::This(error.to_string()),
         }
     }
@@ -65,9 +70,24 @@ impl From<crate::vault::VaultError> for Failed {
     }
 }
 
+/// What is done about what does not stand there yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    Write,
+    /// Nothing: with the first the rest is not looked at, and the report is not whole.
+    Tell,
+}
+
 /// Writes all that the history changed. What cannot be written is in the report.
-pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> Result<(), MountError> {
-    disk::make_dirs(to).map_err(|e| MountError::io(to.display().to_string(), e))?;
+pub async fn write(
+    old: &OldHistory,
+    to: &Path,
+    missing: Missing,
+    report: &mut HistoryReport,
+) -> Result<(), MountError> {
+    if missing == Missing::Write {
+        disk::make_dirs(to).map_err(|e| MountError::io(to.display().to_string(), e))?;
+    }
     let mut directories = Vec::new();
     for ino in old.touched.iter().copied().filter(|ino| *ino != Ino::ROOT) {
         let Some(inode) = old.inode(ino)? else {
@@ -84,13 +104,7 @@ pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> R
             continue;
         }
         let first = paths.remove(0);
-        let written = match kind {
-            FileType::Directory => make_directories(to, &first).map(|()| first.clone()).inspect(|path| {
-                directories.push((path.clone(), inode.clone()));
-            }),
-            _ => write_one(old, to, &first, ino, &inode, report).await,
-        };
-        match written {
+        match bring(old, to, missing, &first, ino, &inode, report).await {
             Err(Failed::All(error)) => return Err(error),
             Err(Failed::This(why)) => {
                 paths.insert(0, first);
@@ -98,13 +112,16 @@ pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> R
                 report.not_written.extend(paths.iter().map(why));
             }
             Ok(made) => {
-                if made == first {
-                    report.written.push(first.display().to_string());
+                if kind == FileType::Directory && missing == Missing::Write {
+                    directories.push((first.clone(), inode.clone()));
                 }
                 for path in paths {
-                    link(to, &made, &path, made != first, report)?;
+                    link(to, &made, &path, made != first, missing, report)?;
                 }
             }
+        }
+        if missing == Missing::Tell && !report.is_whole() {
+            return Ok(());
         }
     }
     // Deepest first: what is made in a directory moves its time.
@@ -120,7 +137,37 @@ pub async fn write(old: &OldHistory, to: &Path, report: &mut HistoryReport) -> R
             None => report.removed.push(from),
         }
     }
-    sync_tree(to).map_err(|e| MountError::io(to.display().to_string(), e))
+    match missing == Missing::Tell && report.found.is_empty() {
+        true => Ok(()),
+        false => sync_tree(to).map_err(|e| MountError::io(to.display().to_string(), e)),
+    }
+}
+
+/// Has a file at its place, under its first name; returns under which name it is there.
+async fn bring(
+    old: &OldHistory,
+    to: &Path,
+    missing: Missing,
+    first: &Path,
+    ino: Ino,
+    inode: &Inode,
+    report: &mut HistoryReport,
+) -> Result<PathBuf, Failed> {
+    let is_directory = FileType::from_raw_mode(inode.mode) == FileType::Directory;
+    if (missing == Missing::Tell || !is_directory) && is_same(old, &place(to, first)?, ino, inode).await? {
+        report.found.push(first.display().to_string());
+        return Ok(first.to_owned());
+    }
+    let made = match missing {
+        Missing::Tell => return Err(Failed::This(NOT_THERE.to_owned())),
+        // One that stands gets what it had there.
+        Missing::Write if is_directory => make_directories(to, first).map(|()| first.to_owned()),
+        Missing::Write => write_one(old, to, first, ino, inode, report).await,
+    }?;
+    if made == first {
+        report.written.push(first.display().to_string());
+    }
+    Ok(made)
 }
 
 /// A file that the history changed and did not remove, and whose name or attributes nothing tells any more.
@@ -189,7 +236,7 @@ async fn write_file(
     report: &mut HistoryReport,
 ) -> Result<PathBuf, Failed> {
     if fs::symlink_metadata(place(to, path)?).is_ok() {
-        return Err(Failed::This("a file of that name stands there already".to_owned()));
+        return Err(Failed::This(STANDS.to_owned()));
     }
     let Some(head) = old.head(ino)? else { return Err(Failed::This("nothing tells its contents".to_owned())) };
     // Its own name may be as long as names are.
@@ -264,9 +311,23 @@ fn lose(lost: &mut Vec<Range>, offset: u64, length: u64, why: String) {
 }
 
 /// Another name of a file that was written under its first.
-fn link(to: &Path, made: &Path, path: &Path, incomplete: bool, report: &mut HistoryReport) -> Result<(), MountError> {
+fn link(
+    to: &Path,
+    made: &Path,
+    path: &Path,
+    incomplete: bool,
+    missing: Missing,
+    report: &mut HistoryReport,
+) -> Result<(), MountError> {
     let name = if incomplete { with_suffix(path, INCOMPLETE) } else { path.to_owned() };
+    if !incomplete && is_linked(&to.join(made), &to.join(&name)) {
+        report.found.push(name.display().to_string());
+        return Ok(());
+    }
     let linked = (|| {
+        if missing == Missing::Tell {
+            return Err(Failed::This(NOT_THERE.to_owned()));
+        }
         if let Some(parent) = name.parent() {
             make_directories(to, parent)?;
         }
@@ -332,8 +393,23 @@ fn sync_tree(to: &Path) -> io::Result<()> {
     to.parent().map_or(Ok(()), disk::sync_path)
 }
 
+/// What directories of rescued files are called.
+const RESCUED: &str = "rescued-";
+
 /// `rescued-20260102T030405Z`.
 pub fn default_name(now: SystemTime) -> String {
     let time = humantime::format_rfc3339_seconds(now).to_string();
-    format!("rescued-{}", time.replace(['-', ':'], ""))
+    format!("{RESCUED}{}", time.replace(['-', ':'], ""))
+}
+
+/// The newest of them in a directory.
+pub fn earlier(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest = None;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_bytes().starts_with(RESCUED.as_bytes()) && entry.file_type()?.is_dir() {
+            newest = newest.max(Some(entry.path()));
+        }
+    }
+    Ok(newest)
 }

@@ -10,9 +10,11 @@
 //! - The pin is durable before anybody is told that the commit stands.
 //! - The journal releases bytes only after its own record of what the vault took is durable (J5).
 //! - What gc asks for rides on a round: a commit that begins after the question, extents that move (see [`super::gc`]).
-//! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more.
+//! - A log object that is not the one we made at our next number is somebody else's: we are fenced, and write no more. After
+//!   a standstill it is looked for (see `overtaken`), else a commit meets it.
 
 mod commit;
+mod overtaken;
 mod plan;
 
 use std::collections::{HashMap, HashSet};
@@ -144,17 +146,25 @@ pub struct Rounds {
 impl Rounds {
     /// Runs rounds until `stop`, or until the mount is fenced.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let ended = tokio::select! {
+            biased;
+            ended = self.go_on(&stop) => ended,
+            () = self.overtaken() => Err(RoundError::Fenced),
+        };
+        if let Err(error) = ended {
+            self.ended(&error);
+        }
+    }
+
+    async fn go_on(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), RoundError> {
         let mut next = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 () = self.due(next) => {}
             }
-            if let Err(error) = self.round(false).await {
-                self.ended(&error);
-                return;
-            }
+            self.round(false).await?;
             self.make_checkpoint();
             next = Instant::now() + ROUND_SPACING;
         }
