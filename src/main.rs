@@ -12,9 +12,9 @@
 //!    become one change, which is in the journal's queue (`journal/mod.rs`) and in the overlay
 //!    (`history/overlay.rs`) at once.
 //! 5. `journal/writer.rs` seals blocks, writes, fdatasyncs. Here fsync returns.
-//! 6. Every few seconds `vault/round.rs` takes what is durable (`history/fold.rs`), `upload/remote_storage.rs` packs
-//!    extents into segments and puts them (`store/mod.rs`), one log object (`format/commit.rs`) moves the vault
-//!    there, `vault/pin.rs` remembers it, `upload/notifier.rs` tells who waits, and the journal lets go. Beside it
+//! 6. Every few seconds, or when many records wait, `vault/round/` takes what is durable (`history/fold.rs`),
+//!    `upload/remote_storage.rs` packs extents into segments and puts them (`store/mod.rs`), one log object
+//!    (`format/commit.rs`) moves the vault there, `vault/pin.rs` remembers it, `upload/notifier.rs` tells who waits, and the journal lets go. Beside it
 //!    `mount/indexer.rs` gives what is durable to the index (`index/mod.rs`), and the overlay lets go of that. Every
 //!    thousand commits `vault/checkpoint/` folds the log into sorted runs.
 //!
@@ -48,14 +48,15 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// Few arenas: what is freed in one is of no use to the others. What is free for a second goes back to the system. Large
-/// blocks begin at a page: else each takes a page more, a quarter of a cached frame.
+/// Few arenas: what is freed in one is of no use to the others. What is free for a tenth of a second goes back to the
+/// system: with a second, work that comes in bursts (checkpoints, merges of the index) holds what the last one
+/// took. Large blocks begin at a page: else each takes a page more, a quarter of a cached frame.
 ///
 /// Read by the allocator when it begins: a pointer to a text that ends with a zero.
 // SAFETY: the allocator declares this name as a `const char *`, which a reference to bytes of a known length is.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATES: &[u8; 92] =
-    b"narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,cache_oblivious:false\0";
+static ALLOCATES: &[u8; 91] =
+    b"narenas:2,background_thread:true,dirty_decay_ms:100,muzzy_decay_ms:0,cache_oblivious:false\0";
 
 fn main() -> ExitCode {
     keep_memory_private();

@@ -52,9 +52,10 @@ pub struct Entry {
     pub pages: AtomicBool,
 }
 
+/// There is one for each file that was used lately: what few of them have lies apart.
 pub struct Inner {
     pub active: Dirty,
-    pub frozen: Option<Frozen>,
+    pub frozen: Option<Box<Frozen>>,
     pub live: Option<Live>,
     /// The number of the last write.
     pub written: u64,
@@ -63,7 +64,7 @@ pub struct Inner {
     pub finished: u64,
     /// Captures that ended badly, and how the last one did.
     pub failures: u64,
-    pub failure: Option<UploadError>,
+    pub failure: Option<Box<UploadError>>,
     /// When the oldest active byte was written.
     pub dirty_since: Option<Instant>,
     /// Made by this mount, nothing overwritten since (L2).
@@ -239,7 +240,7 @@ impl Source for Entry {
             }
         }
         let live = inner.live.expect("set while anything is active");
-        inner.frozen = Some(Frozen { runs, layout, live, abandoned: false });
+        inner.frozen = Some(Box::new(Frozen { runs, layout, live, abandoned: false }));
         inner.started += 1;
         inner.dirty_since = None;
         Some(Capture { owner: self.ino, parts })
@@ -265,7 +266,7 @@ impl Source for Entry {
         }
         drop(inner);
         if let Some(frozen) = frozen {
-            self.keep(frozen, &ids);
+            self.keep(*frozen, &ids);
         }
         self.budget.give_back(cost);
         self.settled.notify_waiters();
@@ -293,7 +294,7 @@ impl Source for Entry {
             inner.dirty_since.get_or_insert_with(Instant::now);
         }
         inner.failures += 1;
-        inner.failure = Some(error.clone());
+        inner.failure = Some(Box::new(error.clone()));
         drop(inner);
         self.settled.notify_waiters();
     }

@@ -469,7 +469,7 @@ impl Cache {
             let begin = {
                 let inner = entry.lock();
                 if inner.failures > failures {
-                    let why = inner.failure.as_ref().map(CacheError::from);
+                    let why = inner.failure.as_deref().map(CacheError::from);
                     return Err(why.unwrap_or_else(|| CacheError::Io("writing failed".to_owned())));
                 }
                 if inner.finished >= needed || inner.is_clean() {

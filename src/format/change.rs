@@ -165,12 +165,14 @@ pub(super) enum Order {
 
 pub(super) fn write_run<W: Sink>(w: &mut Writer<W>, run: &[(Key, Option<Arc<Record>>)]) {
     w.array(2 * run.len());
-    for (key, record) in run {
-        w.bytes(&key.to_bytes());
-        match record {
-            Some(record) => record.write(w),
-            None => _ = w.null(),
-        }
+    run.iter().for_each(|(key, record)| write_entry(w, key, record));
+}
+
+pub(super) fn write_entry<W: Sink>(w: &mut Writer<W>, key: &Key, record: &Option<Arc<Record>>) {
+    w.bytes(&key.to_bytes());
+    match record {
+        Some(record) => record.write(w),
+        None => _ = w.null(),
     }
 }
 

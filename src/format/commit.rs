@@ -12,13 +12,15 @@ use bytes::Bytes;
 
 use super::FormatError;
 use super::cbor::{Reader, Sink, Writer};
-use super::change::{Order, Run, read_list, read_run, run_len, write_run};
+use super::change::{Order, Run, read_list, read_run, run_len, write_entry, write_run};
 use super::key::Key;
 use super::keys::Keys;
 use super::object::{self, Kind};
+use super::padding::class;
 use super::record::{Place, Record, read_time, write_time};
 use crate::base::sizes::CLASS_MAX;
 use crate::base::{Epoch, FileId, ObjectId, Position, Random, Sequence, Timestamp};
+use crate::crypto::aead::TAG_LEN;
 use crate::crypto::kdf;
 
 /// BLAKE3 of a whole object as it lies in the store.
@@ -341,6 +343,52 @@ pub fn seal_part(
 ) -> Option<Vec<u8>> {
     assert_placed(records);
     object::seal(keys, random, Kind::Part, &segment_name(id), &[], |out| write_run(&mut Writer::new(out), records))
+}
+
+/// A run of records in the making, encoded as they come: it takes their bytes and no more, and becomes the object where it
+/// lies.
+pub struct PartWriter {
+    /// Room for what lies before the content and for the head of the array, then keys and records.
+    object: Vec<u8>,
+    records: usize,
+}
+
+/// What a part takes beside keys and records: nonce, length, the head of the array, tag.
+const PART_OVERHEAD: usize = object::CONTENT + HEAD_MAX + TAG_LEN;
+/// The longest head of an array.
+const HEAD_MAX: usize = 9;
+
+impl PartWriter {
+    /// `most`: what its records are going to take.
+    pub fn new(most: usize) -> PartWriter {
+        let mut object = Vec::with_capacity(class(most + PART_OVERHEAD).unwrap_or(CLASS_MAX));
+        object.resize(object::CONTENT + HEAD_MAX, 0);
+        PartWriter { object, records: 0 }
+    }
+
+    /// Adds a record, whose key is above those before it; `false`, and nothing added, if all would take more than `most`.
+    pub fn push(&mut self, key: &Key, record: &Option<Arc<Record>>, most: usize) -> bool {
+        assert!(!is_local(record), "an extent in a commit has no place in the vault");
+        let before = self.object.len();
+        write_entry(&mut Writer::new(&mut self.object), key, record);
+        let fits = self.object.len() - object::CONTENT <= most;
+        match fits {
+            true => self.records += 1,
+            false => self.object.truncate(before),
+        }
+        fits
+    }
+
+    /// As [`seal_part`].
+    pub fn seal(mut self, keys: &Keys, random: &Random, id: ObjectId) -> Option<Vec<u8>> {
+        let mut head = Vec::with_capacity(HEAD_MAX);
+        Writer::new(&mut head).array(2 * self.records);
+        let end = object::CONTENT + head.len();
+        self.object.copy_within(object::CONTENT + HEAD_MAX.., end);
+        self.object.truncate(self.object.len() - (HEAD_MAX - head.len()));
+        self.object[object::CONTENT..end].copy_from_slice(&head);
+        object::seal_made(keys, random, Kind::Part, &segment_name(id), &[], self.object)
+    }
 }
 
 pub fn open_part(keys: &Keys, id: ObjectId, object: &[u8]) -> Result<Run, FormatError> {

@@ -87,6 +87,26 @@ proptest! {
     }
 
     #[test]
+    fn a_part_that_is_encoded_as_its_records_come_is_the_same_and_takes_its_class_only(records in run(40)) {
+        let records = placed(records);
+        prop_assume!(!records.is_empty());
+        let id = ObjectId([9; 16]);
+        let most = records_len(&records) + HEAD_MAX;
+        let mut part = PartWriter::new(most);
+        let room = part.object.capacity();
+        for (key, record) in &records {
+            prop_assert!(part.push(key, record, most));
+        }
+        let (key, record) = &records[0];
+        let full = part.object.len() - object::CONTENT;
+        prop_assert!(!part.push(key, record, full), "it is full");
+        let object = part.seal(&keys(1), &Random::Kernel, id).unwrap();
+        prop_assert_eq!(object.capacity(), room, "it was never copied");
+        prop_assert_eq!(object.len(), seal_part(&keys(1), &Random::Kernel, id, &records).unwrap().len());
+        prop_assert_eq!(open_part(&keys(1), id, &object), Ok(records));
+    }
+
+    #[test]
     fn content_that_was_changed_before_it_was_sealed_never_panics(
         records in run(10), at: prop::sample::Index, to: u8,
     ) {

@@ -35,7 +35,8 @@ pub fn associated_data(vault: &VaultId, kind: Kind, name: &str) -> Vec<u8> {
 }
 
 const LEN_LEN: usize = 4;
-const CONTENT: usize = NONCE_LEN + LEN_LEN;
+/// What lies before an object's content.
+pub(super) const CONTENT: usize = NONCE_LEN + LEN_LEN;
 
 /// Seals what `encode` appends, padded to its class, after bytes in clear (none but in the hint). `None` if it does not fit the largest.
 pub(super) fn seal(
@@ -46,9 +47,22 @@ pub(super) fn seal(
     clear: &[u8],
     encode: impl FnOnce(&mut Vec<u8>),
 ) -> Option<Vec<u8>> {
-    let (from, to) = (clear.len() + NONCE_LEN, clear.len() + CONTENT);
-    let mut object = vec![0; to];
+    let mut object = vec![0; clear.len() + CONTENT];
     encode(&mut object);
+    seal_made(keys, random, kind, name, clear, object)
+}
+
+/// As [`seal`], of an object that has its content already, behind room for what lies before it. It stays where it is if
+/// its capacity is that of its class.
+pub(super) fn seal_made(
+    keys: &Keys,
+    random: &Random,
+    kind: Kind,
+    name: &str,
+    clear: &[u8],
+    mut object: Vec<u8>,
+) -> Option<Vec<u8>> {
+    let (from, to) = (clear.len() + NONCE_LEN, clear.len() + CONTENT);
     let class = padding::class(object.len() + TAG_LEN)?;
     let nonce: [u8; NONCE_LEN] = random.bytes();
     let len = (object.len() - to) as u32;

@@ -3,42 +3,71 @@
 //! An inode is forgotten when its count is zero and not before: requests are served by several threads, so a FORGET
 //! may be taken up after the LOOKUP that the kernel sent behind it. What follows from the forgetting is done under the
 //! same lock: an inode that is told of again meanwhile may be opened and unlinked, and would lose what it then is.
+//!
+//! The kernel may know millions of inodes. Their numbers are given out in order, so counts of neighbours lie together:
+//! some 10 bytes each, and no table that doubles at once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
 use crate::base::Ino;
 
+/// Inodes whose counts lie together.
+const NEIGHBOURS: u64 = 16;
+
+/// A count that has come to the highest number stays there: such an inode is never forgotten.
+type Counts = [u32; NEIGHBOURS as usize];
+
 #[derive(Default)]
-pub(super) struct Lookups(Mutex<HashMap<Ino, u64>>);
+pub(super) struct Lookups(Mutex<BTreeMap<u64, Counts>>);
+
+fn place(ino: Ino) -> (u64, usize) {
+    (ino.0 / NEIGHBOURS, (ino.0 % NEIGHBOURS) as usize)
+}
 
 impl Lookups {
     /// A reply is about to tell the kernel of this inode.
     pub fn told(&self, ino: Ino) {
-        *self.0.lock().entry(ino).or_default() += 1;
+        let (group, at) = place(ino);
+        let mut counts = self.0.lock();
+        let count = &mut counts.entry(group).or_default()[at];
+        *count = count.saturating_add(1);
     }
 
     /// Does the kernel know this inode?
     pub fn knows(&self, ino: Ino) -> bool {
-        self.0.lock().contains_key(&ino)
+        let (group, at) = place(ino);
+        self.0.lock().get(&group).is_some_and(|counts| counts[at] > 0)
     }
 
     /// All inodes that the kernel knows.
     pub fn all(&self) -> Vec<Ino> {
-        self.0.lock().keys().copied().collect()
+        let counts = self.0.lock();
+        let known = |(group, counts): (&u64, &Counts)| {
+            let first = group * NEIGHBOURS;
+            let known = counts.iter().enumerate().filter(|(_, count)| **count > 0);
+            known.map(|(at, _)| Ino(first + at as u64)).collect::<Vec<_>>()
+        };
+        counts.iter().flat_map(known).collect()
     }
 
     /// The kernel forgot `count` of what it was told. If it knows nothing of the inode any more, `last` is run, and
     /// nobody is told of the inode before it returns. This lock comes before those of the rooms below.
     pub fn forgotten(&self, ino: Ino, count: u64, last: impl FnOnce()) {
         let mut counts = self.0.lock();
-        if let Some(known) = counts.get_mut(&ino) {
-            *known = known.saturating_sub(count);
+        let (group, at) = place(ino);
+        if let Some(group_counts) = counts.get_mut(&group) {
+            let known = &mut group_counts[at];
+            if *known < u32::MAX {
+                *known = known.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+            }
             if *known > 0 {
                 return;
             }
-            counts.remove(&ino);
+            if group_counts.iter().all(|count| *count == 0) {
+                counts.remove(&group);
+            }
         }
         last();
     }
@@ -67,6 +96,42 @@ mod tests {
         assert!(!forget(&lookups, Ino(7), 1));
         assert!(forget(&lookups, Ino(7), 1));
         assert!(forget(&lookups, Ino(8), 1));
+    }
+
+    #[test]
+    fn neighbours_are_counted_each_by_itself_and_leave_nothing_behind() {
+        let lookups = Lookups::default();
+        let known: Vec<Ino> = [1, 15, 16, 31, 32, 1 << 40, u64::MAX].map(Ino).into();
+        known.iter().for_each(|ino| lookups.told(*ino));
+        lookups.told(Ino(16));
+        assert_eq!(lookups.all(), known);
+        assert!(!lookups.knows(Ino(2)) && !lookups.knows(Ino(33)));
+        for ino in &known {
+            assert_eq!(forget(&lookups, *ino, 1), *ino != Ino(16), "{ino}");
+        }
+        assert_eq!(lookups.all(), [Ino(16)]);
+        assert!(forget(&lookups, Ino(16), 1));
+        assert!(lookups.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_count_that_ran_out_of_numbers_is_never_forgotten() {
+        let lookups = Lookups::default();
+        lookups.told(Ino(7));
+        lookups.0.lock().values_mut().for_each(|counts| counts[7] = u32::MAX - 1);
+        lookups.told(Ino(7));
+        lookups.told(Ino(7));
+        assert!(!forget(&lookups, Ino(7), u64::MAX));
+        assert!(lookups.knows(Ino(7)));
+    }
+
+    #[test]
+    fn a_million_inodes_take_ten_bytes_each() {
+        let lookups = Lookups::default();
+        (1..=1_000_000).for_each(|ino| lookups.told(Ino(ino)));
+        let groups = lookups.0.lock().len();
+        // A node of the map is at least half full.
+        assert!(2 * groups * size_of::<(u64, Counts)>() < 10_000_000, "{groups} groups");
     }
 
     #[test]

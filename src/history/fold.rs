@@ -133,6 +133,8 @@ pub struct Taken {
 pub struct Fold {
     waiting: VecDeque<Waiting>,
     folded: Folded,
+    /// Keys that were folded since the last take.
+    came: usize,
     lanes: BTreeMap<Ino, Lane>,
     /// Extents of lanes that lie in the vault already, in a segment that no commit names yet.
     ahead: HashMap<ExtentId, Extent>,
@@ -236,12 +238,14 @@ impl Fold {
             if let Some(ino) = waiting.emptied {
                 self.set_apart(ino, (waiting.position, waiting.at));
             }
+            let before = self.folded.len();
             for ((key, record), existed) in waiting.change.records.iter().zip(&waiting.existed) {
                 if let Some(ino) = owner(key) {
                     self.note(ino, key, record.as_deref(), *existed, &waiting);
                 }
                 fold(&mut self.folded, *key, record.clone(), *existed);
             }
+            self.came += self.folded.len().saturating_sub(before);
             for ino in &waiting.change.barrier {
                 if let Some(lane) = self.lanes.get_mut(ino) {
                     lane.barrier = waiting.position;
@@ -341,6 +345,7 @@ impl Fold {
     pub fn take(&mut self, limits: &Limits) -> Taken {
         let Choice { deferred, due, largest } = self.choose(limits);
         self.oldest_taken = self.oldest_pending();
+        self.came = 0;
         let defers = !deferred.is_empty();
         self.oldest = due.or((defers || !self.waiting.is_empty()).then(Instant::now));
         if self.waiting.is_empty() && !defers {
@@ -546,6 +551,11 @@ impl Fold {
     pub fn touches(&self, ino: Ino) -> (bool, bool) {
         let waiting = self.waiting.iter().any(|w| w.change.records.iter().any(|(key, _)| key.ino == ino));
         (waiting, self.folded.range(whole(ino)).next().is_some())
+    }
+
+    /// How many keys are durable that the last round could not take.
+    pub fn came(&self) -> usize {
+        self.came
     }
 
     /// Is there anything at or before `durable`?

@@ -100,6 +100,20 @@ fn c2_a_new_file_appears_empty_and_its_contents_come_whole() {
 }
 
 #[test]
+fn c1_what_came_since_the_last_round_is_counted_and_not_what_stays() {
+    let mut fold = Fold::default();
+    fold.creates(10);
+    fold.writes(11);
+    let came = fold.came();
+    fold.writes(12);
+    assert_eq!(fold.came(), came + 1, "an extent more; the head is the same key");
+    assert!(fold.take(&NOTHING).defers);
+    assert_eq!(fold.came(), 0, "a file that stays asks for no round");
+    fold.writes(13);
+    assert_eq!(fold.came(), 1);
+}
+
+#[test]
 fn c2_a_barrier_forces_what_lies_before_it_and_nothing_else() {
     let mut fold = Fold::default();
     fold.with(9, &[], &[FILE]);

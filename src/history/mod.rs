@@ -391,6 +391,11 @@ impl History {
         self.state.read().fold.oldest()
     }
 
+    /// How many records became durable since the last round began.
+    pub fn uncommitted_records(&self) -> usize {
+        self.state.read().fold.came()
+    }
+
     /// When the oldest change that the vault lacks was made, also if a round has it under way.
     pub fn oldest_pending(&self) -> Option<tokio::time::Instant> {
         let state = self.state.read();

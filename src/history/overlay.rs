@@ -33,8 +33,8 @@ struct Recent {
 struct Step {
     position: Position,
     writes: Vec<(Key, Option<Arc<Record>>)>,
-    /// The log object that the places come from, and its epoch.
-    link: Option<(ChainLink, Epoch)>,
+    /// The log object that the places come from, and its epoch; few steps have one.
+    link: Option<Box<(ChainLink, Epoch)>>,
     inodes: u64,
     bytes: u64,
 }
@@ -150,6 +150,7 @@ impl Overlay {
     }
 
     fn push(&mut self, position: Position, writes: Vec<(Key, Option<Arc<Record>>)>, link: Option<(ChainLink, Epoch)>) {
+        let link = link.map(Box::new);
         let Mark { inodes, bytes, .. } = self.mark;
         self.steps.push_back(Step { position, writes, link, inodes, bytes });
     }
@@ -265,7 +266,7 @@ impl Overlay {
                 _ => return false,
             }
             let step = self.steps.pop_front().expect("looked at above");
-            if let Some((link, epoch)) = step.link {
+            if let Some((link, epoch)) = step.link.map(|link| *link) {
                 (self.mark.link, self.mark.epoch) = (link, self.mark.epoch.max(epoch));
             }
             taken.position = step.position;

@@ -1,8 +1,11 @@
 //! A base: an immutable sorted file of records.
 //!
 //! Blocks of about 16 KiB of entries in key order, each sealed and bound to the file's random id and its number; then
-//! a sealed footer with each block's place and first key and a Bloom filter of all keys; then where the footer lies.
-//! Footers stay in memory (some 3 bytes a record), blocks in an LRU.
+//! a sealed footer with each block's place and first key and, for each group of blocks, a Bloom filter of its keys; then
+//! where the footer lies. Footers stay in memory (some 3 bytes a record), blocks in an LRU.
+//!
+//! Invariant: what a base in the making takes in memory beside its footer is a write's worth of blocks, and what the
+//! filter of one group is made of.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -26,7 +29,9 @@ const TRAILER: usize = 12;
 const FOOTER: &[u8] = b"footer";
 /// A footer of more than this is none of ours: two hundred million records have less.
 const FOOTER_MAX: u32 = 1 << 30;
-/// Bits of the filter for each key, and how many of them a key sets: one key in a hundred passes in vain.
+/// Blocks that have a filter together.
+const GROUP: usize = 64;
+/// Bits of a filter for each key, and how many of them a key sets: one key in a hundred passes in vain.
 const FILTER_BITS: usize = 10;
 const FILTER_HASHES: u32 = 7;
 
@@ -54,7 +59,8 @@ pub struct Base {
     file: Arc<dyn File>,
     seal: Seal,
     places: Vec<BlockPlace>,
-    filter: Filter,
+    /// One for each [`GROUP`] of blocks, in order.
+    filters: Vec<Filter>,
     records: u64,
 }
 
@@ -80,8 +86,8 @@ impl Base {
         let mut sealed = vec![0; footer_len as usize];
         file.read_at(&mut sealed, offset)?;
         let footer = seal.open(FOOTER, &sealed)?;
-        let (records, places, filter) = parse_footer(&footer).ok_or_else(cut)?;
-        Ok(Base { id, file, seal, places, filter, records })
+        let (records, places, filters) = parse_footer(&footer).ok_or_else(cut)?;
+        Ok(Base { id, file, seal, places, filters, records })
     }
 
     pub fn name(&self) -> String {
@@ -93,14 +99,15 @@ impl Base {
         self.records
     }
 
-    /// The value under a key: empty for a deletion.
-    pub fn get(&self, key: &[u8], blocks: &Blocks) -> Result<Option<Vec<u8>>, IndexError> {
-        if !self.filter.may_hold(key) {
-            return Ok(None);
-        }
-        let Some(number) = self.places.partition_point(|place| *place.first <= *key).checked_sub(1) else {
+    /// The value under a key, which has this hash: empty for a deletion.
+    pub fn get(&self, key: &[u8], hash: KeyHash, blocks: &Blocks) -> Result<Option<Vec<u8>>, IndexError> {
+        let Some(group) = self.group(key).filter(|group| self.filters[*group].may_hold(hash)) else {
             return Ok(None);
         };
+        let first = group * GROUP;
+        let places = &self.places[first..self.places.len().min(first + GROUP)];
+        // The group's first key is not above this one.
+        let number = first + places.partition_point(|place| *place.first <= *key) - 1;
         let block = self.block(number as u32, Some(blocks))?;
         let mut at = 0;
         while let Some(entry) = entry(&block, at)? {
@@ -110,6 +117,24 @@ impl Base {
             at = entry.value.end;
         }
         Ok(None)
+    }
+
+    #[cfg(test)]
+    pub fn may_hold(&self, key: &[u8]) -> bool {
+        self.group(key).is_some_and(|group| self.filters[group].may_hold(hash(key)))
+    }
+
+    /// The group of blocks that would hold a key; `None` if it comes before all of them.
+    fn group(&self, key: &[u8]) -> Option<usize> {
+        let (mut below, mut beyond) = (0, self.filters.len());
+        while below < beyond {
+            let middle = below.midpoint(beyond);
+            match *self.places[middle * GROUP].first <= *key {
+                true => below = middle + 1,
+                false => beyond = middle,
+            }
+        }
+        below.checked_sub(1)
     }
 
     /// From `from` to `to`, both inclusive.
@@ -217,8 +242,10 @@ pub struct BaseWriter {
     block: Vec<u8>,
     first: Box<[u8]>,
     places: Vec<BlockPlace>,
-    /// Two halves of each key's hash.
-    hashes: Vec<(u32, u32)>,
+    /// Of the group that is being written.
+    hashes: Vec<KeyHash>,
+    filters: Vec<Filter>,
+    records: u64,
     out: Vec<u8>,
     written: u64,
 }
@@ -235,6 +262,8 @@ impl BaseWriter {
             first: Box::default(),
             places: Vec::new(),
             hashes: Vec::new(),
+            filters: Vec::new(),
+            records: 0,
             out: Vec::with_capacity(WRITE + 2 * BLOCK),
             written: 0,
         })
@@ -250,6 +279,7 @@ impl BaseWriter {
         self.block.extend_from_slice(&(value.len() as u32).to_be_bytes());
         self.block.extend_from_slice(value);
         self.hashes.push(hash(key));
+        self.records += 1;
         if self.block.len() >= BLOCK { self.end_block() } else { Ok(()) }
     }
 
@@ -263,7 +293,17 @@ impl BaseWriter {
         let offset = self.written + self.out.len() as u64;
         self.places.push(BlockPlace { offset, len: sealed.len() as u32, first: std::mem::take(&mut self.first) });
         self.out.extend_from_slice(&sealed);
+        if self.places.len().is_multiple_of(GROUP) {
+            self.end_group();
+        }
         if self.out.len() >= WRITE { self.write() } else { Ok(()) }
+    }
+
+    fn end_group(&mut self) {
+        if !self.hashes.is_empty() {
+            self.filters.push(Filter::of(&self.hashes));
+            self.hashes.clear();
+        }
     }
 
     fn write(&mut self) -> Result<(), IndexError> {
@@ -276,30 +316,33 @@ impl BaseWriter {
     /// Durable when this returns. `None` (and no file) if nothing was pushed.
     pub fn finish(mut self) -> Result<Option<Base>, IndexError> {
         self.end_block()?;
+        self.end_group();
         if self.places.is_empty() {
             self.ground.disk.remove(&self.ground.path(&name(&self.id)))?;
             return Ok(None);
         }
-        let filter = Filter::of(&self.hashes);
-        let records = self.hashes.len() as u64;
-        let footer = self.seal.seal(FOOTER, &write_footer(records, &self.places, &filter));
-        let offset = self.written + self.out.len() as u64;
-        self.out.extend_from_slice(&footer);
-        self.out.extend_from_slice(&offset.to_be_bytes());
-        self.out.extend_from_slice(&(footer.len() as u32).to_be_bytes());
         self.write()?;
+        let footer = self.seal.seal(FOOTER, &write_footer(self.records, &self.places, &self.filters));
+        self.file.write_at(&footer, self.written)?;
+        let trailer = [&self.written.to_be_bytes()[..], &(footer.len() as u32).to_be_bytes()].concat();
+        self.file.write_at(&trailer, self.written + footer.len() as u64)?;
+        drop(footer);
         self.file.sync_data()?;
         self.ground.disk.sync_dir(self.ground.dir)?;
-        Ok(Some(Base { id: self.id, file: self.file, seal: self.seal, places: self.places, filter, records }))
+        let BaseWriter { id, file, seal, places, filters, records, .. } = self;
+        Ok(Some(Base { id, file, seal, places, filters, records }))
     }
 }
 
 /// A Bloom filter (Bloom 1970; double hashing as in Kirsch and Mitzenmacher 2006).
-struct Filter(Vec<u8>);
+struct Filter(Box<[u8]>);
+
+/// Two halves of a key's hash.
+pub type KeyHash = (u32, u32);
 
 impl Filter {
-    fn of(hashes: &[(u32, u32)]) -> Filter {
-        let mut filter = Filter(vec![0; (hashes.len() * FILTER_BITS).div_ceil(8).max(8)]);
+    fn of(hashes: &[KeyHash]) -> Filter {
+        let mut filter = Filter(vec![0; (hashes.len() * FILTER_BITS).div_ceil(8).max(8)].into());
         for hash in hashes {
             for bit in filter.bits(*hash) {
                 filter.0[bit / 8] |= 1 << (bit % 8);
@@ -308,23 +351,26 @@ impl Filter {
         filter
     }
 
-    fn may_hold(&self, key: &[u8]) -> bool {
-        self.bits(hash(key)).all(|bit| self.0[bit / 8] & 1 << (bit % 8) != 0)
+    fn may_hold(&self, hash: KeyHash) -> bool {
+        self.bits(hash).all(|bit| self.0[bit / 8] & 1 << (bit % 8) != 0)
     }
 
-    fn bits(&self, (a, b): (u32, u32)) -> impl Iterator<Item = usize> + use<> {
+    fn bits(&self, (a, b): KeyHash) -> impl Iterator<Item = usize> + use<> {
         let len = self.0.len() as u64 * 8;
         (0..u64::from(FILTER_HASHES)).map(move |k| ((u64::from(a) + k * u64::from(b)) % len) as usize)
     }
 }
 
-fn hash(key: &[u8]) -> (u32, u32) {
+pub fn hash(key: &[u8]) -> KeyHash {
     let [a, b, c, d, e, f, g, h, ..] = kdf::hash(key);
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]) | 1)
 }
 
-fn write_footer(records: u64, places: &[BlockPlace], filter: &Filter) -> Vec<u8> {
-    let mut out = records.to_be_bytes().to_vec();
+fn write_footer(records: u64, places: &[BlockPlace], filters: &[Filter]) -> Vec<u8> {
+    let keys: usize = places.iter().map(|place| 13 + place.first.len()).sum();
+    let bits: usize = filters.iter().map(|filter| 4 + filter.0.len()).sum();
+    let mut out = Vec::with_capacity(12 + keys + bits);
+    out.extend_from_slice(&records.to_be_bytes());
     out.extend_from_slice(&(places.len() as u32).to_be_bytes());
     for place in places {
         out.extend_from_slice(&place.offset.to_be_bytes());
@@ -332,11 +378,14 @@ fn write_footer(records: u64, places: &[BlockPlace], filter: &Filter) -> Vec<u8>
         out.push(place.first.len() as u8);
         out.extend_from_slice(&place.first);
     }
-    out.extend_from_slice(&filter.0);
+    for filter in filters {
+        out.extend_from_slice(&(filter.0.len() as u32).to_be_bytes());
+        out.extend_from_slice(&filter.0);
+    }
     out
 }
 
-fn parse_footer(bytes: &[u8]) -> Option<(u64, Vec<BlockPlace>, Filter)> {
+fn parse_footer(bytes: &[u8]) -> Option<(u64, Vec<BlockPlace>, Vec<Filter>)> {
     let mut rest = bytes;
     let records = take_u64(&mut rest)?;
     let count = take_u32(&mut rest)?;
@@ -346,7 +395,12 @@ fn parse_footer(bytes: &[u8]) -> Option<(u64, Vec<BlockPlace>, Filter)> {
         let key_len = usize::from(*rest.split_off_first()?);
         places.push(BlockPlace { offset, len, first: rest.split_off(..key_len)?.into() });
     }
-    (!rest.is_empty()).then(|| (records, places, Filter(rest.to_vec())))
+    let mut filters = Vec::with_capacity(places.len().div_ceil(GROUP));
+    while !rest.is_empty() {
+        let len = take_u32(&mut rest)? as usize;
+        filters.push(Filter(rest.split_off(..len).filter(|bits| !bits.is_empty())?.into()));
+    }
+    (filters.len() == places.len().div_ceil(GROUP)).then_some((records, places, filters))
 }
 
 fn take_u64(rest: &mut &[u8]) -> Option<u64> {

@@ -64,8 +64,8 @@ pub const READER_DIR: &str = "reader";
 const CURRENT: &str = "current";
 /// Records kept decoded: some 300 bytes each.
 const HOT: usize = 64 * 1024;
-/// Records that the delta takes before it is written out as a base.
-const DELTA_MAX: usize = 128 * 1024;
+/// Records that the delta takes before it is written out as a base: it has all of them in memory, some 350 bytes each.
+const DELTA_MAX: usize = 48 * 1024;
 /// A base is merged with the next older one unless that is so many times its size.
 const RATIO: u64 = 4;
 /// The mark's key: before all records' keys, which are longer.
@@ -215,8 +215,9 @@ impl Index {
         if let Some(sealed) = layers.delta.get(&bytes)? {
             return table::read_value(key, &layers.seal.open(&bytes, &sealed)?);
         }
+        let hash = base::hash(&bytes);
         for base in &layers.bases {
-            if let Some(found) = base.get(&bytes, &self.blocks)? {
+            if let Some(found) = base.get(&bytes, hash, &self.blocks)? {
                 return table::read_value(key, &found);
             }
         }

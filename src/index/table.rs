@@ -46,7 +46,7 @@ pub fn read_value(key: &Key, value: &[u8]) -> Result<Option<Arc<Record>>, IndexE
 }
 
 /// Version, then fields of fixed length; local to this machine, so that another version is simply another index.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 pub fn write_mark(mark: &Mark, bases: impl Iterator<Item = [u8; 16]>) -> Vec<u8> {
     let mut out = vec![VERSION, mark.clean.into(), mark.block.is_some().into()];

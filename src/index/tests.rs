@@ -210,6 +210,32 @@ fn many_records_lie_in_many_blocks_and_merge_by_size() {
 }
 
 #[test]
+fn each_group_of_blocks_has_a_filter_of_its_own_keys() {
+    let ground = simulated();
+    let mut builder = Builder::new(ground.clone()).unwrap();
+    let even = |n: u64| Key::xattr(Ino(2 * n), 1, 0);
+    let count = 16_000;
+    for n in 1..=count {
+        builder.push(&even(n), &record(200)).unwrap();
+    }
+    drop(builder.finish(&mark(1)).unwrap());
+    let (index, _) = Index::open(ground).unwrap().unwrap();
+    let layers = index.layers.read();
+    let base = &layers.bases[0];
+    let blocks = Blocks::default();
+    let look = |key: Key| base.get(&key.to_bytes(), base::hash(&key.to_bytes()), &blocks).unwrap();
+    assert!((1..=count).all(|n| look(even(n)).is_some()));
+    for absent in [Key::inode(Ino(1)), Key::inode(Ino(u64::MAX >> 1))] {
+        assert_eq!(look(absent), None, "before all, and behind all");
+    }
+    // One key in a hundred passes in vain; whatever passes is looked for, and not found.
+    let odd: Vec<Key> = (1..=count).map(|n| Key::xattr(Ino(2 * n + 1), 1, 0)).collect();
+    let passed = odd.iter().filter(|key| base.may_hold(&key.to_bytes())).count() as u64;
+    assert!(passed < count / 40, "{passed} of {count}");
+    assert!(odd.iter().all(|key| look(*key).is_none()));
+}
+
+#[test]
 fn what_is_damaged_is_noticed_and_does_not_count_at_the_next_mount() {
     let ground = simulated();
     let index = {

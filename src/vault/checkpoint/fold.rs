@@ -4,6 +4,9 @@
 //! What is folded is handed out in batches of bounded size: a commit may carry more than memory should hold. Batches
 //! are in the order of the log, so a later one hides an earlier one as a newer level does an older one. A commit has
 //! each key once, so it does no harm to cut within one.
+//!
+//! Invariant: beside a batch, which one commit's own records may take beyond its bound, what is in memory is one part, and
+//! of the log objects that come next either a few small ones or one large one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +16,8 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesOrdered;
 
-use super::{Entry, Fetch, part, tampered};
+use super::{Fetch, part, tampered};
+use crate::base::sizes::KIB;
 use crate::base::{Epoch, ObjectId, Position, Sequence};
 use crate::crypto::kdf;
 use crate::format::checkpoint::Manifest;
@@ -23,8 +27,10 @@ use crate::format::key::Key;
 use crate::format::keys::Keys;
 use crate::format::record::Record;
 
-/// Log objects on their way while one is read.
+/// Log objects on their way while one is read, ...
 const AHEAD: usize = 4;
+/// ... while they are not larger than that; else one.
+const SMALL: usize = 512 * KIB;
 
 /// What the log tells beside records.
 pub struct Log {
@@ -41,10 +47,12 @@ pub struct Log {
     pub bytes: u64,
 }
 
+/// One entry a key.
+pub type Entries = BTreeMap<Key, Option<Arc<Record>>>;
+
 /// Some of what the log comes to.
 pub struct Batch {
-    /// In key order, one entry a key.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The encoded length of the entries.
     pub len: usize,
     /// The log was read to the end.
@@ -59,9 +67,11 @@ pub struct Fold<'a, F: Fetch> {
     most: usize,
     next: Sequence,
     coming: FuturesOrdered<BoxFuture<'a, Result<Option<Bytes>, F::Error>>>,
+    /// The length of the last log object that was read; before the first, as of a large one.
+    last_len: usize,
     parts: VecDeque<CommitPart>,
     part: Option<(ObjectId, Run)>,
-    records: BTreeMap<Key, Option<Arc<Record>>>,
+    records: Entries,
     len: usize,
     pub log: Log,
 }
@@ -85,6 +95,7 @@ impl<'a, F: Fetch> Fold<'a, F> {
             most,
             next: Sequence(base.sequence.0 + 1),
             coming: FuturesOrdered::new(),
+            last_len: usize::MAX,
             parts: VecDeque::new(),
             part: None,
             records: BTreeMap::new(),
@@ -119,7 +130,7 @@ impl<'a, F: Fetch> Fold<'a, F> {
     }
 
     fn batch(&mut self, last: bool) -> Batch {
-        let entries = std::mem::take(&mut self.records).into_iter().collect();
+        let entries = std::mem::take(&mut self.records);
         Batch { entries, len: std::mem::take(&mut self.len), last }
     }
 
@@ -134,7 +145,8 @@ impl<'a, F: Fetch> Fold<'a, F> {
 
     /// Reads one more log object; `false` at the end.
     async fn object(&mut self) -> Result<bool, F::Error> {
-        while self.coming.len() < AHEAD && self.next <= self.to.sequence {
+        let ahead = if self.last_len <= SMALL { AHEAD } else { 1 };
+        while self.coming.len() < ahead && self.next <= self.to.sequence {
             self.coming.push_back(self.fetch.get(log_name(self.next)).boxed());
             self.next.0 += 1;
         }
@@ -161,6 +173,7 @@ impl<'a, F: Fetch> Fold<'a, F> {
         self.log.hashes.push(self.log.link.hash);
         self.log.epoch = object.epoch;
         self.log.bytes += bytes.len() as u64;
+        self.last_len = bytes.len();
         if let Body::Commit(commit) = object.body {
             self.log.commit = Some(self.log.link);
             self.log.cut = commit.cut;

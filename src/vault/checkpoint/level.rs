@@ -1,4 +1,5 @@
-//! One level of a checkpoint, read in key order: its runs come a few ahead, and are decoded one record at a time.
+//! One level of a checkpoint, read in key order: its runs are decoded one record at a time. They come one by one, or
+//! where somebody waits a few ahead.
 
 use std::collections::VecDeque;
 
@@ -14,9 +15,6 @@ use crate::format::checkpoint::run::Run;
 use crate::format::commit::{CommitPart, segment_name};
 use crate::format::keys::Keys;
 
-/// Runs on their way while one is read.
-const AHEAD: usize = 2;
-
 type Coming<'a, E> = FuturesOrdered<BoxFuture<'a, Result<(RunRef, Bytes), E>>>;
 
 /// Deletes included: what a local copy of the level needs. After an error or a cancelled [`Level::next`] it is of no
@@ -26,6 +24,8 @@ pub struct Level<'a, F: Fetch> {
     keys: &'a Keys,
     waiting: VecDeque<RunRef>,
     coming: Coming<'a, F::Error>,
+    /// Runs that come together.
+    ahead: usize,
     run: Option<(RunRef, Run)>,
 }
 
@@ -33,7 +33,12 @@ impl<'a, F: Fetch> Level<'a, F> {
     /// Reads a level of a manifest.
     pub fn new(fetch: &'a F, keys: &'a Keys, runs: &[RunRef]) -> Level<'a, F> {
         let waiting = runs.iter().copied().collect();
-        Level { fetch, keys, waiting, coming: FuturesOrdered::new(), run: None }
+        Level { fetch, keys, waiting, coming: FuturesOrdered::new(), ahead: 1, run: None }
+    }
+
+    /// So many runs come together: quicker, and each takes its size in memory.
+    pub fn ahead(self, runs: usize) -> Level<'a, F> {
+        Level { ahead: runs.max(1), ..self }
     }
 
     pub async fn next(&mut self) -> Result<Option<Entry>, F::Error> {
@@ -45,7 +50,7 @@ impl<'a, F: Fetch> Level<'a, F> {
             }
             // The one that is through is wiped before the next is opened.
             self.run = None;
-            while self.coming.len() < AHEAD
+            while self.coming.len() < self.ahead
                 && let Some(run) = self.waiting.pop_front()
             {
                 self.coming.push_back(fetched(self.fetch, run).boxed());
@@ -53,7 +58,7 @@ impl<'a, F: Fetch> Level<'a, F> {
             let Some(next) = self.coming.next().await else { return Ok(None) };
             let (run, object) = next?;
             self.run = Some((run, open(self.keys, &run, &object)?));
-            // Opening 8 MiB takes its time: let others go first.
+            // Opening 4 MiB takes its time: let others go first.
             tokio::task::yield_now().await;
         }
     }

@@ -5,12 +5,12 @@ use std::mem::take;
 
 use bytes::Bytes;
 
-use super::fold::{Batch, Fold};
+use super::fold::{Batch, Entries, Fold};
 use super::keeper::Volume;
 use super::merge::{Merged, Source, how_many};
 use super::sweep::{mark, sweep};
 use super::write::{RUN_MAX, Sender, Writer, size};
-use super::{Entry, Level, Upload, chain, tampered, totals};
+use super::{Level, Upload, chain, tampered, totals};
 use crate::base::sizes::CLASS_MIN;
 use crate::base::{ObjectId, Random, Sequence};
 use crate::crypto::kdf;
@@ -24,11 +24,13 @@ use crate::format::keys::Keys;
 pub(super) struct Limits {
     /// What of the log is folded in memory (decoded it takes three to four times as much).
     pub batch: usize,
+    /// What of it stays there while levels are merged; more becomes a level before.
+    pub last: usize,
     /// What the records of one run take.
     pub run: usize,
 }
 
-const LIMITS: Limits = Limits { batch: 8 << 20, run: RUN_MAX };
+const LIMITS: Limits = Limits { batch: 8 << 20, last: 1 << 20, run: RUN_MAX };
 
 /// What making needs.
 pub struct Maker<'a, U: Upload> {
@@ -108,7 +110,7 @@ pub(super) async fn make_within<U: Upload>(
     let sender = Sender::new(maker.remote, maker.keys, maker.random, limits.run);
     let mut making = Making { maker, sender, totals: base.totals, fresh: Vec::new(), base };
     let mut fold = Fold::new(maker.remote, maker.keys, base, to, limits.batch);
-    let batch = loop {
+    let mut batch = loop {
         let batch = fold.next().await?;
         making.count(&batch.entries).await?;
         if batch.last {
@@ -117,6 +119,11 @@ pub(super) async fn make_within<U: Upload>(
         making.set_aside(batch).await?;
     };
     let log = fold.log;
+    if batch.len > limits.last {
+        let entries = take(&mut batch.entries);
+        let runs = making.write(entries).await?;
+        making.fresh.insert(0, runs);
+    }
     let mut merged = making.merge(&batch).await?;
     drop(batch);
     let chain = chain::extend(&mut making.sender, &base.chain, log.hashes).await?;
@@ -156,7 +163,7 @@ pub(super) async fn make_within<U: Upload>(
     Ok(Made { checkpoint, manifest, dead, sweep, counters })
 }
 
-/// A manifest names some 80,000 runs of 8 MiB before it does not fit.
+/// A manifest names some 80,000 runs of 4 MiB before it does not fit.
 fn too_many(manifest: &Manifest) -> super::VaultError {
     let runs: usize = manifest.levels.iter().map(Vec::len).sum();
     super::VaultError::Stopped(format!("the vault's records fill {runs} runs, more than a checkpoint can name"))
@@ -196,7 +203,7 @@ struct Levels {
 
 impl<'a, U: Upload> Making<'a, U> {
     /// Runs the totals on.
-    async fn count(&mut self, entries: &[Entry]) -> Result<(), U::Error> {
+    async fn count(&mut self, entries: &Entries) -> Result<(), U::Error> {
         if self.maker.usage.is_some() {
             self.totals = totals::highest(self.totals, entries);
             return Ok(());
@@ -208,7 +215,7 @@ impl<'a, U: Upload> Making<'a, U> {
 
     /// A batch becomes a level of its own; with those before it, if they are close in size.
     async fn set_aside(&mut self, batch: Batch) -> Result<(), U::Error> {
-        let Some(&(first, _)) = batch.entries.first() else { return Ok(()) };
+        let Some((&first, _)) = batch.entries.first_key_value() else { return Ok(()) };
         let runs = self.write(batch.entries).await?;
         match self.fresh.first_mut() {
             // All its keys come after those of the level below: together they are one. So a commit with many parts,
@@ -218,13 +225,13 @@ impl<'a, U: Upload> Making<'a, U> {
         }
         let merged = how_many(&self.fresh.iter().map(|runs| size(runs)).collect::<Vec<_>>());
         if merged > 1 {
-            let runs = self.keep(self.sources(&[], &self.fresh[..merged])).await?;
+            let runs = self.keep(self.sources(&Entries::new(), &self.fresh[..merged])).await?;
             self.fresh.splice(..merged, [runs]);
         }
         Ok(())
     }
 
-    async fn write(&mut self, entries: Vec<Entry>) -> Result<Vec<RunRef>, U::Error> {
+    async fn write(&mut self, entries: Entries) -> Result<Vec<RunRef>, U::Error> {
         let mut writer = Writer::default();
         for entry in entries {
             writer.push(&mut self.sender, entry).await?;
@@ -241,7 +248,7 @@ impl<'a, U: Upload> Making<'a, U> {
         writer.finish(&mut self.sender).await
     }
 
-    fn sources<'b>(&self, batch: &'b [Entry], levels: &[Vec<RunRef>]) -> Merged<'b, U>
+    fn sources<'b>(&self, batch: &'b Entries, levels: &[Vec<RunRef>]) -> Merged<'b, U>
     where
         'a: 'b,
     {

@@ -1,11 +1,12 @@
 //! Levels merged: one entry a key, that of the newest level which has the key.
 
+use std::collections::btree_map;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
 
 use super::{Entry, Fetch, Level};
-use crate::format::checkpoint::Manifest;
+use crate::format::checkpoint::{Manifest, RunRef};
 use crate::format::key::Key;
 use crate::format::keys::Keys;
 use crate::format::record::Record;
@@ -13,15 +14,14 @@ use crate::format::record::Record;
 /// What is merged: a level of the vault, or one that is not there yet.
 pub enum Source<'a, F: Fetch> {
     Level(Box<Level<'a, F>>),
-    /// In key order.
-    Memory(std::slice::Iter<'a, Entry>),
+    Memory(btree_map::Iter<'a, Key, Option<Arc<Record>>>),
 }
 
 impl<F: Fetch> Source<'_, F> {
     async fn next(&mut self) -> Result<Option<Entry>, F::Error> {
         match self {
             Source::Level(level) => level.next().await,
-            Source::Memory(entries) => Ok(entries.next().cloned()),
+            Source::Memory(entries) => Ok(entries.next().map(|(key, record)| (*key, record.clone()))),
         }
     }
 }
@@ -67,12 +67,16 @@ impl<'a, F: Fetch> Merged<'a, F> {
     }
 }
 
+/// Runs of a level that come together where all records are read: a mount may wait for that.
+const AHEAD: usize = 4;
+
 /// The record set of a checkpoint, in key order. After an error or a cancelled [`Records::next`] it is of no more use.
 pub struct Records<'a, F: Fetch>(Merged<'a, F>);
 
 impl<'a, F: Fetch> Records<'a, F> {
     pub fn new(fetch: &'a F, keys: &'a Keys, manifest: &Manifest) -> Records<'a, F> {
-        let levels = manifest.levels.iter().map(|runs| Source::Level(Level::new(fetch, keys, runs).into()));
+        let level = |runs: &Vec<RunRef>| Source::Level(Level::new(fetch, keys, runs).ahead(AHEAD).into());
+        let levels = manifest.levels.iter().map(level);
         Records(Merged::new(levels.collect()))
     }
 

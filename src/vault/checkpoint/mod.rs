@@ -19,8 +19,8 @@
 //!   oldest level is part of a merge.
 //! - Making only creates objects under names drawn at random, announced before they are sent. Abandoned at any await
 //!   it leaves orphans (D2) and nothing else; the checkpoint counts when a commit names it, and only then.
-//! - Memory is bounded by a few runs a level that is merged, the records of one run, the extents that other inodes
-//!   share, and an entry a segment; not by the record set.
+//! - Memory is bounded by a batch of the log, then by one run of each level that is merged and of that which is made, the
+//!   extents that other inodes share, and an entry a segment; not by the record set.
 
 pub mod chain;
 pub mod end;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fold::Entries;
 use super::level::{opened, read};
 use super::{Entry, Fetch};
 use crate::format::checkpoint::run::Run;
@@ -20,9 +21,9 @@ fn counts(record: Option<&Record>) -> (u64, u64) {
 }
 
 /// The highest inode number, with those of a batch. A delete counts too: the inode was made since, and is gone again.
-pub fn highest(before: Totals, entries: &[Entry]) -> Totals {
-    let inodes = entries.iter().filter(|(key, _)| key.part == Part::Inode);
-    let highest = inodes.map(|(key, _)| key.ino).max().unwrap_or(before.highest);
+pub fn highest(before: Totals, entries: &Entries) -> Totals {
+    let inodes = entries.keys().filter(|key| key.part == Part::Inode);
+    let highest = inodes.map(|key| key.ino).max().unwrap_or(before.highest);
     Totals { highest: before.highest.max(highest), ..before }
 }
 
@@ -33,7 +34,7 @@ pub async fn after<F: Fetch>(
     keys: &Keys,
     levels: &[Vec<RunRef>],
     before: Totals,
-    entries: &[Entry],
+    entries: &Entries,
 ) -> Result<Totals, F::Error> {
     let mut totals = highest(before, entries);
     let mut finder = Finder::new(fetch, keys, levels);

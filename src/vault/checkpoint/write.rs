@@ -1,4 +1,7 @@
 //! Writing a level: entries in key order become runs, sent as soon as each is full.
+//!
+//! Invariant: what a level in the making takes is the bytes of one run: entries are encoded as they come, and sealed and
+//! sent where they lie.
 
 use bytes::Bytes;
 
@@ -7,11 +10,13 @@ use crate::base::sizes::{CLASS_MAX, KIB};
 use crate::base::{ObjectId, Random};
 use crate::crypto::kdf;
 use crate::format::checkpoint::RunRef;
-use crate::format::commit::{CommitPart, records_len, seal_part, segment_name};
+use crate::format::commit::{CommitPart, PartWriter, segment_name};
+use crate::format::key::Key;
 use crate::format::keys::Keys;
 
-/// What the records of one run may take: the largest class, less a reserve for nonce, tag and the head of the run.
-pub const RUN_MAX: usize = CLASS_MAX - 64 * KIB;
+/// What the records of one run may take: half of the largest class, less a reserve for nonce, tag and the head of the run.
+/// A merge has one run of each level in memory.
+pub const RUN_MAX: usize = CLASS_MAX / 2 - 64 * KIB;
 
 /// Sends objects under names drawn at random, and keeps the list of what it sent.
 pub struct Sender<'a, U: Upload> {
@@ -49,20 +54,24 @@ impl<'a, U: Upload> Sender<'a, U> {
 /// A level in the making.
 #[derive(Default)]
 pub struct Writer {
-    entries: Vec<Entry>,
-    len: usize,
+    run: Option<Making>,
     runs: Vec<RunRef>,
 }
 
 impl Writer {
     /// Adds an entry; keys rise.
-    pub async fn push<U: Upload>(&mut self, sender: &mut Sender<'_, U>, entry: Entry) -> Result<(), U::Error> {
-        let own = records_len(std::slice::from_ref(&entry));
-        if self.len + own > sender.run_max {
+    pub async fn push<U: Upload>(&mut self, sender: &mut Sender<'_, U>, (key, record): Entry) -> Result<(), U::Error> {
+        if let Some(run) = &mut self.run {
+            if run.part.push(&key, &record, sender.run_max) {
+                run.last = key;
+                return Ok(());
+            }
             self.send(sender).await?;
         }
-        self.len += own;
-        self.entries.push(entry);
+        let mut part = PartWriter::new(sender.run_max);
+        // One record fits any run.
+        part.push(&key, &record, usize::MAX);
+        self.run = Some(Making { part, first: key, last: key });
         Ok(())
     }
 
@@ -73,16 +82,20 @@ impl Writer {
     }
 
     async fn send<U: Upload>(&mut self, sender: &mut Sender<'_, U>) -> Result<(), U::Error> {
-        let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) else { return Ok(()) };
-        let (first, last) = (first.0, last.0);
-        let (keys, random, entries) = (sender.keys, sender.random, &self.entries);
-        let seal = |id| seal_part(keys, random, id, entries).expect("a run is below the largest class");
+        let Some(Making { part, first, last }) = self.run.take() else { return Ok(()) };
+        let (keys, random) = (sender.keys, sender.random);
+        let seal = |id| part.seal(keys, random, id).expect("a run is below the largest class");
         let object = sender.segment(seal).await?;
         self.runs.push(RunRef { id: object.id, len: object.len, hash: object.hash, first, last });
-        self.entries.clear();
-        self.len = 0;
         Ok(())
     }
+}
+
+/// A run in the making.
+struct Making {
+    part: PartWriter,
+    first: Key,
+    last: Key,
 }
 
 /// The size of a level, for the choice of what is merged.

@@ -50,6 +50,9 @@ pub const ROUND_AGE: Duration = Duration::from_secs(5);
 /// When the journal runs full, the next round begins so soon after the one before, and not sooner: each is a request,
 /// and what makes the journal full may be nothing that a round can take away.
 const ROUND_SPACING: Duration = Duration::from_millis(250);
+/// With so many records since the last one, a round does not wait for that age: they are in memory until a commit has them.
+/// They fit one object of the second largest class.
+const ROUND_RECORDS: usize = 32 * 1024;
 /// Where the log stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain {
@@ -223,8 +226,8 @@ impl Rounds {
         }
     }
 
-    /// Returns when a round should begin: somebody waits, gc asks, the oldest change is old enough, or the journal runs
-    /// full (not before `next`).
+    /// Returns when a round should begin: somebody waits, gc asks, the oldest change is old enough, there are many of them, or
+    /// the journal runs full (these two not before `next`).
     async fn due(&self, next: Instant) {
         tokio::select! {
             biased;
@@ -260,7 +263,7 @@ impl Rounds {
             match self.history.oldest_uncommitted() {
                 None => self.history.changed().await,
                 Some(oldest) if oldest.elapsed() >= ROUND_AGE => break,
-                Some(_) if self.journal.pressed() => {
+                Some(_) if self.journal.pressed() || self.history.uncommitted_records() >= ROUND_RECORDS => {
                     tokio::time::sleep_until(next).await;
                     break;
                 }

@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::super::fold::Fold;
 use super::super::*;
 use super::vault::*;
 use crate::base::{Ino, Sequence};
@@ -53,7 +58,7 @@ async fn a_commit_that_memory_does_not_hold_is_written_once() {
     vault.commit(changes, true).await;
     let maker =
         Maker { remote: &vault.remote, keys: &vault.keys, random: &vault.random, usage: None, merge: Merge::BySize };
-    let limits = super::super::make::Limits { batch: 900, run: 900 };
+    let limits = super::super::make::Limits { batch: 900, last: 900, run: 900 };
     let made = super::super::make::make_within(&maker, &vault.base.1, vault.link(), limits).await.unwrap();
     // All but the last batch lie in one level, whose runs follow each other; the merge reads it once more.
     let written: u64 = made.manifest.levels.iter().map(|runs| runs.len() as u64).sum();
@@ -61,6 +66,79 @@ async fn a_commit_that_memory_does_not_hold_is_written_once() {
     assert!(vault.parts.iter().all(|part| made.dead.contains(part)));
     vault.base = (made.checkpoint, made.manifest);
     assert_eq!(vault.read().await.unwrap(), vault.state);
+}
+
+#[tokio::test]
+async fn the_last_batch_is_not_in_memory_while_levels_are_merged_unless_it_is_small() {
+    for (last, levels) in [(usize::MAX, 1), (100, 2)] {
+        let mut vault = Vault::new().await;
+        let changes: BTreeMap<_, _> = (1..60).map(|ino| (Key::inode(Ino(ino)), Some(inode()))).collect();
+        vault.commit(changes, false).await;
+        let maker =
+            Maker { remote: &vault.remote, keys: &vault.keys, random: &vault.random, usage: None, merge: Merge::All };
+        let limits = super::super::make::Limits { batch: usize::MAX, last, run: 60_000 };
+        let made = super::super::make::make_within(&maker, &vault.base.1, vault.link(), limits).await.unwrap();
+        // The level and the manifest; before them, the batch as a level of its own.
+        assert_eq!(made.counters.objects_sent, levels + 2, "{:?}", made.counters);
+        vault.base = (made.checkpoint, made.manifest);
+        assert_eq!(vault.read().await.unwrap(), vault.state);
+    }
+}
+
+/// A store that takes its time: what is asked for together is seen to be.
+struct Slow<'a>(&'a Remote);
+
+impl Slow<'_> {
+    fn asked(&self) -> usize {
+        self.0.got.lock().len()
+    }
+}
+
+impl Fetch for Slow<'_> {
+    type Error = VaultError;
+
+    fn get(&self, name: String) -> BoxFuture<'_, Result<Option<Bytes>, VaultError>> {
+        async move {
+            self.0.got.lock().push(name.clone());
+            tokio::task::yield_now().await;
+            Ok(self.0.store.get(&name).await?)
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn log_objects_come_a_few_at_once_while_they_are_small() {
+    for (inodes, asked) in [(1, [1, 5]), (12_000, [1, 2])] {
+        let mut vault = Vault::new().await;
+        for k in 0..5 {
+            let first = 1 + k * inodes;
+            let changes = (first..first + inodes).map(|ino| (Key::inode(Ino(ino)), Some(inode()))).collect();
+            vault.commit(changes, false).await;
+        }
+        let slow = Slow(&vault.remote);
+        let mut fold = Fold::new(&slow, &vault.keys, &vault.base.1, vault.link(), 1);
+        for asked in asked {
+            assert_eq!(fold.next().await.unwrap().entries.len() as u64, inodes);
+            assert_eq!(slow.asked(), asked, "{inodes} inodes in each commit");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_level_has_one_run_in_memory_unless_more_are_asked_for() {
+    let mut vault = Vault::new().await;
+    checkpoint(&mut vault, 1..200, true, Merge::BySize).await;
+    let slow = Slow(&vault.remote);
+    for ahead in [1, 3] {
+        vault.remote.got.lock().clear();
+        let mut level = Level::new(&slow, &vault.keys, &vault.base.1.levels[0]).ahead(ahead);
+        level.next().await.unwrap().unwrap();
+        assert_eq!(slow.asked(), ahead);
+    }
+    vault.remote.got.lock().clear();
+    Level::new(&slow, &vault.keys, &vault.base.1.levels[0]).next().await.unwrap().unwrap();
+    assert_eq!(slow.asked(), 1);
 }
 
 #[tokio::test]

@@ -216,7 +216,7 @@ impl Vault {
     /// Makes a checkpoint in small batches and runs, which does not count yet.
     pub async fn make(&self, merge: Merge) -> Result<Made, VaultError> {
         let maker = Maker { remote: &self.remote, keys: &self.keys, random: &self.random, usage: None, merge };
-        make_within(&maker, &self.base.1, self.link(), Limits { batch: 900, run: 500 }).await
+        make_within(&maker, &self.base.1, self.link(), Limits { batch: 900, last: 450, run: 500 }).await
     }
 
     /// All records that the checkpoint which counts holds.
