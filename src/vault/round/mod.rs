@@ -211,6 +211,10 @@ impl Rounds {
             // The mount ends: what is not sent lies in the journal.
             RoundError::Send(SendError::Stopped(Stopped::Cancelled)) => self.notifier.end("the mount ended"),
             RoundError::Fenced => {
+                // It would be sent into another's vault, for nobody.
+                if let Some(making) = self.making.lock().take() {
+                    making.abort();
+                }
                 log::error!("{error}; the drive is read-only now, what it could not send stays in the journal");
                 self.history.make_read_only();
                 self.notifier.end(

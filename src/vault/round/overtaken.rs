@@ -41,9 +41,15 @@ impl Rounds {
     async fn is_overtaken(&self) -> Result<bool, Stopped> {
         let mut place = Sequence(self.chain.lock().newest.sequence.0 + 1);
         while let Some(object) = self.remote.get(&log_name(place)).await? {
-            let is_own = LogObject::open(&self.keys, place, &object)
-                .is_ok_and(|object| object.epoch == self.reign.epoch && matches!(object.body, Body::Commit(_)));
-            if !is_own {
+            let object = match LogObject::open(&self.keys, place, &object) {
+                Ok(object) => object,
+                // Where a network answers for the store (a portal, a proxy), that ends no reign: the next commit decides.
+                Err(error) => {
+                    log::warn!("what is found at {} is none of this vault's log: {error}", log_name(place));
+                    return Ok(false);
+                }
+            };
+            if object.epoch != self.reign.epoch || !matches!(object.body, Body::Commit(_)) {
                 return Ok(true);
             }
             place.0 += 1;
