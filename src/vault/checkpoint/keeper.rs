@@ -103,6 +103,8 @@ struct State {
     /// Bytes of extents in the segments sent since that merge; when it was ordered.
     sent_since: u64,
     merged_at: Option<Instant>,
+    /// The checkpoint that is made, or was made last, was ordered as a full merge.
+    ordered_full: bool,
     volume: Option<Volume>,
 }
 
@@ -168,6 +170,7 @@ impl Keeper {
             about: 0,
             sent_since: 0,
             merged_at: None,
+            ordered_full: false,
             volume,
         };
         Keeper { when, state: Mutex::new(state), changed: Notify::new() }
@@ -311,6 +314,10 @@ impl Keeper {
         state.sent.retain(|(sequence, _)| *sequence > covered);
         if let Some(sweep) = &made.sweep {
             (state.most, state.volume) = (state.now, Some(sweep.volume));
+            // Ordered by size, it became a full merge: what it found counts from here.
+            if !state.ordered_full {
+                (state.then, state.sent_since) = (Some(state.about), 0);
+            }
         }
         // What is not listed when the mount ends is an orphan, and found as such.
         state.unlisted.extend(made.dead.into_iter().filter(|id| !dead.contains(id)));
@@ -360,6 +367,7 @@ impl Keeper {
         state.making = true;
         (state.bytes, state.commits) = (0, 0);
         let merge = if full { Merge::All } else { Merge::BySize };
+        state.ordered_full = full;
         state.begun = state.begun.max(state.asked);
         if full {
             (state.asked_full, state.most) = (false, state.now);
@@ -415,11 +423,11 @@ impl State {
             return false;
         }
         let records: u64 = self.manifest.levels.iter().flatten().map(|run| u64::from(run.len)).sum();
-        let least = when.dead.max(2 * records);
+        let least = when.dead.max(records.saturating_mul(2));
         let over = self.over();
         // A size may grow without a byte sent, and hide what dies: so twice what lived then is enough by itself.
         let lived = self.volume.map_or(self.about, |volume| volume.live.saturating_sub(self.sent_since));
-        let hidden = self.sent_since >= 4 * least && self.sent_since >= 2 * lived;
+        let hidden = self.sent_since >= least.saturating_mul(4) && self.sent_since >= lived.saturating_mul(2);
         hidden || (over >= least && over >= self.about / 4)
     }
 }

@@ -158,7 +158,7 @@ impl Gc {
             let now = Instant::now();
             let is_due = now >= self.sweep_at;
             if plants::on("D1-delete-at-once") {
-                drop(self.delete_dead().await);
+                drop(self.delete_dead(None).await);
             }
             let is_new = self.rounds.keeper.counting() != self.done && retry.is_none();
             if !is_due && !is_new && retry.is_none_or(|at| now < at) {
@@ -235,14 +235,15 @@ impl Gc {
         // named is the only way back to the vault's records.
         let newest = self.rounds.keeper.counts();
         read_back(&self.remote, &newest.manifest, &mut self.seen.whole).await?;
-        let deleted = self.delete_dead().await?;
+        // What comes to be old enough while others are deleted waits for the next run, which is at once.
+        let until = Instant::now().checked_sub(self.settings.grace);
+        let deleted = self.delete_dead(until).await?;
         if let Some(mut orphans) = orphans {
             orphans.segments.retain(|id| !deleted.contains(id));
             self.delete_orphans(orphans).await?;
         }
         let removed = removed?;
-        let young =
-            Instant::now().checked_sub(self.settings.grace).and_then(|time| self.rounds.keeper.dead_after(time));
+        let young = until.and_then(|time| self.rounds.keeper.dead_after(time));
         Ok(match (removed, young.map(|since| since + self.settings.grace)) {
             _ if self.remote.refuses() => Ran::Refused,
             (Ran::Well, Some(at)) => Ran::Until(at),
@@ -396,10 +397,9 @@ impl Gc {
         }
     }
 
-    /// D1: what commits have listed as dead. Returns what went.
-    async fn delete_dead(&self) -> Result<HashSet<ObjectId>, RoundError> {
-        let now = Instant::now();
-        let until = if plants::on("D1-delete-at-once") { Some(now) } else { now.checked_sub(self.settings.grace) };
+    /// D1: what commits have listed as dead that stood at `until`. Returns what went.
+    async fn delete_dead(&self, until: Option<Instant>) -> Result<HashSet<ObjectId>, RoundError> {
+        let until = if plants::on("D1-delete-at-once") { Some(Instant::now()) } else { until };
         let mut dead = until.map_or(Vec::new(), |until| self.rounds.keeper.take_dead(until));
         let (mut kept, mut deleted, held) = (Vec::new(), HashSet::new(), self.rounds.history.held_segments());
         while let Some((since, id)) = dead.pop() {
