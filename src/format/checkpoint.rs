@@ -147,6 +147,11 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Bytes of all runs of its levels.
+    pub fn runs_len(&self) -> u64 {
+        self.levels.iter().flatten().map(|run| u64::from(run.len)).sum()
+    }
+
     /// Every object under `segments/` that it names.
     pub fn segments(&self) -> impl Iterator<Item = CommitPart> + '_ {
         let runs = self.levels.iter().flatten().map(|run| CommitPart { id: run.id, len: run.len, hash: run.hash });

@@ -162,7 +162,7 @@ async fn e3_a_writer_that_slept_through_a_takeover_is_fenced_before_it_writes() 
     tokio::time::sleep(LEAST).await;
     assert_eq!(gets(), before, "nobody asks while nothing slept");
     slept.add(NIGHT);
-    until("it asked", || gets() > before).await;
+    until(|| "it has not asked".to_owned(), || gets() > before).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((gets(), first.status().state.as_str()), (before + 1, "ready"), "asked once, and nobody was there");
     write(&first, "more", b"more").await;

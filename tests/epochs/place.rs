@@ -131,17 +131,15 @@ pub async fn exists(drive: &Drive, name: &str) -> bool {
 }
 
 pub async fn until_state(drive: &Drive, state: &str) {
-    let began = std::time::Instant::now();
-    while drive.status().state != state {
-        assert!(began.elapsed() < PATIENCE, "it is {:?} ({:?})", drive.status().state, drive.status().reason);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let found = || format!("it is {:?} ({:?})", drive.status().state, drive.status().reason);
+    until(found, || drive.status().state == state).await;
 }
 
-pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+/// Waits; what was `found` instead is told where that takes too long.
+pub async fn until(found: impl Fn() -> String, mut done: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
     while !done() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not yet");
+        assert!(began.elapsed() < PATIENCE, "{}", found());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -422,8 +422,7 @@ impl State {
         if self.merged_at.is_some_and(|at| at.elapsed() < REWRITTEN_PAUSE) {
             return false;
         }
-        let records: u64 = self.manifest.levels.iter().flatten().map(|run| u64::from(run.len)).sum();
-        let least = when.dead.max(records.saturating_mul(2));
+        let least = when.dead.max(self.manifest.runs_len().saturating_mul(2));
         let over = self.over();
         // A size may grow without a byte sent, and hide what dies: so twice what lived then is enough by itself.
         let lived = self.volume.map_or(self.about, |volume| volume.live.saturating_sub(self.sent_since));

@@ -257,8 +257,7 @@ impl Gc {
         let manifest = self.rounds.keeper.counts().manifest;
         let newest = self.rounds.chain.lock().newest.sequence;
         let Some(swept) = &manifest.swept else { return true };
-        let records: u64 = manifest.levels.iter().flatten().map(|run| u64::from(run.len)).sum();
-        let after = if records <= SMALL { SMALL_AFTER } else { u64::MAX };
+        let after = if manifest.runs_len() <= SMALL { SMALL_AFTER } else { u64::MAX };
         newest.0.saturating_sub(swept.sequence.0) >= self.settings.merge_after.min(after)
     }
 

@@ -52,10 +52,10 @@ impl Rounds {
         let extents = extents(&plan);
         *self.sending.lock() = extents;
         let (checkpoint, dead) = self.keeper.next();
-        let listed = dead.clone();
+        let listed = dead.len() * DEAD_LEN;
         let mut commit = Commit { cut: plan.cut, idle, dead, ..Commit::default() };
         let mut records = plan.records;
-        let mut placed = if !plan.moves && extents as usize + records_len(&records) + listed.len() * DEAD_LEN <= SMALL {
+        let mut placed = if !plan.moves && extents as usize + records_len(&records) + listed <= SMALL {
             commit.inline = self.inline(&plan.outgoing).await?;
             inline_places(&plan.outgoing, sequence)
         } else {
@@ -98,7 +98,7 @@ impl Rounds {
         let bytes = object.len() as u64 + parts;
         let in_files =
             plan.usage.map_or_else(|| InFiles::About(self.history.usage().0), |(_, bytes)| InFiles::Exactly(bytes));
-        self.keeper.stands(checkpoint, &listed, bytes, in_files);
+        self.keeper.stands(checkpoint, &commit.dead, bytes, in_files);
         log::debug!("commit {sequence}: {} extents, {extents} bytes, {:?}", placed.len(), began.elapsed());
         Ok(())
     }
